@@ -1,0 +1,152 @@
+//! Starts the process of a plan, with a terminal or with three pipes.
+
+use std::{
+    ffi::CString,
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::Stdio,
+};
+
+use rustix::{
+    fs::{Gid, Mode, OFlags, Uid},
+    pipe::fcntl_setpipe_size,
+    process::{Pid, ioctl_tiocsctty, setsid},
+    pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt},
+    termios::{Winsize, tcgetpgrp, tcsetwinsize},
+};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+
+use super::{plan::Plan, pty::Master, users::User};
+
+/// Size of each pipe, in bytes: fewer switches between the agent and a command that moves much data. More than Linux'
+/// own 64 KiB; a refusal is no harm.
+const PIPE_SIZE: usize = 256 * 1024;
+
+/// Group of terminals, owner of each slave in most distributions.
+const TTY_GROUP: u32 = 5;
+
+/// A process that has been started, and its ends.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) child: Child,
+    pub(crate) group: Group,
+    pub(crate) io: ChildIo,
+}
+
+/// How to talk to it.
+#[derive(Debug)]
+pub(crate) enum ChildIo {
+    /// Three pipes.
+    Pipes { stdin: ChildStdin, stdout: ChildStdout, stderr: ChildStderr },
+    /// One terminal.
+    Terminal(Master),
+}
+
+/// The processes of a command: signals go to all of them.
+#[derive(Debug, Clone)]
+pub(crate) struct Group {
+    leader: Pid,
+    terminal: Option<Master>,
+}
+
+impl Group {
+    /// Sends a signal, 1 to 64; other numbers are ignored. With a terminal the job in the foreground gets it, too.
+    pub(crate) fn signal(&self, signal: i32) {
+        if !(1..=64).contains(&signal) {
+            return;
+        }
+        let foreground = self.terminal.as_ref().and_then(|master| tcgetpgrp(master.as_fd()).ok());
+        for group in [Some(self.leader), foreground.filter(|group| *group != self.leader)].into_iter().flatten() {
+            // SAFETY: kill(2) takes two integers and touches no memory of this process. A group that has ended
+            // already is an error that means nothing.
+            let _ended = unsafe { libc::kill(-group.as_raw_nonzero().get(), signal) };
+        }
+    }
+}
+
+/// Starts the process.
+pub(crate) fn start(plan: &Plan) -> io::Result<Started> {
+    let mut command = std::process::Command::new(&plan.program);
+    command.arg0(&plan.arg0).args(&plan.args).env_clear().envs(&plan.variables);
+    let terminal = plan.terminal.map(|size| open_terminal(size, &plan.user)).transpose()?;
+    let master = match terminal {
+        Some((master, slave)) => {
+            command.stdin(slave.try_clone()?).stdout(slave.try_clone()?).stderr(slave);
+            Some(master)
+        }
+        None => {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+            None
+        }
+    };
+    prepare_child(&mut command, plan);
+    let mut child = Command::from(command).spawn()?;
+    // The command, and with it this process's copies of the slave, is gone now: the terminal ends with its last user.
+    let no_pid = || io::Error::other("the process ended before it could be looked at");
+    let leader = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(no_pid)?;
+    let group = Group { leader, terminal: master.clone() };
+    let io = match (master, child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+        (Some(master), ..) => ChildIo::Terminal(master),
+        (None, Some(stdin), Some(stdout), Some(stderr)) => {
+            for pipe in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+                let _smaller = fcntl_setpipe_size(pipe, PIPE_SIZE);
+            }
+            ChildIo::Pipes { stdin, stdout, stderr }
+        }
+        (None, ..) => return Err(no_pid()),
+    };
+    Ok(Started { child, group, io })
+}
+
+fn open_terminal((rows, cols): (u16, u16), user: &User) -> io::Result<(Master, OwnedFd)> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = openpt(flags)?;
+    grantpt(&master)?;
+    unlockpt(&master)?;
+    tcsetwinsize(&master, Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 })?;
+    let slave = ioctl_tiocgptpeer(&master, flags)?;
+    if rustix::process::geteuid().is_root() {
+        // So that the command may open its terminal again by name.
+        rustix::fs::fchown(&slave, Some(Uid::from_raw(user.uid)), Some(Gid::from_raw(TTY_GROUP)))?;
+        rustix::fs::fchmod(&slave, Mode::RUSR | Mode::WUSR | Mode::WGRP)?;
+    }
+    Ok((Master::new(master)?, slave))
+}
+
+/// What the new process does between fork and exec. Signal mask and handlers are put back by the standard library.
+fn prepare_child(command: &mut std::process::Command, plan: &Plan) {
+    let terminal = plan.terminal.is_some();
+    let directories: Vec<CString> = plan.directories.clone();
+    let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
+    let groups: Vec<Gid> = plan.user.groups.iter().map(|&id| Gid::from_raw(id)).collect();
+    // An agent that is not root (in its own tests) runs commands as itself.
+    let change_user = rustix::process::geteuid().is_root();
+    let child_side = move || {
+        if terminal {
+            setsid()?;
+            ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
+        rustix::process::umask(Mode::WGRP | Mode::WOTH);
+        // The agent is spared when memory runs out; what it starts is not.
+        if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
+            let _kept = rustix::io::write(&file, b"0");
+        }
+        if change_user {
+            rustix::thread::set_thread_groups(&groups)?;
+            rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+            rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+        }
+        for directory in &directories {
+            if rustix::process::chdir(directory.as_c_str()).is_ok() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs in the forked child, where only async-signal-safe work is allowed: everything in it is
+    // a plain system call through rustix on values that were made before the fork, and nothing allocates or locks.
+    unsafe { command.pre_exec(child_side) };
+}

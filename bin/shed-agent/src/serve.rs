@@ -1,0 +1,92 @@
+//! The service itself: waits for the host on the transport and gives each stream to its service.
+
+use std::{io, process::ExitCode, sync::Arc};
+
+use shed_link::{Incoming, MuxStream, guest_handshake, mux};
+use shed_types::GuestPort;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::{exec, health, log, messages, state::State, tcp, transport::VirtioPort};
+
+/// What every service runs on.
+pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> ByteStream for T {}
+
+/// Says why the agent cannot serve.
+#[derive(Debug, thiserror::Error)]
+enum ServeError {
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("cannot open the port to the host")]
+    OpenPort(#[source] io::Error),
+    #[error("the port to the host broke")]
+    Port(#[source] io::Error),
+}
+
+/// Runs the service until it fails; whoever started it starts it again.
+pub(crate) fn run() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let result = runtime.map_err(ServeError::Runtime).and_then(|runtime| runtime.block_on(serve()));
+    if let Err(error) = result {
+        log::failed(&error);
+    }
+    ExitCode::FAILURE
+}
+
+async fn serve() -> Result<(), ServeError> {
+    let state = Arc::new(State::new());
+    let mut port = VirtioPort::open().await.map_err(ServeError::OpenPort)?;
+    log::console("shed-agent: ready");
+    let mut generation = 0;
+    loop {
+        port.wait_for_host().await.map_err(ServeError::Port)?;
+        generation += 1;
+        serve_host(&mut port, generation, &state).await;
+    }
+}
+
+/// Serves one connection of the host, from the handshake to the end of the mux.
+async fn serve_host(port: &mut VirtioPort, generation: u32, state: &Arc<State>) {
+    let Ok(pipe) = guest_handshake(port, generation).await else {
+        // The host has gone again; the next one is waited for.
+        return;
+    };
+    let (mut acceptor, driver) = mux::guest(pipe);
+    let accept = async {
+        while let Some(incoming) = acceptor.accept().await {
+            tokio::spawn(dispatch(incoming, Arc::clone(state)));
+        }
+    };
+    tokio::select! {
+        reason = driver => log::info(&format!("link {generation} ended: {}", log::chain(&reason))),
+        () = accept => {}
+    }
+}
+
+async fn dispatch(incoming: Incoming<MuxStream>, state: Arc<State>) {
+    let port = incoming.port();
+    let accepted = match port {
+        GuestPort::Exec | GuestPort::Health | GuestPort::Messages | GuestPort::Tcp => incoming.accept().await,
+        GuestPort::Files | GuestPort::NineP => {
+            // The host learns it by the answer; when it has gone there is nobody to tell.
+            let _gone = incoming.refuse("this agent does not serve the port").await;
+            return;
+        }
+    };
+    if let Ok(stream) = accepted {
+        serve_stream(port, stream, state).await;
+    }
+}
+
+/// Serves one stream to its end. Transports that accept each port natively (vsock) call this as well.
+pub(crate) async fn serve_stream(port: GuestPort, stream: impl ByteStream, state: Arc<State>) {
+    match port {
+        GuestPort::Exec => exec::serve(stream, &state).await,
+        GuestPort::Health => health::serve(stream).await,
+        GuestPort::Messages => messages::serve(stream, &state).await,
+        GuestPort::Tcp => tcp::serve(stream).await,
+        // Refused before a stream comes to be.
+        GuestPort::Files | GuestPort::NineP => {}
+    }
+}

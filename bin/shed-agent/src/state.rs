@@ -1,0 +1,58 @@
+//! What the agent's services share.
+
+use std::{
+    fs,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use crate::identify::ENVIRONMENT_FILE;
+
+/// One for each agent process.
+#[derive(Debug)]
+pub(crate) struct State {
+    /// When this process started, by the guest's clock at that time.
+    pub(crate) started_at: Timestamp,
+    /// The kernel's boot id, or nothing where /proc has none.
+    pub(crate) boot_id: String,
+    name: Mutex<Option<String>>,
+    messages: Mutex<Option<CancellationToken>>,
+}
+
+impl State {
+    /// Makes the state of a fresh process. The shed's name is known when an earlier agent of this boot was told it.
+    pub(crate) fn new() -> Self {
+        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let name = fs::read_to_string(ENVIRONMENT_FILE)
+            .ok()
+            .and_then(|text| Some(text.lines().find_map(|line| line.strip_prefix("SHED_NAME="))?.to_owned()));
+        Self { started_at: Timestamp::now(), boot_id, name: Mutex::new(name), messages: Mutex::new(None) }
+    }
+
+    /// The shed's name, once the host has told it.
+    pub(crate) fn name(&self) -> Option<String> {
+        lock(&self.name).clone()
+    }
+
+    /// Remembers the shed's name.
+    pub(crate) fn set_name(&self, name: &str) {
+        *lock(&self.name) = Some(name.to_owned());
+    }
+
+    /// Makes the caller the one message channel and ends the one before: the newest wins (spec B.5). Nothing is
+    /// cleared when a channel ends, so a late end cannot hurt a newer one.
+    pub(crate) fn take_message_channel(&self) -> CancellationToken {
+        let token = CancellationToken::new();
+        if let Some(old) = lock(&self.messages).replace(token.clone()) {
+            old.cancel();
+        }
+        token
+    }
+}
+
+/// A value is whole at every point where a holder of these locks could die.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,53 @@
+//! What shed-init says, and how it ends: lines on the console, and power-off.
+//!
+//! The console is the only way to tell the host anything at this point. Lines are drained before the power goes, or
+//! the last one, which matters most, would be lost in the serial driver's buffer.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    os::fd::AsFd,
+};
+
+use rustix::system::{RebootCommand, reboot};
+
+/// Makes the console standard input, output and error, for shed-init and for the init it hands over to. The kernel
+/// does so only when the initramfs holds the node.
+pub(crate) fn adopt() {
+    if let Some(console) = open() {
+        // Without a console the boot goes on all the same: the host may have none.
+        let _in = rustix::stdio::dup2_stdin(&console);
+        let _out = rustix::stdio::dup2_stdout(&console);
+        let _err = rustix::stdio::dup2_stderr(&console);
+    }
+}
+
+/// Prints one line.
+pub(crate) fn say(text: &str) {
+    if let Some(mut console) = open() {
+        let _unheard = console.write_all(format!("{text}\r\n").as_bytes());
+    }
+}
+
+/// Prints one line about something that is not as it should be, and does not end the boot.
+pub(crate) fn warn(text: &str) {
+    say(&format!("shed-init: warning: {text}"));
+}
+
+/// Prints one line, writes everything to disk and powers the machine off.
+pub(crate) fn power_off(last_words: &str) -> ! {
+    say(last_words);
+    if let Some(console) = open() {
+        let _undrained = rustix::termios::tcdrain(console.as_fd());
+    }
+    rustix::fs::sync();
+    loop {
+        // Returns only when it fails, and PID 1 must not end.
+        let _refused = reboot(RebootCommand::PowerOff);
+        let _interrupted = rustix::event::poll(&mut [], None);
+    }
+}
+
+fn open() -> Option<File> {
+    OpenOptions::new().read(true).write(true).open("/dev/console").ok()
+}

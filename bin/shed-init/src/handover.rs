@@ -1,0 +1,122 @@
+//! Hands the machine over: to the image's systemd with the agent's unit, or to the agent itself as PID 1.
+//!
+//! Other inits are not handed over to, because nothing would start the agent there.
+
+use std::{
+    ffi::CString,
+    fs, io,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt, fs::symlink, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use crate::{cmdline::Cmdline, console, errors::BootError};
+
+/// The agent, in the initramfs' own directory.
+const AGENT: &str = "/run/shed/bin/shed-agent";
+
+/// The unit that starts the agent.
+const UNIT: &str = include_str!("../../../guest/units/shed-agent.service");
+
+const UNIT_NAME: &str = "shed-agent.service";
+
+/// What PID 1 becomes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Init {
+    /// A program of the image.
+    Program(PathBuf),
+    /// The agent.
+    Agent,
+}
+
+/// Chooses what PID 1 becomes. `root` is `/`, but for tests.
+pub(crate) fn choose(root: &Path, cmdline: &Cmdline) -> Result<Init, BootError> {
+    if let Some(init) = &cmdline.init {
+        return Ok(Init::Program(init.clone()));
+    }
+    for systemd in ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"] {
+        if is_program(&inside(root, systemd)) {
+            return Ok(Init::Program(PathBuf::from(systemd)));
+        }
+    }
+    // A distribution may keep its systemd elsewhere; then /sbin/init leads there.
+    let init = fs::canonicalize(inside(root, "/sbin/init")).unwrap_or_default();
+    if init.file_name().is_some_and(|name| name == "systemd") && is_program(&init) {
+        return Ok(Init::Program(PathBuf::from("/sbin/init")));
+    }
+    if is_program(&inside(root, AGENT)) { Ok(Init::Agent) } else { Err(BootError::NoInit) }
+}
+
+/// Puts the agent's unit where systemd finds it, for this boot only.
+pub(crate) fn install_unit(root: &Path) -> io::Result<()> {
+    let units = inside(root, "/run/systemd/system");
+    let wants = units.join("sysinit.target.wants");
+    fs::create_dir_all(&wants)?;
+    fs::write(units.join(UNIT_NAME), UNIT)?;
+    match symlink(Path::new("..").join(UNIT_NAME), wants.join(UNIT_NAME)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Becomes `init`. Returns only when that fails.
+pub(crate) fn become_init(init: &Init) -> BootError {
+    let (path, arg0, argument) = match init {
+        Init::Program(path) => (path.clone(), CString::new(path.as_os_str().as_bytes()).unwrap_or_default(), None),
+        Init::Agent => (PathBuf::from(AGENT), c"shed-agent".to_owned(), Some("pid1")),
+    };
+    console::adopt();
+    let source = Command::new(&path)
+        .arg0(std::ffi::OsStr::from_bytes(arg0.as_bytes()))
+        .args(argument)
+        .env_clear()
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", "/")
+        .env("TERM", "linux")
+        .exec();
+    BootError::Exec { init: path, source }
+}
+
+fn inside(root: &Path, path: &str) -> PathBuf {
+    root.join(path.trim_start_matches('/'))
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put_program(root: &Path, path: &str) {
+        let path = inside(root, path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn systemd_comes_first_then_the_agent_and_never_another_init() {
+        let root = tempfile::tempdir().unwrap();
+        let none = Cmdline::default();
+        assert!(matches!(choose(root.path(), &none), Err(BootError::NoInit)));
+        put_program(root.path(), AGENT);
+        put_program(root.path(), "/sbin/init");
+        assert_eq!(choose(root.path(), &none).unwrap(), Init::Agent);
+        put_program(root.path(), "/usr/lib/systemd/systemd");
+        assert_eq!(choose(root.path(), &none).unwrap(), Init::Program("/usr/lib/systemd/systemd".into()));
+        let asked = Cmdline { init: Some("/bin/sh".into()) };
+        assert_eq!(choose(root.path(), &asked).unwrap(), Init::Program("/bin/sh".into()));
+    }
+
+    #[test]
+    fn the_unit_is_wanted_and_installing_it_twice_is_fine() {
+        let root = tempfile::tempdir().unwrap();
+        install_unit(root.path()).unwrap();
+        install_unit(root.path()).unwrap();
+        let link = root.path().join("run/systemd/system/sysinit.target.wants/shed-agent.service");
+        assert_eq!(fs::read_to_string(link).unwrap(), UNIT);
+        assert!(UNIT.contains(&format!("ExecStart={AGENT} serve\n")));
+    }
+}

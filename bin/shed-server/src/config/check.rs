@@ -1,0 +1,339 @@
+//! Turns the plain shapes of server.yaml into a [`Config`], checking each value once.
+
+use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duration};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_saphyr::{Location, Spanned};
+use shed_api::{DEFAULT_HTTP_PORT, DEFAULT_SSH_PORT};
+use shed_image::file_name;
+use shed_types::{BackendChoice, ImageName, SizeError};
+
+use super::{
+    Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings, duration,
+    file::{ForeignKeys, QemuFile, ServerFile, Value},
+    locate::User,
+};
+
+/// Allowed start and stop timeouts (spec C.6).
+const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 60);
+
+/// Where sockets are while the system runs.
+const RUN_DIR: &str = if cfg!(target_os = "macos") { "/var/run/shed" } else { "/run/shed" };
+
+/// The kernel that QEMU boots on this machine's architecture.
+const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE } else { file_name::BZIMAGE };
+
+/// Why keys that are known, but not to this build, are refused.
+const FOREIGN_BACKEND: &str =
+    "this build of shed-server has no such backend; remove the section, and use `qemu:`";
+const NOT_YET: &str =
+    "this version of shed-server does not act on it; remove it, so that nothing seems configured that is not";
+
+/// The file the values are from, for error messages.
+#[derive(Debug, Clone, Copy)]
+struct Source<'a> {
+    file: Option<&'a Utf8Path>,
+}
+
+/// Checks every value and fills in the defaults.
+pub(super) fn check(
+    raw: ServerFile,
+    file: Option<&Utf8Path>,
+    surroundings: &Surroundings,
+) -> Result<Config, LoadConfigError> {
+    let source = Source { file };
+    let name = match raw.name {
+        None => "shed-server".to_owned(),
+        Some(name) => {
+            let text = name.value.trim();
+            if text.is_empty() || text.chars().any(char::is_control) {
+                return Err(source.bad(
+                    &name,
+                    "name",
+                    "must have a visible character and no control character",
+                ));
+            }
+            text.to_owned()
+        }
+    };
+    let listen = match raw.listen {
+        None => IpAddr::from([127, 0, 0, 1]),
+        Some(listen) => listen.value.parse().map_err(|_| {
+            let problem = format!(
+                "{:?} is not an IP address; use 127.0.0.1 for this machine only, 0.0.0.0 for every interface",
+                listen.value
+            );
+            source.bad(&listen, "listen", problem)
+        })?,
+    };
+    let ssh_port = source.port(raw.ssh_port.as_ref(), "ssh_port", DEFAULT_SSH_PORT, 1)?;
+    let http_port = source.port(raw.http_port.as_ref(), "http_port", DEFAULT_HTTP_PORT, 0)?;
+    if http_port == ssh_port {
+        let problem = format!("must differ from ssh_port, and both are {http_port}");
+        return Err(source.error(
+            raw.http_port.or(raw.ssh_port).map(|port| port.referenced),
+            "http_port",
+            problem,
+        ));
+    }
+    let default_backend = match raw.default_backend {
+        None => BackendChoice::Detect,
+        Some(choice) => choice
+            .value
+            .parse()
+            .map_err(|error| source.bad(&choice, "default_backend", format!("{error}")))?,
+    };
+    let log_level = source.word(
+        raw.log_level.as_ref(),
+        "log_level",
+        &[
+            ("debug", LogLevel::Debug),
+            ("info", LogLevel::Info),
+            ("warn", LogLevel::Warn),
+            ("error", LogLevel::Error),
+        ],
+    )?;
+    let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
+    Ok(Config {
+        file: file.map(Utf8Path::to_owned),
+        name,
+        listen,
+        http_port,
+        ssh_port,
+        default_backend,
+        log_level: log_level.unwrap_or_default(),
+        qemu,
+    })
+}
+
+/// Refuses keys that this build does not act on.
+pub(super) fn refuse_foreign_keys(raw: &ForeignKeys, file: &Utf8Path) -> Result<(), LoadConfigError> {
+    let source = Source { file: Some(file) };
+    let keys = [
+        ("firecracker", &raw.firecracker, FOREIGN_BACKEND),
+        ("vz", &raw.vz, FOREIGN_BACKEND),
+        ("enabled_backends", &raw.enabled_backends, "is gone; name the one backend in `default_backend`"),
+        ("docker", &raw.docker, "is gone with the Docker backend; sheds are machines now, see `qemu:`"),
+        ("default_image", &raw.default_image, "is gone; set `qemu.base_rootfs` to the path of an image"),
+        ("credentials", &raw.credentials, NOT_YET),
+        ("mounts", &raw.mounts, NOT_YET),
+        ("env_file", &raw.env_file, NOT_YET),
+        ("terminal", &raw.terminal, NOT_YET),
+        ("extensions", &raw.extensions, NOT_YET),
+        ("git", &raw.git, NOT_YET),
+    ];
+    match keys.into_iter().find_map(|(key, value, hint)| value.as_ref().map(|value| (key, value, hint))) {
+        None => Ok(()),
+        Some((key, value, hint)) => Err(source.bad(value, key, hint)),
+    }
+}
+
+fn check_qemu(
+    raw: QemuFile,
+    source: Source<'_>,
+    surroundings: &Surroundings,
+) -> Result<QemuSection, LoadConfigError> {
+    let path = |value: &Value<String>, key| source.path(value.as_ref(), key, surroundings);
+    let accel = source.word(
+        raw.accel.as_ref(),
+        "qemu.accel",
+        &[("auto", Accel::Auto), ("kvm", Accel::Kvm), ("hvf", Accel::Hvf), ("tcg", Accel::Tcg)],
+    )?;
+    let images_dir = match path(&raw.images_dir, "qemu.images_dir")? {
+        Some(dir) => dir,
+        None => data_dir(surroundings, "qemu.images_dir")?.join("images"),
+    };
+    let instance_dir = match path(&raw.instance_dir, "qemu.instance_dir")? {
+        Some(dir) => dir,
+        None => data_dir(surroundings, "qemu.instance_dir")?.join("instances"),
+    };
+    let socket_dir = match path(&raw.socket_dir, "qemu.socket_dir")? {
+        Some(dir) => dir,
+        None => default_socket_dir(surroundings)?,
+    };
+    Ok(QemuSection {
+        accel: accel.unwrap_or_default(),
+        binary: path(&raw.binary, "qemu.binary")?,
+        kernel_path: path(&raw.kernel_path, "qemu.kernel_path")?.unwrap_or_else(|| images_dir.join(KERNEL)),
+        initrd_path: path(&raw.initrd_path, "qemu.initrd_path")?
+            .unwrap_or_else(|| images_dir.join(file_name::INITRD)),
+        base_rootfs: path(&raw.base_rootfs, "qemu.base_rootfs")?,
+        images: images(&raw.images.unwrap_or_default(), source, surroundings)?,
+        default_cpus: source.size(raw.default_cpus.as_ref(), "qemu.default_cpus", 2)?,
+        default_memory_mb: source.size(raw.default_memory_mb.as_ref(), "qemu.default_memory_mb", 2048)?,
+        default_disk_gb: source.size(raw.default_disk_gb.as_ref(), "qemu.default_disk_gb", 20)?,
+        start_timeout: source.timeout(raw.start_timeout.as_ref(), "qemu.start_timeout")?,
+        stop_timeout: source.timeout(raw.stop_timeout.as_ref(), "qemu.stop_timeout")?,
+        extra_cmdline: extra_cmdline(raw.extra_cmdline.unwrap_or_default(), source)?,
+        images_dir,
+        instance_dir,
+        socket_dir,
+    })
+}
+
+/// Returns where sheds and images are kept by default.
+fn data_dir(surroundings: &Surroundings, key: &'static str) -> Result<Utf8PathBuf, LoadConfigError> {
+    if surroundings.user == User::Root {
+        return Ok("/var/lib/shed/qemu".into());
+    }
+    let data = surroundings
+        .data_home
+        .clone()
+        .or_else(|| surroundings.home.as_ref().map(|home| home.join(".local/share")));
+    data.map(|data| data.join("shed/qemu")).ok_or(LoadConfigError::NoHome { key })
+}
+
+fn default_socket_dir(surroundings: &Surroundings) -> Result<Utf8PathBuf, LoadConfigError> {
+    match surroundings.user {
+        User::Root => Ok(Utf8Path::new(RUN_DIR).join("qemu")),
+        User::Ordinary => match &surroundings.home {
+            Some(home) => Ok(home.join(".shed/qemu/sockets")),
+            None => Err(LoadConfigError::NoHome { key: "qemu.socket_dir" }),
+        },
+    }
+}
+
+fn images(
+    raw: &BTreeMap<String, Spanned<String>>,
+    source: Source<'_>,
+    surroundings: &Surroundings,
+) -> Result<BTreeMap<ImageName, Utf8PathBuf>, LoadConfigError> {
+    let mut images = BTreeMap::new();
+    for (name, value) in raw {
+        let key = format!("qemu.images.{name}");
+        let image: ImageName = name.parse().map_err(|error| source.bad(value, &key, format!("{error}")))?;
+        if !value.value.starts_with(['/', '~']) {
+            let problem = format!(
+                "{:?} is not the absolute path of an ext4 image; this version takes no references to registries",
+                value.value
+            );
+            return Err(source.bad(value, &key, problem));
+        }
+        let Some(path) = source.path(Some(value), &key, surroundings)? else { continue };
+        if !path.is_file() {
+            return Err(source.bad(value, &key, format!("there is no file {path}")));
+        }
+        images.insert(image, path);
+    }
+    Ok(images)
+}
+
+fn extra_cmdline(words: Vec<Spanned<String>>, source: Source<'_>) -> Result<Vec<String>, LoadConfigError> {
+    let bad = |word: &str| word.is_empty() || word.chars().any(|c| c.is_whitespace() || c.is_control());
+    match words.iter().find(|word| bad(&word.value)) {
+        Some(word) => Err(source.bad(
+            word,
+            "qemu.extra_cmdline",
+            format!(
+                "{:?} is not one word of a kernel command line; write each word as an item of the list",
+                word.value
+            ),
+        )),
+        None => Ok(words.into_iter().map(|word| word.value).collect()),
+    }
+}
+
+impl Source<'_> {
+    fn error(self, location: Option<Location>, key: &str, problem: impl Into<String>) -> LoadConfigError {
+        let place = match (self.file, location) {
+            (Some(file), Some(location)) => format!("{file}:{}:{}", location.line(), location.column()),
+            (Some(file), None) => format!("{file} (default)"),
+            (None, _) => "default".to_owned(),
+        };
+        LoadConfigError::Value { place, key: key.to_owned(), problem: problem.into() }
+    }
+
+    fn bad<T>(self, value: &Spanned<T>, key: &str, problem: impl Into<String>) -> LoadConfigError {
+        self.error(Some(value.referenced), key, problem)
+    }
+
+    fn port(
+        self,
+        value: Option<&Spanned<i64>>,
+        key: &str,
+        default: u16,
+        lowest: u16,
+    ) -> Result<u16, LoadConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        match u16::try_from(value.value) {
+            Ok(port) if port >= lowest => Ok(port),
+            Ok(_) | Err(_) => {
+                Err(self.bad(value, key, format!("must be between {lowest} and 65535; got {}", value.value)))
+            }
+        }
+    }
+
+    fn word<T: Copy>(
+        self,
+        value: Option<&Spanned<String>>,
+        key: &str,
+        words: &[(&str, T)],
+    ) -> Result<Option<T>, LoadConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        match words.iter().find(|(word, _)| *word == value.value) {
+            Some(&(_, meaning)) => Ok(Some(meaning)),
+            None => {
+                let allowed: Vec<&str> = words.iter().map(|&(word, _)| word).collect();
+                Err(self.bad(
+                    value,
+                    key,
+                    format!("must be one of {}; got {:?}", allowed.join(", "), value.value),
+                ))
+            }
+        }
+    }
+
+    fn size<T: TryFrom<i64, Error = SizeError>>(
+        self,
+        value: Option<&Spanned<i64>>,
+        key: &str,
+        default: i64,
+    ) -> Result<T, LoadConfigError> {
+        let number = value.map_or(default, |value| value.value);
+        T::try_from(number)
+            .map_err(|error| self.error(value.map(|value| value.referenced), key, error.to_string()))
+    }
+
+    fn timeout(
+        self,
+        value: Option<&Spanned<String>>,
+        key: &str,
+    ) -> Result<Option<Duration>, LoadConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        let parsed = duration::parse(&value.value)
+            .map_err(|error| self.bad(value, key, format!("{:?} is not a duration: {error}", value.value)))?;
+        if TIMEOUTS.contains(&parsed) {
+            return Ok(Some(parsed));
+        }
+        let (low, high) = (duration::write(*TIMEOUTS.start()), duration::write(*TIMEOUTS.end()));
+        Err(self.bad(value, key, format!("must be between {low} and {high}; got {}", value.value)))
+    }
+
+    fn path(
+        self,
+        value: Option<&Spanned<String>>,
+        key: &str,
+        surroundings: &Surroundings,
+    ) -> Result<Option<Utf8PathBuf>, LoadConfigError> {
+        let Some(value) = value else { return Ok(None) };
+        let text = value.value.as_str();
+        if text.chars().any(char::is_control) {
+            return Err(self.bad(value, key, format!("{text:?} has a control character")));
+        }
+        let path = match (text.strip_prefix('~'), &surroundings.home) {
+            (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+                home.join(rest.trim_start_matches('/'))
+            }
+            _ => Utf8PathBuf::from(text),
+        };
+        if path.is_absolute() {
+            Ok(Some(path))
+        } else {
+            Err(self.bad(
+                value,
+                key,
+                format!("{text:?} is not an absolute path (`~/` is your home directory)"),
+            ))
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! The shape of server.yaml before its values are checked: every key is optional and keeps its place in the file.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, de::IgnoredAny};
+use serde_saphyr::Spanned;
+
+/// A value with its line and column.
+pub(super) type Value<T> = Option<Spanned<T>>;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServerFile {
+    pub(super) name: Value<String>,
+    pub(super) listen: Value<String>,
+    pub(super) http_port: Value<i64>,
+    pub(super) ssh_port: Value<i64>,
+    pub(super) default_backend: Value<String>,
+    pub(super) log_level: Value<String>,
+    pub(super) qemu: Option<QemuFile>,
+}
+
+/// Keys that have a meaning elsewhere in Shed's history or future. They are looked for first, and each is refused with
+/// a hint of its own.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ForeignKeys {
+    pub(super) firecracker: Value<IgnoredAny>,
+    pub(super) vz: Value<IgnoredAny>,
+    pub(super) enabled_backends: Value<IgnoredAny>,
+    pub(super) docker: Value<IgnoredAny>,
+    pub(super) default_image: Value<IgnoredAny>,
+    pub(super) credentials: Value<IgnoredAny>,
+    pub(super) mounts: Value<IgnoredAny>,
+    pub(super) env_file: Value<IgnoredAny>,
+    pub(super) terminal: Value<IgnoredAny>,
+    pub(super) extensions: Value<IgnoredAny>,
+    pub(super) git: Value<IgnoredAny>,
+}
+
+/// The `qemu:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QemuFile {
+    pub(super) accel: Value<String>,
+    pub(super) binary: Value<String>,
+    pub(super) images_dir: Value<String>,
+    pub(super) instance_dir: Value<String>,
+    pub(super) socket_dir: Value<String>,
+    pub(super) kernel_path: Value<String>,
+    pub(super) initrd_path: Value<String>,
+    pub(super) base_rootfs: Value<String>,
+    pub(super) images: Option<BTreeMap<String, Spanned<String>>>,
+    pub(super) default_cpus: Value<i64>,
+    pub(super) default_memory_mb: Value<i64>,
+    pub(super) default_disk_gb: Value<i64>,
+    pub(super) start_timeout: Value<String>,
+    pub(super) stop_timeout: Value<String>,
+    pub(super) extra_cmdline: Option<Vec<Spanned<String>>>,
+}

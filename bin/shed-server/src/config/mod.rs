@@ -1,0 +1,190 @@
+//! server.yaml: where it is looked for, what may stand in it, and the checked result (spec K.1).
+//!
+//! [`load`] is the only door. It reads the file into [`file`]'s plain shapes, which keep line and column of each
+//! value, and [`check`]s every value once; the rest of the server holds a [`Config`] and checks nothing again. A
+//! key that this build does not act on is an error with a hint, never ignored.
+
+mod check;
+mod duration;
+mod file;
+mod locate;
+mod print;
+
+use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_saphyr::{MessageFormatter, UserMessageFormatter};
+use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, MemoryMb};
+
+pub use locate::{LocateConfigError, Surroundings, locate};
+
+/// Largest server.yaml that is read, in bytes; a real one has a few hundred.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Everything the server is told by its configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file it came from; none when everything is at its default.
+    pub file: Option<Utf8PathBuf>,
+    /// What the server calls itself.
+    pub name: String,
+    /// Address the HTTP API listens on.
+    pub listen: IpAddr,
+    /// Port of the HTTP API; 0 lets the system pick one, which tests use.
+    pub http_port: u16,
+    /// Port of the SSH server, 1 to 65535.
+    pub ssh_port: u16,
+    /// Which backend runs new sheds.
+    pub default_backend: BackendChoice,
+    /// What is logged.
+    pub log_level: LogLevel,
+    /// The QEMU backend.
+    pub qemu: QemuSection,
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogLevel {
+    /// Everything, for finding faults.
+    Debug,
+    /// What happens.
+    #[default]
+    Info,
+    /// What needs attention.
+    Warn,
+    /// What failed.
+    Error,
+}
+
+/// What runs the guest's instructions, as it may be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Accel {
+    /// The fastest that is real on this host.
+    #[default]
+    Auto,
+    /// Linux KVM.
+    Kvm,
+    /// macOS Hypervisor.framework.
+    Hvf,
+    /// QEMU's translator.
+    Tcg,
+}
+
+/// The `qemu:` section. All paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuSection {
+    /// What runs the guest's instructions.
+    pub accel: Accel,
+    /// The QEMU program; none means the one for this machine's architecture, from PATH and the usual places.
+    pub binary: Option<Utf8PathBuf>,
+    /// Images, kernel, initramfs and disk templates.
+    pub images_dir: Utf8PathBuf,
+    /// One directory a shed.
+    pub instance_dir: Utf8PathBuf,
+    /// Sockets of running machines.
+    pub socket_dir: Utf8PathBuf,
+    /// Kernel of every guest.
+    pub kernel_path: Utf8PathBuf,
+    /// Initramfs of every guest.
+    pub initrd_path: Utf8PathBuf,
+    /// Image of a shed that names none; none means `default` or `base` in `images_dir`.
+    pub base_rootfs: Option<Utf8PathBuf>,
+    /// Images by name.
+    pub images: BTreeMap<ImageName, Utf8PathBuf>,
+    /// CPUs of a shed that names none.
+    pub default_cpus: CpuCount,
+    /// Memory of a shed that names none, in MiB.
+    pub default_memory_mb: MemoryMb,
+    /// Size of a shed's own disk, in GiB.
+    pub default_disk_gb: DiskGb,
+    /// From the start of a machine to its agent's answer; none means 1 min, or 5 min under software emulation.
+    pub start_timeout: Option<Duration>,
+    /// From the request to power off to SIGKILL; none means 10 s, or 60 s under software emulation.
+    pub stop_timeout: Option<Duration>,
+    /// Words appended to the guest's kernel command line.
+    pub extra_cmdline: Vec<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadConfigError {
+    #[error("could not read {path}")]
+    Read {
+        path: Utf8PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is longer than {MAX_FILE} bytes, which no server.yaml is")]
+    TooLong { path: Utf8PathBuf },
+    /// The text is no YAML, or has a key or type that does not belong there.
+    #[error("{place}: {reason}; the line is `{line}`")]
+    Parse {
+        /// `file:line:column`.
+        place: String,
+        /// What is wrong.
+        reason: String,
+        /// The line, as it stands in the file.
+        line: String,
+    },
+    /// One value is not allowed.
+    #[error("{place}: {key}: {problem}")]
+    Value {
+        /// `file:line:column`, or `default` when the value is not from a file.
+        place: String,
+        /// The key with its section, like `qemu.default_cpus`.
+        key: String,
+        /// What is wrong, with the value and what is allowed.
+        problem: String,
+    },
+    #[error(
+        "the home directory is unknown, so there is no place for sheds; set HOME, or {key} in server.yaml to an absolute path"
+    )]
+    NoHome { key: &'static str },
+}
+
+/// Reads and checks the file, or makes the defaults when there is none.
+///
+/// # Errors
+/// When the file cannot be read, is not well formed, or has a value that is not allowed.
+pub fn load(file: Option<&Utf8Path>, surroundings: &Surroundings) -> Result<Config, LoadConfigError> {
+    let raw = match file {
+        None => file::ServerFile::default(),
+        Some(path) => parse(path, &read(path)?)?,
+    };
+    check::check(raw, file, surroundings)
+}
+
+fn read(path: &Utf8Path) -> Result<String, LoadConfigError> {
+    let failed = |source| LoadConfigError::Read { path: path.to_owned(), source };
+    let length = std::fs::metadata(path).map_err(failed)?.len();
+    if length > MAX_FILE {
+        return Err(LoadConfigError::TooLong { path: path.to_owned() });
+    }
+    std::fs::read_to_string(path).map_err(failed)
+}
+
+fn parse(path: &Utf8Path, text: &str) -> Result<file::ServerFile, LoadConfigError> {
+    // Text that is no mapping at all has no such keys, and is refused below.
+    if let Ok(Some(foreign)) = serde_saphyr::from_str::<Option<file::ForeignKeys>>(text) {
+        check::refuse_foreign_keys(&foreign, path)?;
+    }
+    // Comments alone are an empty document, which is a mapping without keys here.
+    let parsed: Result<Option<file::ServerFile>, _> = serde_saphyr::from_str(text);
+    parsed.map(Option::unwrap_or_default).map_err(|error| parse_error(path, text, &error))
+}
+
+fn parse_error(path: &Utf8Path, text: &str, error: &serde_saphyr::Error) -> LoadConfigError {
+    let reason = UserMessageFormatter.format_message(error.without_snippet()).into_owned();
+    let (place, line) = match error.location() {
+        None => (path.to_string(), ""),
+        Some(at) => {
+            let before = usize::try_from(at.line()).unwrap_or(usize::MAX).saturating_sub(1);
+            let line = text.lines().nth(before).unwrap_or_default();
+            (format!("{path}:{}:{}", at.line(), at.column()), line.trim())
+        }
+    };
+    LoadConfigError::Parse { place, reason, line: line.to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Whole configurations: what is read, what is refused and in which words.
+
+use camino::{Utf8Path, Utf8PathBuf};
+use tempfile::TempDir;
+
+use super::*;
+
+fn surroundings() -> Surroundings {
+    Surroundings {
+        current_dir: "/start".into(),
+        home: Some("/home/ann".into()),
+        data_home: None,
+        user: locate::User::Ordinary,
+    }
+}
+
+/// Loads a configuration and returns it, or what is wrong with it; the file is called `server.yaml` in messages.
+fn load_text(text: &str) -> Result<Config, String> {
+    let dir = TempDir::new().unwrap();
+    let path = Utf8PathBuf::from_path_buf(dir.path().join("server.yaml")).unwrap();
+    std::fs::write(&path, text).unwrap();
+    load(Some(&path), &surroundings())
+        .map_err(|error| error.to_string().replace(path.as_str(), "server.yaml"))
+}
+
+fn refused(text: &str) -> String {
+    load_text(text).expect_err("this configuration must be refused")
+}
+
+#[test]
+fn without_a_file_everything_is_at_its_default() {
+    let config = load(None, &surroundings()).unwrap();
+    // The only default that depends on the machine's architecture.
+    let text = config.to_string().replace("/Image\"", "/bzImage\"");
+    insta::assert_snapshot!(text, @r#"
+    # no server.yaml was found: every value is a default
+    name: "shed-server"
+    listen: "127.0.0.1"
+    http_port: 8080
+    ssh_port: 2222
+    default_backend: detect
+    log_level: info
+    qemu:
+      accel: auto
+      # binary: the qemu-system program of this machine's architecture
+      images_dir: "/home/ann/.local/share/shed/qemu/images"
+      instance_dir: "/home/ann/.local/share/shed/qemu/instances"
+      socket_dir: "/home/ann/.shed/qemu/sockets"
+      kernel_path: "/home/ann/.local/share/shed/qemu/images/bzImage"
+      initrd_path: "/home/ann/.local/share/shed/qemu/images/initrd.img"
+      # base_rootfs: the image `default` or `base` in images_dir
+      images: {}
+      default_cpus: 2
+      default_memory_mb: 2048
+      default_disk_gb: 20
+      # start_timeout: 1m0s, or 5m0s under software emulation
+      # stop_timeout: 10s, or 1m0s under software emulation
+      extra_cmdline: []
+    "#);
+}
+
+#[test]
+fn root_has_the_systems_directories_and_others_follow_xdg() {
+    let root = Surroundings { user: locate::User::Root, home: None, ..surroundings() };
+    let qemu = load(None, &root).unwrap().qemu;
+    assert_eq!(qemu.images_dir, "/var/lib/shed/qemu/images");
+    assert_eq!(qemu.instance_dir, "/var/lib/shed/qemu/instances");
+    assert!(qemu.socket_dir.ends_with("run/shed/qemu"), "{}", qemu.socket_dir);
+
+    let xdg = Surroundings { data_home: Some("/data".into()), ..surroundings() };
+    assert_eq!(load(None, &xdg).unwrap().qemu.images_dir, "/data/shed/qemu/images");
+
+    let nowhere = Surroundings { home: None, ..surroundings() };
+    let error = load(None, &nowhere).unwrap_err().to_string();
+    assert!(error.contains("HOME") && error.contains("qemu.images_dir"), "{error}");
+}
+
+#[test]
+fn every_key_is_read_and_what_is_printed_reads_back() {
+    let text = r#"
+name: mini desktop
+listen: 0.0.0.0
+http_port: 0
+ssh_port: 2022
+default_backend: qemu
+log_level: debug
+qemu:
+  accel: tcg
+  binary: /opt/qemu/qemu-system-x86_64
+  images_dir: ~/images
+  instance_dir: /srv/instances
+  socket_dir: ~/s
+  kernel_path: /k
+  initrd_path: /i
+  base_rootfs: /b.ext4
+  images: {sh: /bin/sh}
+  default_cpus: 4
+  default_memory_mb: 512
+  default_disk_gb: 1
+  start_timeout: 1m30s
+  stop_timeout: 1.5s
+  extra_cmdline: [quiet, "a=b"]
+"#;
+    let config = load_text(text).unwrap();
+    assert_eq!(config.qemu.images_dir, "/home/ann/images");
+    assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
+    assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
+    assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
+    let again = load_text(&config.to_string()).unwrap();
+    assert_eq!(Config { file: None, ..again }, Config { file: None, ..config });
+}
+
+#[test]
+fn an_empty_file_and_one_of_comments_are_the_defaults() {
+    for text in ["", "# nothing\n", "---\n", "qemu:\n", "qemu: {}\n"] {
+        let config = load_text(text).unwrap();
+        assert_eq!(Config { file: None, ..config }, load(None, &surroundings()).unwrap(), "{text:?}");
+    }
+}
+
+#[test]
+fn a_value_out_of_range_is_named_with_key_place_and_range() {
+    let all = [
+        "http_port: 65536",
+        "http_port: -1",
+        "ssh_port: 0",
+        "http_port: 2222",
+        "name: '  '",
+        "listen: localhost",
+        "log_level: loud",
+        "default_backend: xen",
+        "qemu: {accel: fast}",
+        "qemu:\n  default_cpus: 0",
+        "qemu:\n  default_memory_mb: 1000000000",
+        "qemu:\n  default_disk_gb: 1025",
+        "qemu: {start_timeout: 500ms}",
+        "qemu: {start_timeout: 31m}",
+        "qemu: {stop_timeout: 60}",
+        "qemu: {stop_timeout: 1 min}",
+        "qemu: {images_dir: relative/dir}",
+        "qemu: {images_dir: ~bob/dir}",
+        "qemu: {images: {../x: /bin/sh}}",
+        "qemu: {images: {x: 'ghcr.io/a/b:v1'}}",
+        "qemu: {images: {x: /no/such/file}}",
+        "qemu: {extra_cmdline: ['two words']}",
+        "qemu: {binary: qemu-kvm}",
+    ]
+    .map(|text| format!("{}\n    {}", text.replace('\n', " "), refused(text)))
+    .join("\n");
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn keys_that_this_build_does_not_act_on_are_refused_with_a_hint() {
+    let all = [
+        "firecracker: {images_dir: /x}",
+        "vz: {}",
+        "enabled_backends: [docker]",
+        "docker:\n  host: unix:///x",
+        "default_image: base",
+        "credentials: {ssh: {source: ~/.ssh, target: /home/shed/.ssh}}",
+        "extensions: {enabled: [ssh]}",
+    ]
+    .map(refused)
+    .join("\n");
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn what_is_no_server_yaml_is_shown_with_line_and_column() {
+    let all = [
+        "htp_port: 1",
+        "name: a\nqemu:\n  default_cpu: 1",
+        "http_port: many",
+        "name: [a]",
+        "name: a\nname: b",
+        "qemu: 7",
+        "- a",
+        "a: [",
+    ]
+    .map(refused)
+    .join("\n----\n");
+    insta::assert_snapshot!(all);
+}
+
+#[test]
+fn a_huge_file_is_not_read() {
+    let error = refused(&"# long\n".repeat(200_000));
+    assert!(error.contains("longer than"), "{error}");
+}
+
+#[test]
+fn the_file_that_was_asked_for_wins_and_must_exist() {
+    let dir = TempDir::new().unwrap();
+    let dir = Utf8Path::from_path(dir.path()).unwrap();
+    let home = dir.join("home");
+    std::fs::create_dir_all(home.join(".config/shed")).unwrap();
+    let around = Surroundings { current_dir: dir.to_owned(), home: Some(home.clone()), ..surroundings() };
+    assert!(matches!(locate(Some("x.yaml".into()), &around), Err(LocateConfigError::NotThere { .. })));
+
+    let in_home = home.join(".config/shed/server.yaml");
+    std::fs::write(&in_home, "").unwrap();
+    assert_eq!(locate(None, &around).unwrap(), Some(in_home));
+    let here = dir.join("server.yaml");
+    std::fs::write(&here, "").unwrap();
+    assert_eq!(locate(None, &around).unwrap(), Some(here));
+    let asked = dir.join("x.yaml");
+    std::fs::write(&asked, "").unwrap();
+    assert_eq!(locate(Some("x.yaml".into()), &around).unwrap(), Some(asked));
+}

@@ -1,0 +1,117 @@
+//! `shed-server check`: says whether this host can run sheds, and what to do about what is missing.
+
+use std::fmt;
+
+use camino::Utf8Path;
+use rustix::fs::{Access, access};
+use shed_image::ImageStore;
+
+use crate::{backends, config::Config, http::chain};
+
+/// What the check found, a line each.
+#[derive(Debug, Default)]
+pub struct HostCheck {
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug)]
+struct Finding {
+    what: &'static str,
+    state: Result<String, String>,
+}
+
+impl HostCheck {
+    /// Looks at everything that a shed needs.
+    pub async fn run(config: &Config) -> Self {
+        let mut check = Self::default();
+        check.add(
+            "configuration",
+            Ok(config.file.as_ref().map_or("built-in defaults".to_owned(), ToString::to_string)),
+        );
+        check.add_backend(config).await;
+        let qemu = &config.qemu;
+        for (what, path) in [("kernel", &qemu.kernel_path), ("initramfs", &qemu.initrd_path)] {
+            check.add(what, file(path));
+        }
+        check.add("default image", default_image(config));
+        for (what, path) in
+            [("images", &qemu.images_dir), ("instances", &qemu.instance_dir), ("sockets", &qemu.socket_dir)]
+        {
+            check.add(what, directory(path));
+        }
+        check
+    }
+
+    /// Whether sheds can be made here.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.findings.iter().all(|finding| finding.state.is_ok())
+    }
+
+    async fn add_backend(&mut self, config: &Config) {
+        let backend = match backends::choose(config) {
+            Ok(backend) => backend,
+            Err(error) => return self.add("backend", Err(chain(&error))),
+        };
+        self.add("backend", Ok(backend.kind().to_string()));
+        match backend.check_host().await {
+            Ok(report) => {
+                self.add("machine monitor", Ok(report.vmm));
+                self.add(
+                    "accelerator",
+                    Ok(format!("{:?}: {}", report.accelerator, report.reason).to_lowercase()),
+                );
+            }
+            Err(error) => self.add("machine monitor", Err(chain(&error))),
+        }
+    }
+
+    fn add(&mut self, what: &'static str, state: Result<String, String>) {
+        self.findings.push(Finding { what, state });
+    }
+}
+
+fn file(path: &Utf8Path) -> Result<String, String> {
+    if path.is_file() {
+        Ok(path.to_string())
+    } else {
+        Err(format!("{path} is missing; build it with `./x build`"))
+    }
+}
+
+fn default_image(config: &Config) -> Result<String, String> {
+    if let Some(path) = &config.qemu.base_rootfs {
+        return file(path);
+    }
+    let store = ImageStore::new(config.qemu.images_dir.clone());
+    let names = store.list().map_err(|error| chain(&error))?;
+    match names.iter().map(|record| record.name.as_str()).find(|name| ["default", "base"].contains(name)) {
+        Some(name) => Ok(format!("{name} in {}", config.qemu.images_dir)),
+        None => Err(format!(
+            "no `default` or `base` in {}; build one with `./x image base`",
+            config.qemu.images_dir
+        )),
+    }
+}
+
+/// A directory is fine when it can be written to, or made.
+fn directory(path: &Utf8Path) -> Result<String, String> {
+    let there = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Utf8Path::new("/"));
+    match access(there.as_std_path(), Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) if there == path => Ok(path.to_string()),
+        Ok(()) => Ok(format!("{path} (will be made)")),
+        Err(error) => Err(format!("{there} cannot be written to: {error}; choose another in server.yaml")),
+    }
+}
+
+impl fmt::Display for HostCheck {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Finding { what, state } in &self.findings {
+            match state {
+                Ok(text) => writeln!(f, "ok       {what:<16} {text}")?,
+                Err(text) => writeln!(f, "MISSING  {what:<16} {text}")?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! `POST /api/sheds`: the checks, in the order of spec A.4, and the create as JSON or as events.
+//!
+//! What is wrong with the request itself is answered before anything else, so that it reaches a caller who asked
+//! for events as a plain error, too. Whether backend, image and name are to be had is found out afterwards and
+//! reaches that caller as an `error` event.
+//!
+//! This version mounts no host directories and clones no repositories. A `local_dir` is checked and then refused,
+//! because a shed without the directory is not what was asked for. A `repo` is checked and kept, and the reply says
+//! in a warning that it was not cloned: cloning later does what was asked for.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
+use camino::{Utf8Path, Utf8PathBuf};
+use shed_api::{CreateShedRequest, ErrorCode};
+use shed_lifecycle::{NewShed, Progress};
+use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName};
+use tokio::time::timeout;
+
+use super::{
+    ApiError, App,
+    extract::{ReplyForm, parse_name},
+    repo, sse, wire,
+};
+
+/// Longest body of a create, in bytes.
+const MAX_BODY: usize = 1 << 20;
+
+/// How long the client may take to send it (spec A.1).
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A request whose values have been checked as far as that needs no look at the sheds.
+#[derive(Debug)]
+struct Checked {
+    name: ShedName,
+    repo: Option<String>,
+    cpus: Option<CpuCount>,
+    memory_mb: Option<MemoryMb>,
+    image: Option<String>,
+    backend: Option<String>,
+}
+
+/// Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it.
+pub(super) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let body = read_body(&parts.headers, body).await?;
+    let checked = check(parse(&body)?)?;
+    let warnings: Vec<String> = checked.repo.iter().map(|_| NOT_CLONED.to_owned()).collect();
+    match ReplyForm::of(&parts.headers) {
+        ReplyForm::Json => {
+            let started = app.sheds.create(resolve(&app, checked)?, Progress::silent()).await?;
+            Ok((StatusCode::CREATED, Json(wire::started(started, &warnings))).into_response())
+        }
+        ReplyForm::Events => {
+            let (progress, updates) = Progress::channel();
+            let work = async move { Ok(app.sheds.create(resolve(&app, checked)?, progress).await?) };
+            Ok(sse::respond(work, updates, warnings))
+        }
+    }
+}
+
+/// Said when a repository was named.
+const NOT_CLONED: &str = "the repository was recorded but not cloned, which this version of shed-server does not do; clone it in the shed";
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    let too_large = || {
+        ApiError::new(ErrorCode::BodyTooLarge, format!("the body of a create has at most {MAX_BODY} bytes"))
+    };
+    let announced = headers.get(axum::http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    if announced.and_then(|value| value.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(too_large());
+    }
+    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(bytes)) => Ok(bytes.into()),
+        Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
+        Ok(Err(error)) => Err(unreadable(&super::chain(&error))),
+        Err(_) => Err(unreadable(&format!("it did not arrive within {} s", BODY_TIMEOUT.as_secs()))),
+    }
+}
+
+fn is_length_limit(error: &axum::Error) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+fn unreadable(reason: &str) -> ApiError {
+    ApiError::new(ErrorCode::InvalidShedName, format!("invalid request body: {reason}"))
+}
+
+fn parse(body: &[u8]) -> Result<CreateShedRequest, ApiError> {
+    serde_json::from_slice(body).map_err(|error| unreadable(&error.to_string()))
+}
+
+fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
+    let name = parse_name(&request.name)?;
+    // Clients of the seed's time send empty texts for fields that are not set.
+    let given = |text: Option<String>| text.filter(|text| !text.is_empty());
+    let (repo, local_dir) = (given(request.repo), given(request.local_dir));
+    if let Some(dir) = &local_dir {
+        check_local_dir(dir, repo.is_some())?;
+    }
+    if let Some(repo) = &repo {
+        repo::check(repo).map_err(|error| {
+            ApiError::new(ErrorCode::InvalidRepoUrl, format!("{repo:?} is not a repository: {error}"))
+        })?;
+    }
+    let out_of_range = |error: shed_types::SizeError| ApiError::from_chain(ErrorCode::InvalidRequest, &error);
+    Ok(Checked {
+        name,
+        repo,
+        cpus: request.cpus.map(CpuCount::try_from).transpose().map_err(out_of_range)?,
+        memory_mb: request.memory_mb.map(MemoryMb::try_from).transpose().map_err(out_of_range)?,
+        image: given(request.image),
+        backend: given(request.backend),
+    })
+}
+
+fn check_local_dir(text: &str, with_repo: bool) -> Result<(), ApiError> {
+    let bad = |problem: &str| {
+        Err(ApiError::new(ErrorCode::InvalidLocalDir, format!("local_dir {text:?} {problem}")))
+    };
+    let path = Utf8Path::new(text);
+    if with_repo {
+        return bad("and repo exclude each other; give one of them");
+    }
+    if !path.is_absolute() {
+        return bad("is not an absolute path");
+    }
+    if text.contains(',') {
+        return bad("has a comma, which separates options on a VMM's command line");
+    }
+    if text.contains('\0') || !path.exists() {
+        return bad("does not exist on the server's host");
+    }
+    if !path.is_dir() {
+        return bad("is not a directory");
+    }
+    bad(
+        "cannot be mounted: this version of shed-server has no shared directories; copy the files into the shed instead",
+    )
+}
+
+/// Finds out whether the server has what was asked for.
+fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
+    if let Some(text) = &checked.backend {
+        let refused = |problem: String| ApiError::new(ErrorCode::BackendNotEnabled, problem);
+        let choice: BackendChoice = text.parse().map_err(|error| refused(format!("{error}")))?;
+        let own = app.info.backend.as_str();
+        if choice.kind().is_some_and(|kind| kind.as_str() != own) {
+            return Err(refused(format!(
+                "this server runs {own}, not {text}; use --backend {own}, or leave it out"
+            )));
+        }
+    }
+    let image =
+        checked.image.as_deref().map(str::parse).transpose().map_err(
+            |error: shed_types::ParseNameError| ApiError::from_chain(ErrorCode::UnknownImage, &error),
+        )?;
+    Ok(NewShed {
+        name: checked.name,
+        image,
+        cpus: checked.cpus,
+        memory_mb: checked.memory_mb,
+        repo: checked.repo,
+        local_dir: None::<Utf8PathBuf>,
+    })
+}

@@ -1,0 +1,207 @@
+//! From typed errors to codes and replies: the one table, and the one place that prints a chain of errors.
+
+use std::error::Error;
+
+use axum::{
+    Json,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use shed_api::{ErrorBody, ErrorCode, ErrorDetail};
+use shed_lifecycle::{
+    BootShedError, CreateShedError, DeleteShedError, ReachGuestError, StartShedError, StopShedError,
+};
+
+/// A refusal or failure on its way to the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ApiError {
+    /// What the client may act on; it decides the status.
+    pub code: ErrorCode,
+    /// For people.
+    pub message: String,
+}
+
+impl ApiError {
+    /// Makes an error from a code and a message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// Makes an error from a code and everything a typed error says, down to its first cause.
+    pub(super) fn from_chain(code: ErrorCode, error: &(dyn Error + 'static)) -> Self {
+        Self { code, message: chain(error) }
+    }
+
+    /// Returns the error as the data of an `error` event.
+    pub(super) fn into_detail(self) -> ErrorDetail {
+        ErrorDetail::new(self.code, self.message)
+    }
+}
+
+/// Returns an error and its causes in one line. An error that only passes its source on is not repeated.
+#[must_use]
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let part = source.to_string();
+        if part != last {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        last = part;
+        next = source.source();
+    }
+    text
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.code.status()).expect("the table of codes holds HTTP statuses only");
+        if status.is_server_error() {
+            tracing::warn!(code = %self.code, message = %self.message, "request failed");
+        }
+        (status, Json(ErrorBody { error: self.into_detail() })).into_response()
+    }
+}
+
+impl From<CreateShedError> for ApiError {
+    fn from(error: CreateShedError) -> Self {
+        let code = match &error {
+            CreateShedError::AlreadyExists { .. } | CreateShedError::Occupied { .. } => {
+                ErrorCode::ShedAlreadyExists
+            }
+            CreateShedError::UnknownImage { .. } | CreateShedError::NoDefaultImage { .. } => {
+                ErrorCode::UnknownImage
+            }
+            CreateShedError::GuestFileMissing { .. } => ErrorCode::BackendError,
+            CreateShedError::Boot(boot) => boot_code(boot),
+            CreateShedError::ShuttingDown => ErrorCode::ShuttingDown,
+        };
+        Self::from_chain(code, &error)
+    }
+}
+
+impl From<StartShedError> for ApiError {
+    fn from(error: StartShedError) -> Self {
+        let code = match &error {
+            StartShedError::NotFound { .. } => ErrorCode::ShedNotFound,
+            StartShedError::AlreadyRunning { .. } => ErrorCode::ShedAlreadyRunning,
+            StartShedError::Busy { .. } => ErrorCode::ShedBusy,
+            StartShedError::Broken { .. } => ErrorCode::BackendError,
+            StartShedError::Boot(boot) => boot_code(boot),
+            StartShedError::ShuttingDown => ErrorCode::ShuttingDown,
+        };
+        Self::from_chain(code, &error)
+    }
+}
+
+impl From<StopShedError> for ApiError {
+    fn from(error: StopShedError) -> Self {
+        let code = match &error {
+            StopShedError::NotFound { .. } => ErrorCode::ShedNotFound,
+            StopShedError::AlreadyStopped { .. } => ErrorCode::ShedAlreadyStopped,
+            StopShedError::Busy { .. } => ErrorCode::ShedBusy,
+            StopShedError::End { .. } | StopShedError::Find { .. } | StopShedError::Leftovers { .. } => {
+                ErrorCode::BackendError
+            }
+            StopShedError::ShuttingDown => ErrorCode::ShuttingDown,
+        };
+        Self::from_chain(code, &error)
+    }
+}
+
+impl From<DeleteShedError> for ApiError {
+    fn from(error: DeleteShedError) -> Self {
+        let code = match &error {
+            DeleteShedError::NotFound { .. } => ErrorCode::ShedNotFound,
+            DeleteShedError::End { .. }
+            | DeleteShedError::Find { .. }
+            | DeleteShedError::Leftovers { .. }
+            | DeleteShedError::Remove { .. } => ErrorCode::BackendError,
+            DeleteShedError::ShuttingDown => ErrorCode::ShuttingDown,
+        };
+        Self::from_chain(code, &error)
+    }
+}
+
+impl From<ReachGuestError> for ApiError {
+    fn from(error: ReachGuestError) -> Self {
+        let code = match &error {
+            ReachGuestError::NotFound { .. } => ErrorCode::ShedNotFound,
+            ReachGuestError::NotRunning { .. } => ErrorCode::ShedNotRunning,
+            ReachGuestError::NoAnswer { .. } | ReachGuestError::Connect { .. } => ErrorCode::ConnectFailed,
+        };
+        Self::from_chain(code, &error)
+    }
+}
+
+fn boot_code(error: &BootShedError) -> ErrorCode {
+    match error {
+        // Somebody stopped or deleted the shed meanwhile.
+        BootShedError::Cancelled { .. } => ErrorCode::ShedBusy,
+        BootShedError::Record { .. } => ErrorCode::InternalError,
+        BootShedError::Disk { .. }
+        | BootShedError::Start { .. }
+        | BootShedError::Attach { .. }
+        | BootShedError::TimedOut { .. }
+        | BootShedError::Ended { .. }
+        | BootShedError::Agent { .. }
+        | BootShedError::Clear { .. } => ErrorCode::BackendError,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_chain_names_every_cause_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("could not write the record")]
+        struct Inner(#[source] io::Error);
+        #[derive(Debug, thiserror::Error)]
+        #[error(transparent)]
+        struct Outer(Inner);
+        let error = Outer(Inner(io::Error::other("disk full")));
+        assert_eq!(chain(&error), "could not write the record: disk full");
+    }
+
+    #[test]
+    fn every_lifecycle_error_has_the_code_of_the_specification() {
+        let shed: shed_types::ShedName = "api".parse().unwrap();
+        let code = |error: ApiError| (error.code.as_str(), error.code.status());
+        let exists = CreateShedError::AlreadyExists { shed: shed.clone() };
+        assert_eq!(code(exists.into()), ("SHED_ALREADY_EXISTS", 409));
+        let image = CreateShedError::UnknownImage { image: "x".parse().unwrap(), available: vec![] };
+        assert_eq!(code(image.into()), ("UNKNOWN_IMAGE", 400));
+        let none = CreateShedError::NoDefaultImage { path: "/x".into(), available: vec![] };
+        assert_eq!(code(none.into()), ("UNKNOWN_IMAGE", 400));
+        let missing = CreateShedError::GuestFileMissing { what: "the kernel", path: "/x".into() };
+        assert_eq!(code(missing.into()), ("BACKEND_ERROR", 500));
+        let cancelled = BootShedError::Cancelled { shed: shed.clone() };
+        assert_eq!(code(CreateShedError::Boot(cancelled.into()).into()), ("SHED_BUSY", 409));
+        assert_eq!(code(CreateShedError::ShuttingDown.into()), ("SHUTTING_DOWN", 503));
+        assert_eq!(code(StartShedError::NotFound { shed: shed.clone() }.into()), ("SHED_NOT_FOUND", 404));
+        assert_eq!(
+            code(StartShedError::AlreadyRunning { shed: shed.clone() }.into()),
+            ("SHED_ALREADY_RUNNING", 409)
+        );
+        assert_eq!(
+            code(StopShedError::AlreadyStopped { shed: shed.clone() }.into()),
+            ("SHED_ALREADY_STOPPED", 409)
+        );
+        assert_eq!(code(DeleteShedError::NotFound { shed: shed.clone() }.into()), ("SHED_NOT_FOUND", 404));
+        let status = shed_lifecycle::ShedStatus::Stopped;
+        assert_eq!(
+            code(ReachGuestError::NotRunning { shed: shed.clone(), status }.into()),
+            ("SHED_NOT_RUNNING", 503)
+        );
+        let waited = std::time::Duration::from_secs(1);
+        assert_eq!(code(ReachGuestError::NoAnswer { shed, waited }.into()), ("CONNECT_FAILED", 502));
+    }
+}

@@ -1,0 +1,61 @@
+//! What handlers need of a request, refused in the error shape when it is not there.
+
+use axum::{
+    extract::{FromRequestParts, Path},
+    http::{HeaderMap, header::ACCEPT, request::Parts},
+};
+use shed_api::ErrorCode;
+use shed_types::ShedName;
+
+use super::ApiError;
+
+/// The shed a path names.
+#[derive(Debug)]
+pub(super) struct NamedShed(pub(super) ShedName);
+
+impl<S: Send + Sync> FromRequestParts<S> for NamedShed {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(name) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|error| ApiError::new(ErrorCode::InvalidShedName, error.body_text()))?;
+        parse_name(&name).map(Self)
+    }
+}
+
+/// Reads a shed's name.
+pub(super) fn parse_name(name: &str) -> Result<ShedName, ApiError> {
+    name.parse().map_err(|error| ApiError::from_chain(ErrorCode::InvalidShedName, &error))
+}
+
+/// How a create or start shall be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReplyForm {
+    /// One JSON object at the end.
+    Json,
+    /// Events while it goes on, and the object or error as the last one.
+    Events,
+}
+
+impl ReplyForm {
+    /// Reads it from the `Accept` headers (spec A.4).
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let mut accepted = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
+        if accepted.any(|value| value.to_ascii_lowercase().contains("text/event-stream")) {
+            Self::Events
+        } else {
+            Self::Json
+        }
+    }
+}
+
+/// Whether a header that lists words has this one, in any case.
+pub(super) fn has_word(headers: &HeaderMap, name: axum::http::HeaderName, word: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|item| item.trim().eq_ignore_ascii_case(word))
+}

@@ -1,0 +1,69 @@
+//! The HTTP API: requests become calls of `shed-lifecycle`, results and errors become replies (spec A).
+//!
+//! [`router`] is the door; `serve` gives it connections. One file a group of paths; [`error`] has the one table
+//! from typed errors to codes, [`wire`] the one from a shed's view to its JSON. Nothing here decides what happens
+//! to a shed, and nothing knows a backend.
+
+mod create;
+mod error;
+mod exec;
+mod extract;
+mod info;
+mod observe;
+mod repo;
+mod sheds;
+mod splice;
+mod sse;
+mod wire;
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::Request,
+    middleware,
+    routing::{get, post},
+};
+use shed_api::{ErrorCode, ServerInfo};
+use shed_lifecycle::Sheds;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use error::{ApiError, chain};
+
+/// What every handler works with. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App {
+    /// The sheds.
+    pub sheds: Sheds,
+    /// The server about itself.
+    pub info: Arc<ServerInfo>,
+    /// Streams that have left HTTP behind, and work that outlives its request; awaited at the end.
+    pub tasks: TaskTracker,
+    /// Cancelled when upgraded streams shall end.
+    pub hang_up: CancellationToken,
+}
+
+/// Returns the API of these sheds.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/api/info", get(info::info))
+        .route("/api/sheds", get(sheds::list).post(create::create))
+        .route("/api/sheds/{name}", get(sheds::get).delete(sheds::delete))
+        .route("/api/sheds/{name}/start", post(sheds::start))
+        .route("/api/sheds/{name}/stop", post(sheds::stop))
+        .route("/api/sheds/{name}/exec", get(exec::exec))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn(observe::observe))
+        .with_state(app)
+}
+
+async fn no_such_path(request: Request) -> ApiError {
+    ApiError::new(ErrorCode::NotFound, format!("there is nothing at {}", request.uri().path()))
+}
+
+async fn no_such_method(request: Request) -> ApiError {
+    let message =
+        format!("{} does not take {}; see the Allow header", request.uri().path(), request.method());
+    ApiError::new(ErrorCode::MethodNotAllowed, message)
+}

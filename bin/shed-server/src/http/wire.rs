@@ -1,0 +1,97 @@
+//! From the lifecycle's view of a shed to the JSON of the API (spec A.4).
+
+use std::borrow::Cow;
+
+use shed_api::{PhaseTime, Shed};
+use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started};
+
+/// Returns a shed as clients see it.
+pub(super) fn shed(view: ShedView) -> Shed {
+    Shed {
+        name: view.name.to_string(),
+        status: status(view.status),
+        created_at: view.created_at,
+        repo: view.repo.map(|repo| mask_password(&repo).into_owned()),
+        backend: Some(view.backend.to_string()),
+        ip_address: None,
+        cpus: Some(view.cpus.get()),
+        memory_mb: Some(view.memory_mb.get()),
+        pid: view.pid,
+        rootfs_path: Some(view.rootfs_path.into_string()),
+        local_dir: view.local_dir.map(camino::Utf8PathBuf::into_string),
+        image: view.image.map(|image| image.to_string()),
+        last_healthy: view.last_healthy,
+        started_at: view.agent_started_at,
+        error: view.error,
+        timeline: Vec::new(),
+        warnings: Vec::new(),
+    }
+}
+
+/// Returns the result of a create or start as clients see it.
+pub(super) fn started(started: Started, warnings: &[String]) -> Shed {
+    let timeline = started.timeline.iter().map(phase_time).collect();
+    Shed { timeline, warnings: warnings.to_vec(), ..shed(started.shed) }
+}
+
+/// Returns a progress update as the data of its event.
+pub(super) fn progress(update: ProgressUpdate) -> shed_api::ProgressEvent {
+    shed_api::ProgressEvent {
+        message: update.message,
+        phase: Some(update.phase.as_str().to_owned()),
+        elapsed_ms: Some(millis(update.elapsed)),
+        warning: update.warning,
+    }
+}
+
+fn status(status: ShedStatus) -> shed_api::ShedStatus {
+    match status {
+        ShedStatus::Starting => shed_api::ShedStatus::Starting,
+        ShedStatus::Running => shed_api::ShedStatus::Running,
+        ShedStatus::Stopping => shed_api::ShedStatus::Stopping,
+        ShedStatus::Stopped => shed_api::ShedStatus::Stopped,
+        ShedStatus::Broken => shed_api::ShedStatus::Error,
+    }
+}
+
+fn phase_time(timing: &PhaseTiming) -> PhaseTime {
+    PhaseTime {
+        phase: timing.phase.as_str().to_owned(),
+        start_ms: millis(timing.start),
+        ms: millis(timing.took),
+    }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Hides the password of a URL like `https://user:password@host/path` (spec D.1).
+fn mask_password(repo: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = repo.split_once("://") else { return repo.into() };
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    // The last `@` ends the user, since a password may hold one.
+    let Some((user, host)) = authority.rsplit_once('@') else { return repo.into() };
+    match user.split_once(':') {
+        Some((user, _password)) => format!("{scheme}://{user}:***@{host}{path}").into(),
+        None => repo.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_of_repositories_are_not_shown() {
+        for (repo, shown) in [
+            ("https://u:secret@host/x", "https://u:***@host/x"),
+            ("https://u:se@cret@host/x@y", "https://u:***@host/x@y"),
+            ("https://u@host/x:y", "https://u@host/x:y"),
+            ("git@github.com:a/b.git", "git@github.com:a/b.git"),
+            ("owner/repo", "owner/repo"),
+        ] {
+            assert_eq!(mask_password(repo), shown);
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The daemon: configuration, the HTTP API over the lifecycle, and an orderly start and end.
+//!
+//! `main.rs` is the only program that uses this; it is a library so that tests run the API in their own process
+//! over a fake backend. The rooms: [`config`] reads server.yaml, [`backends`] picks what runs machines, [`http`]
+//! turns requests into calls of `shed-lifecycle` and errors into replies, [`serve`] owns sockets, signals and the
+//! drain at the end.
+
+pub mod backends;
+pub mod config;
+pub mod host_check;
+pub mod http;
+pub mod logging;
+pub mod serve;

@@ -1,0 +1,137 @@
+//! The command line of shed-server. Errors are printed once, here, with their causes.
+
+use std::{io::Write, process::ExitCode};
+
+use anyhow::Context;
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::{Args, Parser, Subcommand};
+use shed_server::{
+    config::{self, Config, Surroundings},
+    host_check::HostCheck,
+    http::chain,
+    logging::{self, LogFormat},
+    serve::{self, Ended},
+};
+
+/// Requests are few and small; two threads keep one busy stream from delaying the others.
+const WORKERS: usize = 2;
+
+/// Blocking work is copying of disks and syncing of records, a create at a time.
+const BLOCKING: usize = 16;
+
+/// Runs sheds: virtual machines for development, behind an HTTP API.
+#[derive(Debug, Parser)]
+#[command(name = "shed-server", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer requests until SIGTERM or SIGINT; machines keep running after it
+    Serve(ServeArgs),
+    /// Say whether this host can run sheds, and what is missing; exit code 1 if anything is
+    Check(ConfigArgs),
+    /// Print the version
+    Version,
+}
+
+#[derive(Debug, Args)]
+struct ConfigArgs {
+    /// Read this file instead of ./server.yaml, ~/.config/shed/server.yaml or /etc/shed/server.yaml
+    #[arg(long, value_name = "FILE", env = "SHED_CONFIG")]
+    config: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print the configuration with every value spelled out, and end
+    #[arg(long)]
+    print_config: bool,
+    /// Write {"http_port":N,"pid":N} to this file when requests are answered
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<Utf8PathBuf>,
+    /// How the log on stderr looks
+    #[arg(long, value_enum, default_value = "human")]
+    log_format: LogFormat,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nothing can be done about a stderr that is gone.
+            let _gone = writeln!(std::io::stderr(), "shed-server: {}", chain(error.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Serve(args) => serve(&args),
+        Command::Check(args) => {
+            let config = load(args.config.as_deref())?;
+            let check = runtime()?.block_on(HostCheck::run(&config));
+            print(&check)?;
+            Ok(if check.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Version => {
+            print(&concat!("shed-server ", env!("CARGO_PKG_VERSION"), "\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
+    let config = load(args.config.config.as_deref())?;
+    if args.print_config {
+        print(&config)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    logging::begin(config.log_level, args.log_format);
+    raise_descriptor_limit();
+    let runtime = runtime()?;
+    let ended = runtime.block_on(serve::run(&config, args.ready_file.as_deref()));
+    // Without this, the runtime would wait for blocking work that nobody waits for any more.
+    runtime.shutdown_background();
+    match ended? {
+        Ended::Orderly => Ok(ExitCode::SUCCESS),
+        Ended::AtOnce => Ok(ExitCode::FAILURE),
+    }
+}
+
+fn load(asked: Option<&Utf8Path>) -> anyhow::Result<Config> {
+    let surroundings = Surroundings::of_process()?;
+    let file = config::locate(asked, &surroundings)?;
+    Ok(config::load(file.as_deref(), &surroundings)?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_name("shed-server")
+        .enable_all()
+        .build()
+        .context("could not start the threads")
+}
+
+/// Each stream into a guest and each machine needs a few descriptors; the usual soft limit of 1024 is from the days of
+/// select(2).
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+fn print(text: &dyn std::fmt::Display) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    write!(out, "{text}").and_then(|()| out.flush()).context("could not write to stdout")
+}

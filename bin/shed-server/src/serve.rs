@@ -1,0 +1,277 @@
+//! The life of the server: bind, take the sheds over, answer until a signal comes, drain, leave the machines running.
+//!
+//! `main` calls [`run`]; tests call [`Server`] with sheds of their own. This file owns sockets, connections and the
+//! order of the end. It knows no paths and no backend.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::Router;
+use camino::{Utf8Path, Utf8PathBuf};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use shed_api::ServerInfo;
+use shed_backend::CheckHostError;
+use shed_lifecycle::{OpenShedsError, Sheds};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    backends::{self, ChooseBackendError},
+    config::Config,
+    http::{self, App},
+};
+
+/// How long a client may take over the headers of a request, and how long a connection may be idle between two
+/// (spec A.1 has the first; hyper has one timer for both).
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longest request headers, in bytes.
+const MAX_HEADERS: usize = 64 << 10;
+
+/// How many HTTP connections are served at once; more wait in the system's queue. Upgraded ones do not count.
+const MAX_CONNECTIONS: usize = 512;
+
+/// How long requests in progress may go on after the signal to end (spec K.2).
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// How long upgraded streams may go on. A shell never ends by itself, so it gets less; a short command comes through.
+const DRAIN_STREAMS: Duration = Duration::from_secs(5);
+
+/// Pause after a failed accept: the system has run out of descriptors or memory, and needs time to get some back.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("signals cannot be received")]
+    Signals(#[source] io::Error),
+    #[error(
+        "cannot listen on {address}; is another shed-server running? (`listen` and `http_port` in server.yaml)"
+    )]
+    Bind {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Backend(#[from] ChooseBackendError),
+    #[error("this host cannot run sheds; `shed-server check` says more")]
+    Host(#[source] CheckHostError),
+    #[error("the sheds cannot be served")]
+    Open(#[from] OpenShedsError),
+    #[error("could not tell the port to {path}")]
+    ReadyFile {
+        path: Utf8PathBuf,
+        #[source]
+        source: shed_state::WriteFileError,
+    },
+}
+
+/// How the server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything was drained.
+    Orderly,
+    /// A second signal asked for an end at once.
+    AtOnce,
+}
+
+/// Runs the server until a signal ends it.
+///
+/// `ready_file` gets `{"http_port":N,"pid":N}`, written whole, as soon as requests are answered.
+///
+/// # Errors
+/// When it cannot start; nothing is left running then that was not running before.
+pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended, ServeError> {
+    let mut signals = Signals::new()?;
+    // The port is taken first: a second server with the same config ends before it touches a shed.
+    let wanted = SocketAddr::new(config.listen, config.http_port);
+    let bind_failed = |source| ServeError::Bind { address: wanted, source };
+    let listener = TcpListener::bind(wanted).await.map_err(bind_failed)?;
+    let address = listener.local_addr().map_err(bind_failed)?;
+
+    let backend = backends::choose(config)?;
+    let host = backend.check_host().await.map_err(ServeError::Host)?;
+    let kind = backend.kind();
+    let settings = backends::settings(config, host.accelerator);
+    for (what, path) in [("kernel", &settings.kernel), ("initramfs", &settings.initrd)] {
+        if !path.is_file() {
+            tracing::warn!(%path, "the {what} of guests is not there; creates fail until it is");
+        }
+    }
+    let sheds = tokio::select! {
+        sheds = Sheds::open(settings, backend) => sheds?,
+        () = signals.next() => return Ok(Ended::Orderly),
+    };
+    let info = ServerInfo {
+        name: config.name.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        ssh_port: config.ssh_port,
+        http_port: address.port(),
+        backend: kind.to_string(),
+    };
+    tracing::info!(%address, backend = %kind, sheds = sheds.list().len(), "listening");
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            %address,
+            "the API is reachable from other machines and has no authentication: whoever reaches this port can run \
+             commands in every shed. Let only a private network or a firewall reach it, or set `listen: 127.0.0.1`"
+        );
+    }
+    if let Some(path) = ready_file {
+        let text = serde_json::json!({ "http_port": address.port(), "pid": std::process::id() }).to_string();
+        shed_state::atomic::write(path, text.as_bytes(), 0o644)
+            .map_err(|source| ServeError::ReadyFile { path: path.to_owned(), source })?;
+    }
+    let server = Server::new(sheds, info);
+    server.answer(&listener, signals.next()).await;
+    tracing::info!(
+        "ending: requests in progress are awaited, machines keep running; a second signal ends at once"
+    );
+    drop(listener);
+    let ended = tokio::select! {
+        () = server.end() => Ended::Orderly,
+        () = signals.next() => Ended::AtOnce,
+    };
+    tracing::info!(?ended, "ended");
+    Ok(ended)
+}
+
+/// The signals that end the server.
+#[derive(Debug)]
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, ServeError> {
+        let stream = |kind| signal(kind).map_err(ServeError::Signals);
+        Ok(Self { terminate: stream(SignalKind::terminate())?, interrupt: stream(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Sheds, and the connections that ask for them.
+#[derive(Debug)]
+pub struct Server {
+    app: App,
+    connections: TaskTracker,
+    permits: Arc<Semaphore>,
+    /// Cancelled when connections shall end after the request they are at.
+    closing: CancellationToken,
+    /// Cancelled when they shall end whatever they are at.
+    cut_off: CancellationToken,
+}
+
+impl Server {
+    /// Makes a server of these sheds.
+    #[must_use]
+    pub fn new(sheds: Sheds, info: ServerInfo) -> Self {
+        let app =
+            App { sheds, info: Arc::new(info), tasks: TaskTracker::new(), hang_up: CancellationToken::new() };
+        Self {
+            app,
+            connections: TaskTracker::new(),
+            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            closing: CancellationToken::new(),
+            cut_off: CancellationToken::new(),
+        }
+    }
+
+    /// Accepts and serves connections until `stop`. Those that are open then are served on.
+    pub async fn answer(&self, listener: &TcpListener, stop: impl Future<Output = ()>) {
+        let router = http::router(self.app.clone());
+        tokio::select! {
+            () = stop => {}
+            never = self.accept(listener, &router) => match never {},
+        }
+    }
+
+    async fn accept(&self, listener: &TcpListener, router: &Router) -> std::convert::Infallible {
+        loop {
+            let permit =
+                Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
+            match listener.accept().await {
+                Ok((stream, _peer)) => self.serve(stream, router.clone(), permit),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn serve(&self, stream: TcpStream, router: Router, permit: OwnedSemaphorePermit) {
+        // Frames and events are small, and each is waited for.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+        let (closing, cut_off) = (self.closing.clone(), self.cut_off.clone());
+        drop(self.connections.spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = serve_connection(stream, router, &closing) => {}
+                () = cut_off.cancelled() => {}
+            }
+        }));
+    }
+
+    /// Waits for requests and streams in progress, cuts off those that take too long, and lets the sheds go. Their
+    /// machines keep running.
+    pub async fn end(&self) {
+        self.closing.cancel();
+        let _first = self.connections.close();
+        let _first = self.app.tasks.close();
+        let requests = async {
+            if timeout(DRAIN, self.connections.wait()).await.is_err() {
+                tracing::warn!(open = self.connections.len(), "requests still in progress are cut off");
+                self.cut_off.cancel();
+                self.connections.wait().await;
+            }
+        };
+        let streams = async {
+            if timeout(DRAIN_STREAMS, self.app.tasks.wait()).await.is_err() {
+                tracing::info!(open = self.app.tasks.len(), "streams into guests are cut off");
+                self.app.hang_up.cancel();
+                self.app.tasks.wait().await;
+            }
+        };
+        tokio::join!(requests, streams);
+        self.app.sheds.close().await;
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router, closing: &CancellationToken) {
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        result = connection.as_mut() => result,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = result {
+        tracing::debug!(error = %http::chain(&error), "connection ended");
+    }
+}

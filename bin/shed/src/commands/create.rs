@@ -1,0 +1,192 @@
+//! `shed create`.
+
+use std::process::ExitCode;
+
+use camino::{Utf8Path, Utf8PathBuf};
+use clap::Args;
+use shed_api::{CreateShedRequest, Shed};
+use shed_types::{BackendChoice, BackendKind, CpuCount, MemoryMb, ShedName};
+
+use super::{
+    block_on,
+    work::{self, Details, GivenUp},
+};
+use crate::{
+    cli::Context,
+    command_error::{CommandError, Kind},
+    progress::Progress,
+    servers::Server,
+    times, trace,
+    ui::{Done, Format},
+    values::{Timeout, parse_cpus, parse_memory},
+};
+
+const AFTER_HELP: &str = "\
+Ctrl-C cancels: the server undoes what it has begun.
+
+Examples:
+  shed create web
+  shed create web --repo owner/web
+  shed create api --local-dir ~/projects/api --cpus 4 --memory 8g
+  shed create big --image experimental --trace";
+
+/// Make a shed and start it
+///
+/// Makes a virtual machine with its own disk from an image, boots it, and waits until commands can be run in it.
+/// Its files live in /workspace and stay until the shed is deleted.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct CreateArgs {
+    /// Name of the new shed: lower-case letters, digits and hyphens, beginning with a letter
+    name: ShedName,
+
+    /// Clone this repository into /workspace: owner/repo, or a URL that git knows
+    #[arg(short, long, conflicts_with = "local_dir")]
+    repo: Option<String>,
+
+    /// Make the shed from this image instead of the server's default
+    #[arg(short, long)]
+    image: Option<String>,
+
+    /// Run the shed on this backend: qemu, firecracker, vz, or detect for the best one
+    #[arg(long)]
+    backend: Option<BackendChoice>,
+
+    /// Number of virtual CPUs, 1 to 32
+    #[arg(long, value_name = "COUNT", value_parser = parse_cpus, allow_negative_numbers = true)]
+    cpus: Option<CpuCount>,
+
+    /// Memory in megabytes, or with a unit: 4096, 512m, 4g
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
+    memory: Option<MemoryMb>,
+
+    /// Mount this directory of the server's machine at /workspace instead of a disk of its own
+    #[arg(long, value_name = "DIR")]
+    local_dir: Option<Utf8PathBuf>,
+
+    /// Do not run the project's provisioning hooks
+    #[arg(long)]
+    no_provision: bool,
+
+    /// Cancel after this time: 90s, 10m, 1h [default: create_timeout of the config file, or 10m]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Timeout>,
+
+    /// Show how long each phase took
+    #[arg(long)]
+    trace: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, CommandError> {
+    let servers = context.servers()?;
+    let server = servers.selected()?;
+    let timeout = args.timeout.or(servers.config().create_timeout).unwrap_or(Timeout::DEFAULT);
+    let request = request(args)?;
+    let (shed, warnings) = block_on(work::unless_given_up(
+        timeout,
+        create(context, &server, args, &request, timeout),
+        |given_up| explain(&args.name, timeout, &given_up),
+    ))?;
+    let total = context.started.elapsed();
+    servers.remember(&context.ui, &args.name, &server, Some(shed.status));
+    match context.ui.format() {
+        Format::Json => {
+            let details = Details::new(&shed, &warnings, args.trace.then_some(total));
+            let done = Done::new("create", args.name.as_str(), server.name.to_string(), Some(details));
+            context.ui.print_done(&done)?;
+        }
+        Format::Text => {
+            let time = times::elapsed(total);
+            context.ui.print(&format!("Created shed {} on {} in {time}\n", args.name, server.name))?;
+            if args.trace {
+                context.ui.print_table(&trace::table(&shed.timeline, total))?;
+            }
+            if context.ui.stderr_is_terminal() {
+                context.ui.hint(&format!("run a command in it: shed exec {} -- COMMAND", args.name));
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn create(
+    context: &Context,
+    server: &Server,
+    args: &CreateArgs,
+    request: &CreateShedRequest,
+    timeout: Timeout,
+) -> Result<(Shed, Vec<String>), CommandError> {
+    let progress = Progress::new(&context.ui);
+    let task = progress.task(&args.name, "asking the server");
+    let client = server.client(work::timeouts(timeout));
+    let result = match client.create_streaming(request).await {
+        Ok(events) => work::follow(events, &task).await,
+        Err(error) => Err(error),
+    };
+    let warnings = task.finish();
+    result
+        .map(|shed| (shed, warnings))
+        .map_err(|error| CommandError::from_client(error, server, Some(&args.name)))
+}
+
+fn request(args: &CreateArgs) -> Result<CreateShedRequest, CommandError> {
+    Ok(CreateShedRequest {
+        name: args.name.to_string(),
+        repo: args.repo.clone(),
+        image: args.image.clone(),
+        backend: args.backend.map(|choice| choice.kind().map_or("detect", BackendKind::as_str).to_owned()),
+        local_dir: args.local_dir.as_deref().map(absolute).transpose()?,
+        cpus: args.cpus.map(|cpus| i64::from(cpus.get())),
+        memory_mb: args.memory.map(|memory| i64::from(memory.get())),
+        no_provision: args.no_provision,
+    })
+}
+
+/// Returns the directory as the server needs it: from the root. `~` is expanded here, because shells do not expand
+/// it behind `--local-dir=`.
+fn absolute(directory: &Utf8Path) -> Result<String, CommandError> {
+    let unusable = |reason: &str| {
+        CommandError::new(Kind::Usage, format!("cannot tell which directory {directory} is: {reason}"))
+            .hinted("write its path from the root, with a / in front")
+    };
+    let path = match directory.strip_prefix("~") {
+        Ok(rest) => {
+            let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
+            Utf8PathBuf::from(home.ok_or_else(|| unusable("HOME is not set"))?).join(rest)
+        }
+        Err(_) => directory.to_owned(),
+    };
+    let path = camino::absolute_utf8(&path).map_err(|error| unusable(&error.to_string()))?;
+    // `dir/` and `dir` are the same to the user.
+    Ok(path.components().collect::<Utf8PathBuf>().into_string())
+}
+
+fn explain(name: &ShedName, timeout: Timeout, given_up: &GivenUp) -> CommandError {
+    let cancelled = "it is cancelled, and the server undoes what it has begun";
+    match given_up {
+        GivenUp::Signal(signal) => CommandError::new(
+            Kind::Interrupted { signal: *signal },
+            format!("the create of shed {name} was interrupted; {cancelled}"),
+        ),
+        GivenUp::TimedOut => CommandError::new(
+            Kind::Failed,
+            format!("the create of shed {name} took longer than {timeout}; {cancelled}"),
+        )
+        .hinted("allow more time with --timeout TIME"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_made_absolute_without_a_look_at_the_disk() {
+        assert_eq!(absolute("/a/b/".into()).unwrap(), "/a/b");
+        let here = camino::absolute_utf8(Utf8Path::new("x/y")).unwrap();
+        assert_eq!(absolute("x/y".into()).unwrap(), here);
+        let home = std::env::var("HOME").unwrap();
+        assert_eq!(absolute("~/projects".into()).unwrap(), Utf8Path::new(&home).join("projects"));
+    }
+}

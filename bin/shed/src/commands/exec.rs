@@ -1,0 +1,233 @@
+//! `shed exec`: asks for a command in a shed and becomes it, as far as its caller can tell.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+};
+
+use clap::Args;
+use shed_client::{ExecStream, Timeouts};
+use shed_protocol::{ExecRequest, ExitStatus};
+use shed_types::ShedName;
+
+use super::block_on;
+use crate::{
+    cli::Context,
+    command_error::{CommandError, Kind},
+    exec::{self, Ending, SessionError, Terminal, Tty},
+    servers::{Server, Strayed},
+    values::parse_env,
+};
+
+/// Exit code of a command that could not be found, as shells use it.
+const NOT_FOUND: i32 = 127;
+
+const AFTER_HELP: &str = "\
+A single argument is a line for the shell: it is run with `bash -lc`. Several are a program and its arguments, and \
+no shell comes in between.
+
+Input, output and errors are passed on unchanged. A terminal is used when both stdin and stdout are one; then keys \
+such as Ctrl-C go to the command. Otherwise SIGINT and SIGTERM are passed on, and a second one ends the client.
+
+The exit code is that of the command: 128 + n after signal n, 127 when there is no such command, 126 when it \
+cannot be run. It is 255 when `shed exec` fails itself.
+
+Examples:
+  shed exec web -- npm test
+  shed exec web 'cd src && ls -l | wc -l'
+  shed exec -t web -- htop
+  shed exec -e DEBUG=1 -w /workspace/api web -- ./run
+  tar c . | shed exec web -- tar x -C /workspace";
+
+/// Run a command in a shed
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct ExecArgs {
+    /// Give the command a terminal, even when stdin or stdout is none
+    #[arg(short = 't', long = "tty", overrides_with = "no_tty")]
+    tty: bool,
+
+    /// Give the command no terminal
+    #[arg(short = 'T', long = "no-tty", overrides_with = "tty")]
+    no_tty: bool,
+
+    /// Set a variable in the command's environment; may be repeated
+    #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = parse_env)]
+    env: Vec<String>,
+
+    /// Start in this directory of the shed instead of /workspace
+    #[arg(short, long, value_name = "DIR")]
+    workdir: Option<String>,
+
+    /// Run as this user instead of `shed`
+    #[arg(short, long)]
+    user: Option<String>,
+
+    /// The shed
+    name: ShedName,
+
+    /// One line for the shell, or a program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, CommandError> {
+    block_on(exec(context, args)).map_err(|error| match error.kind() {
+        Kind::Interrupted { .. } | Kind::BrokenPipe => error,
+        Kind::Failed | Kind::Usage | Kind::Unreachable | Kind::NotFound | Kind::Exec => {
+            error.with_kind(Kind::Exec)
+        }
+    })
+}
+
+async fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, CommandError> {
+    let tty = tty(args);
+    let request = request(args, tty)?;
+    let servers = context.servers()?;
+    let (server, stream) = servers
+        .on_server_of(&context.ui, &args.name, Strayed::Search, async |server| {
+            server.client(Timeouts::default()).exec(&args.name).await
+        })
+        .await?;
+    let ending = become_command(stream, request, tty).await;
+    match ending.map_err(|error| explain(&error, &args.name, &server))? {
+        Ending::Exited(status) => {
+            if let Some(reason) = &status.error {
+                let error = CommandError::new(Kind::Exec, reason);
+                context.ui.error(&if shell_is_missing(args, &status) {
+                    error.hinted(format!(
+                        "a single argument is run with bash, which this shed may lack; give the words one by one: shed exec {} -- sh -c 'LINE'",
+                        args.name
+                    ))
+                } else {
+                    error
+                });
+            }
+            Ok(exit_code(&status))
+        }
+        Ending::Signalled(signal) => {
+            let message = format!("the command in shed {} was left: its connection is closed", args.name);
+            Err(CommandError::new(Kind::Interrupted { signal }, message))
+        }
+        Ending::OutputClosed => Err(CommandError::new(Kind::BrokenPipe, "nobody reads the output")),
+    }
+}
+
+/// Runs the session; the terminal is itself again when this returns.
+async fn become_command(stream: ExecStream, request: ExecRequest, tty: Tty) -> Result<Ending, SessionError> {
+    let terminal = match tty {
+        Tty::Used => Some(Terminal::take().map_err(SessionError::Terminal)?),
+        Tty::None => None,
+    };
+    exec::run(stream, request, terminal).await
+}
+
+fn tty(args: &ExecArgs) -> Tty {
+    let both = || io::stdin().is_terminal() && io::stdout().is_terminal();
+    if args.tty || (!args.no_tty && both()) { Tty::Used } else { Tty::None }
+}
+
+fn request(args: &ExecArgs, tty: Tty) -> Result<ExecRequest, CommandError> {
+    let cmd = match args.command.as_slice() {
+        [line] => ["bash", "-lc", line].map(str::to_owned).to_vec(),
+        words => words.to_vec(),
+    };
+    let mut env = args.env.clone();
+    let (mut rows, mut cols) = (0, 0);
+    match tty {
+        Tty::None => {}
+        Tty::Used => {
+            (rows, cols) = exec::window_size();
+            // The user's own -e TERM=… comes later, and so wins.
+            if let Ok(term) = std::env::var("TERM") {
+                env.insert(0, format!("TERM={term}"));
+            }
+        }
+    }
+    let request = ExecRequest {
+        cmd,
+        env,
+        tty: tty == Tty::Used,
+        rows,
+        cols,
+        working_dir: args.workdir.clone().unwrap_or_default(),
+        user: args.user.clone().unwrap_or_default(),
+    };
+    match request.command() {
+        Ok(_) => Ok(request),
+        Err(error) => Err(CommandError::from_error(Kind::Usage, &error)),
+    }
+}
+
+fn shell_is_missing(args: &ExecArgs, status: &ExitStatus) -> bool {
+    args.command.len() == 1 && status.code == NOT_FOUND
+}
+
+/// Returns the code a parent process sees: the lowest byte, as the kernel has it.
+fn exit_code(status: &ExitStatus) -> ExitCode {
+    let code = status.code.rem_euclid(256);
+    ExitCode::from(u8::try_from(code).expect("a remainder of 256 is a byte"))
+}
+
+fn explain(error: &SessionError, name: &ShedName, server: &Server) -> CommandError {
+    let message = match error {
+        SessionError::HungUp { .. } | SessionError::Broken(_) | SessionError::Status(_) => {
+            format!("lost the command in shed {name}")
+        }
+        SessionError::Output(_) => format!("the command in shed {name} was left"),
+        SessionError::Terminal(_) | SessionError::Setup(_) => format!("ran nothing in shed {name}"),
+    };
+    let hint = match error {
+        SessionError::HungUp { .. } | SessionError::Broken(_) => {
+            Some(format!("see whether the shed still runs: shed list --server {}", server.name))
+        }
+        SessionError::Status(_) => {
+            Some("compare the versions of client and server: shed version -v".to_owned())
+        }
+        SessionError::Output(_) | SessionError::Terminal(_) | SessionError::Setup(_) => None,
+    };
+    let made = CommandError::new(Kind::Exec, message).caused_by(error.describe());
+    match hint {
+        Some(hint) => made.hinted(hint),
+        None => made,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(command: &[&str]) -> ExecArgs {
+        ExecArgs {
+            tty: false,
+            no_tty: true,
+            env: vec!["A=1".to_owned()],
+            workdir: None,
+            user: None,
+            name: "web".parse().unwrap(),
+            command: command.iter().map(|word| (*word).to_owned()).collect(),
+        }
+    }
+
+    #[test]
+    fn one_argument_is_a_line_for_the_shell_and_several_are_left_alone() {
+        let one = request(&args(&["cd x && ls"]), Tty::None).unwrap();
+        assert_eq!(one.cmd, ["bash", "-lc", "cd x && ls"]);
+        let several = request(&args(&["echo", "$HOME; x"]), Tty::None).unwrap();
+        assert_eq!(several.cmd, ["echo", "$HOME; x"]);
+        assert_eq!((several.env, several.tty), (vec!["A=1".to_owned()], false));
+    }
+
+    #[test]
+    fn a_command_without_a_program_is_refused_here() {
+        assert!(request(&args(&["", "x"]), Tty::None).is_err());
+    }
+
+    #[test]
+    fn exit_codes_are_bytes_as_for_any_process() {
+        for (code, seen) in [(0, 0), (7, 7), (137, 137), (256, 0), (-1, 255)] {
+            assert_eq!(exit_code(&ExitStatus::exited(code)), ExitCode::from(seen), "{code}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! One file a verb: its flags, and what it does.
+//!
+//! A command parses nothing (its flags are parsed types), calls the server through `shed-client`, and hands its
+//! result to [`crate::ui`].
+
+pub(crate) mod completions;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod exec;
+pub(crate) mod list;
+pub(crate) mod man;
+pub(crate) mod server;
+pub(crate) mod start;
+pub(crate) mod stop;
+pub(crate) mod version;
+mod work;
+
+use std::{future::Future, process::ExitCode};
+
+use futures::future::join_all;
+use shed_types::ShedName;
+
+use crate::{
+    cli::Context,
+    command_error::{CommandError, Kind},
+};
+
+/// Runs what a command does; one thread is enough for a client.
+fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T, CommandError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        CommandError::new(Kind::Failed, "could not set up what the system needs for networking")
+            .caused_by(error)
+    })?;
+    let result = runtime.block_on(work);
+    // A name that is still being looked up must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Does the same to each shed at once, each once, then reports in the order of the command line. The exit code is
+/// that of the first failure.
+async fn each<T>(
+    context: &Context,
+    names: &[ShedName],
+    act: impl AsyncFn(&ShedName) -> Result<T, CommandError>,
+    report: impl Fn(&ShedName, T) -> Result<(), CommandError>,
+) -> Result<ExitCode, CommandError> {
+    let mut names: Vec<&ShedName> = names.iter().collect();
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(*name));
+    let results = join_all(names.iter().map(|name| act(name))).await;
+    let mut code = ExitCode::SUCCESS;
+    let mut failed = false;
+    for (name, result) in names.into_iter().zip(results) {
+        match result {
+            Ok(value) => report(name, value)?,
+            Err(error) => {
+                context.ui.error(&error);
+                if !failed {
+                    code = error.exit_code();
+                }
+                failed = true;
+            }
+        }
+    }
+    Ok(code)
+}

@@ -1,0 +1,98 @@
+//! Follows a create or start to its end: shows its events, and gives up at a timeout or a signal.
+
+use std::{future::Future, time::Duration};
+
+use serde::Serialize;
+use shed_api::{CreateEvent, ErrorCode, Shed};
+use shed_client::{ClientError, EventStream, Timeouts};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{
+    command_error::{CommandError, Kind},
+    progress::Task,
+    values::Timeout,
+};
+
+/// Exit codes after these are 128 + the number.
+const SIGINT: u8 = 2;
+const SIGTERM: u8 = 15;
+
+/// Status of an error event whose code is not known here; it stands for "the server failed" (spec A.2).
+const STATUS_UNKNOWN: u16 = 500;
+
+/// Why the work did not come to its own end.
+#[derive(Debug)]
+pub(crate) enum GivenUp {
+    /// It took longer than the user allowed.
+    TimedOut,
+    /// The user or the system ended the client.
+    Signal(u8),
+}
+
+/// What a create or start returns in JSON: the API's object and what only the client knows.
+#[derive(Debug, Serialize)]
+pub(crate) struct Details<'a> {
+    #[serde(flatten)]
+    shed: &'a Shed,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client_ms: Option<u128>,
+}
+
+impl<'a> Details<'a> {
+    /// Makes the details of a result; `total` is the time of the whole command, for `--trace`.
+    pub(crate) fn new(shed: &'a Shed, warnings: &'a [String], total: Option<Duration>) -> Self {
+        Self { shed, warnings, client_ms: total.map(|time| time.as_millis()) }
+    }
+}
+
+/// Returns the limits of a request that may take `timeout`; the limit itself is kept by [`unless_given_up`].
+pub(crate) fn timeouts(timeout: Timeout) -> Timeouts {
+    let defaults = Timeouts::default();
+    Timeouts { work: timeout.get(), reply: defaults.reply.min(timeout.get()), ..defaults }
+}
+
+/// Reads events until the shed is there.
+///
+/// # Errors
+/// What the server reports, or that the stream broke.
+pub(crate) async fn follow(mut events: EventStream, task: &Task<'_>) -> Result<Shed, ClientError> {
+    loop {
+        match events.next().await {
+            Some(Ok(CreateEvent::Progress(event))) => task.event(&event),
+            Some(Ok(CreateEvent::Complete(shed))) => return Ok(*shed),
+            Some(Ok(CreateEvent::Error(detail))) => {
+                let status = ErrorCode::from_wire(&detail.code).map_or(STATUS_UNKNOWN, ErrorCode::status);
+                return Err(ClientError::Api { status, code: detail.code, message: detail.message });
+            }
+            Some(Err(error)) => return Err(error),
+            None => unreachable!("a stream of events ends with a result or an error"),
+        }
+    }
+}
+
+/// Waits for `work`, for at most `timeout`, and until a signal asks the client to end.
+///
+/// Dropping the work closes its connection.
+pub(crate) async fn unless_given_up<T>(
+    timeout: Timeout,
+    work: impl Future<Output = Result<T, CommandError>>,
+    explain: impl FnOnce(GivenUp) -> CommandError,
+) -> Result<T, CommandError> {
+    let listen = |kind| {
+        signal(kind)
+            .map_err(|error| CommandError::new(Kind::Failed, "could not watch for signals").caused_by(error))
+    };
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let given_up = tokio::select! {
+        // A result that is there is never thrown away.
+        biased;
+        result = work => return result,
+        _ = interrupt.recv() => GivenUp::Signal(SIGINT),
+        _ = terminate.recv() => GivenUp::Signal(SIGTERM),
+        () = tokio::time::sleep(timeout.get()) => GivenUp::TimedOut,
+    };
+    Err(explain(given_up))
+}

@@ -1,0 +1,225 @@
+//! The loop of a session: frames out, frames in, signals, and the end.
+
+use std::{future::Future, io, pin::pin};
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use rustix::io::Errno;
+use shed_client::{ExecStream, FrameReader, FrameWriter};
+use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameError, FrameKind, Resize, Signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::{
+    input,
+    output::{self, Target},
+    signals::{Event, HANG_UP, Signals},
+    terminal::{Input, Terminal, window_size},
+};
+
+/// Signals and sizes waiting to be sent; more only come when the server reads nothing, and are dropped.
+const CONTROL_QUEUE: usize = 16;
+
+/// What Ctrl-D sends: the end of input, to a terminal (VEOF, termios(3)).
+const END_OF_INPUT: u8 = 4;
+
+/// How a session ends without an error.
+#[derive(Debug)]
+pub(crate) enum Ending {
+    /// The agent says how the command ended.
+    Exited(ExitStatus),
+    /// A signal asked this process to end.
+    Signalled(u8),
+    /// Nobody reads our stdout or stderr any more.
+    OutputClosed,
+}
+
+/// Why a session ends before the command.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SessionError {
+    #[error("the connection ended before the command did")]
+    HungUp {
+        /// What sending ran into, if it did.
+        #[source]
+        source: Option<FrameError>,
+    },
+    #[error("the connection broke before the command ended")]
+    Broken(#[source] FrameError),
+    #[error("the exit status cannot be read")]
+    Status(#[source] FrameError),
+    #[error("could not write the command's output")]
+    Output(#[source] Errno),
+    #[error("could not change the terminal's settings")]
+    Terminal(#[source] Errno),
+    #[error("could not set up input, output and signals")]
+    Setup(#[source] io::Error),
+}
+
+impl SessionError {
+    /// Returns the error with its causes as one text.
+    pub(crate) fn describe(&self) -> String {
+        let mut text = self.to_string();
+        let mut next = std::error::Error::source(self);
+        while let Some(error) = next {
+            text.push_str(&format!(": {error}"));
+            next = error.source();
+        }
+        text
+    }
+}
+
+/// Runs the command and returns how it ended, with all its output written.
+///
+/// Dropping the stream, which every return but `Exited` does early, ends the command in the shed.
+pub(crate) async fn run(
+    stream: ExecStream,
+    request: ExecRequest,
+    terminal: Option<Terminal>,
+) -> Result<Ending, SessionError> {
+    let mut signals = Signals::listen().map_err(SessionError::Setup)?;
+    let (reader, mut writer) = stream.split();
+    let first = Frame::json(FrameKind::ExecRequest, &request);
+    writer.send(first).await.map_err(|error| SessionError::HungUp { source: Some(error) })?;
+
+    let (output, written) = output::spawn().map_err(SessionError::Setup)?;
+    let input = input::spawn().map_err(SessionError::Setup)?;
+    let (control, controls) = mpsc::channel(CONTROL_QUEUE);
+    let eof = match terminal.as_ref().map(Terminal::input) {
+        // A terminal has no end of input but this key.
+        Some(Input::Pipe) => Some(Frame::new(FrameKind::Data, Bytes::from_static(&[END_OF_INPUT]))),
+        Some(Input::Terminal) | None => None,
+    };
+    let sending = send_all(&mut writer, input, controls, eof);
+    let receiving = receive_all(reader, output);
+    join(
+        sending,
+        receiving,
+        written,
+        |event, ended_before| match (event, &terminal) {
+            (Event::HangUp, _) => Some(HANG_UP),
+            // With a terminal Ctrl-C is a key; a signal comes from outside and means this process.
+            (Event::End { signal }, Some(_)) => Some(signal),
+            (Event::End { signal }, None) if ended_before => Some(signal),
+            (Event::End { signal }, None) => {
+                let frame = Frame::json(FrameKind::Signal, &Signal { signal: signal.into() });
+                let _full = control.try_send(frame);
+                None
+            }
+            (Event::Resize, Some(_)) => {
+                let _full = control.try_send(resize());
+                None
+            }
+            (Event::Continued, Some(terminal)) => {
+                let _gone = terminal.make_raw();
+                let _full = control.try_send(resize());
+                None
+            }
+            (Event::Resize | Event::Continued, None) => None,
+        },
+        &mut signals,
+    )
+    .await
+}
+
+/// Runs the directions side by side. `decide` is asked about each signal, with whether an earlier one had asked to
+/// end, and returns the signal that ends the session.
+async fn join(
+    sending: impl Future<Output = Result<(), FrameError>>,
+    receiving: impl Future<Output = Result<Option<ExitStatus>, SessionError>>,
+    mut written: oneshot::Receiver<Result<(), Errno>>,
+    decide: impl Fn(Event, bool) -> Option<u8>,
+    signals: &mut Signals,
+) -> Result<Ending, SessionError> {
+    let (mut sending, mut receiving) = (pin!(sending), pin!(receiving));
+    let (mut sent, mut received) = (None, None);
+    let mut ended_before = false;
+    loop {
+        tokio::select! {
+            // The end of the output comes first: when it is there nothing else matters.
+            biased;
+            result = &mut written => return match (result, received) {
+                (Ok(Err(Errno::PIPE)), _) => Ok(Ending::OutputClosed),
+                (Ok(Err(error)), _) => Err(SessionError::Output(error)),
+                // The queue of the writer is closed by the receiving side only, when it is done.
+                (Ok(Ok(())), Some(Ok(Some(status)))) => Ok(Ending::Exited(status)),
+                (Ok(Ok(())), Some(Err(error))) => Err(error),
+                (Ok(Ok(())), Some(Ok(None)) | None) => Err(SessionError::HungUp { source: sent.and_then(Result::err) }),
+                (Err(_), _) => Err(SessionError::Setup(io::Error::other("the thread that writes output died"))),
+            },
+            event = signals.next() => {
+                if let Some(signal) = decide(event, ended_before) {
+                    return Ok(Ending::Signalled(signal));
+                }
+                ended_before |= matches!(event, Event::End { .. });
+            }
+            result = &mut receiving, if received.is_none() => received = Some(result),
+            // A peer that takes no more input may still have output and a status to send.
+            result = &mut sending, if sent.is_none() => sent = Some(result),
+        }
+    }
+}
+
+/// Sends input and what comes on `control`, until neither comes any more.
+async fn send_all(
+    writer: &mut FrameWriter,
+    mut input: mpsc::Receiver<Bytes>,
+    mut control: mpsc::Receiver<Frame>,
+    mut eof: Option<Frame>,
+) -> Result<(), FrameError> {
+    let mut open = true;
+    loop {
+        let frame = tokio::select! {
+            // A signal does not wait for the input before it.
+            biased;
+            Some(frame) = control.recv() => frame,
+            chunk = input.recv(), if open => match (chunk, eof.take()) {
+                (Some(bytes), unused) => {
+                    eof = unused;
+                    Frame::new(FrameKind::Data, bytes)
+                }
+                (None, last) => {
+                    open = false;
+                    if let Some(frame) = last {
+                        writer.send(frame).await?;
+                    }
+                    Frame::empty(FrameKind::StdinEof)
+                }
+            },
+            else => return Ok(()),
+        };
+        writer.send(frame).await?;
+    }
+}
+
+/// Passes output on until the exit status comes; none when the other side hangs up before.
+async fn receive_all(
+    mut reader: FrameReader,
+    output: output::Sender,
+) -> Result<Option<ExitStatus>, SessionError> {
+    while let Some(frame) = reader.next().await {
+        let frame = frame.map_err(SessionError::Broken)?;
+        let target = match frame.kind {
+            FrameKind::Data => Target::Stdout,
+            FrameKind::Stderr => Target::Stderr,
+            FrameKind::ExitStatus => return frame.parse().map(Some).map_err(SessionError::Status),
+            // Not for a client, or of a newer protocol.
+            FrameKind::ExecRequest
+            | FrameKind::Resize
+            | FrameKind::Signal
+            | FrameKind::StdinEof
+            | FrameKind::HealthRequest
+            | FrameKind::HealthResponse
+            | FrameKind::Message => continue,
+        };
+        // Empty frames are the guest's probes (spec B.3).
+        if !frame.payload.is_empty() && output.send((target, frame.payload)).await.is_err() {
+            // The writer has ended with an error, and its report ends the session.
+            return std::future::pending().await;
+        }
+    }
+    Ok(None)
+}
+
+fn resize() -> Frame {
+    let (rows, cols) = window_size();
+    Frame::json(FrameKind::Resize, &Resize { rows, cols })
+}

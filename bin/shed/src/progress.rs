@@ -1,0 +1,93 @@
+//! Live progress of creates and starts on stderr: a line that moves on a terminal, plain lines elsewhere.
+
+use std::{
+    cell::RefCell,
+    time::{Duration, Instant},
+};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use shed_api::ProgressEvent;
+use shed_types::ShedName;
+
+use crate::{
+    times,
+    ui::{Format, Ui, clean},
+};
+
+/// How often the moving line is drawn.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Shows the progress of one command, which may work on several sheds.
+#[derive(Debug)]
+pub(crate) struct Progress<'a> {
+    ui: &'a Ui,
+    bars: Option<MultiProgress>,
+}
+
+/// Shows the progress on one shed; its line goes away with it.
+#[derive(Debug)]
+pub(crate) struct Task<'a> {
+    ui: &'a Ui,
+    shed: &'a ShedName,
+    started: Instant,
+    bars: Option<(MultiProgress, ProgressBar)>,
+    warnings: RefCell<Vec<String>>,
+}
+
+impl<'a> Progress<'a> {
+    /// Makes the display that fits where stderr goes.
+    pub(crate) fn new(ui: &'a Ui) -> Self {
+        let live = ui.format() == Format::Text && ui.stderr_is_terminal();
+        Self { ui, bars: live.then(MultiProgress::new) }
+    }
+
+    /// Begins the work on a shed.
+    pub(crate) fn task(&self, shed: &'a ShedName, message: &str) -> Task<'a> {
+        let bars = self.bars.as_ref().map(|bars| {
+            let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg} {elapsed}")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner());
+            let bar = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix(shed.to_string()));
+            bar.set_message(message.to_owned());
+            bar.enable_steady_tick(TICK);
+            (bars.clone(), bar)
+        });
+        Task { ui: self.ui, shed, started: Instant::now(), bars, warnings: RefCell::default() }
+    }
+}
+
+impl Task<'_> {
+    /// Shows an event.
+    pub(crate) fn event(&self, event: &ProgressEvent) {
+        if event.warning {
+            self.warnings.borrow_mut().push(event.message.clone());
+            let text = format!("{}: {}", self.shed, event.message);
+            match (&self.bars, self.ui.format()) {
+                (Some((bars, _)), _) => bars.suspend(|| self.ui.warning(&text)),
+                (None, Format::Text) => self.ui.warning(&text),
+                // The result carries them.
+                (None, Format::Json) => {}
+            }
+            return;
+        }
+        match &self.bars {
+            Some((_, bar)) => bar.set_message(clean(&event.message).replace('\n', " ")),
+            None => {
+                let elapsed = times::elapsed(self.started.elapsed());
+                self.ui.note(&format!("{}: {} ({elapsed})", self.shed, event.message));
+            }
+        }
+    }
+
+    /// Ends the display and returns the warnings there were.
+    pub(crate) fn finish(self) -> Vec<String> {
+        self.warnings.take()
+    }
+}
+
+impl Drop for Task<'_> {
+    fn drop(&mut self) {
+        if let Some((_, bar)) = &self.bars {
+            bar.finish_and_clear();
+        }
+    }
+}

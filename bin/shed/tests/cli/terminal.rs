@@ -1,0 +1,164 @@
+//! `shed exec` on a terminal: a pseudo-terminal of which the test is the user.
+
+use std::{
+    ffi::OsStr,
+    fs::File,
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    process::{Child, Stdio},
+    sync::mpsc,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::Signal,
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
+};
+use shed_protocol::{ExitStatus, FrameKind, Resize};
+
+use crate::{
+    exec::{PATIENCE, signal, wait},
+    peer::{Peer, Stage},
+    user::User,
+};
+
+/// Both ends of a pseudo-terminal.
+struct Pty {
+    master: OwnedFd,
+    slave: File,
+}
+
+impl Pty {
+    fn open() -> Self {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = File::options().read(true).write(true).open(OsStr::from_bytes(name.as_bytes())).unwrap();
+        let pty = Self { master, slave };
+        pty.resize(40, 120);
+        pty
+    }
+
+    fn resize(&self, rows: u16, cols: u16) {
+        let size = Winsize { ws_row: rows, ws_col: cols, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&self.master, size).unwrap();
+    }
+
+    fn spawn(&self, user: &User, arguments: &[&str]) -> Child {
+        let end = || Stdio::from(self.slave.try_clone().unwrap());
+        user.command(arguments).env("TERM", "vt220").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+    }
+
+    /// Returns whether the terminal hands keys on one by one, without an echo.
+    fn is_raw(&self) -> bool {
+        let modes = tcgetattr(&self.slave).unwrap().local_modes;
+        !modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    fn types(&self, keys: &[u8]) {
+        File::from(self.master.try_clone().unwrap()).write_all(keys).unwrap();
+    }
+
+    /// Reads what the terminal shows, up to this text.
+    fn shows(&self, text: &str) -> String {
+        let mut master = File::from(self.master.try_clone().unwrap());
+        let (mut seen, mut byte) = (Vec::new(), [0]);
+        while !seen.ends_with(text.as_bytes()) {
+            let patience = Timespec::try_from(PATIENCE).unwrap();
+            let ready = poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&patience)).unwrap();
+            assert!(ready == 1, "{text:?} does not follow {:?}", String::from_utf8_lossy(&seen));
+            master.read_exact(&mut byte).unwrap();
+            seen.push(byte[0]);
+        }
+        String::from_utf8(seen).unwrap()
+    }
+}
+
+/// Runs a command on a terminal that is raw while `scene` plays; tells when it begins.
+fn play(scene: impl FnOnce(&mut Stage) + Send + 'static) -> (Pty, User, Child, Peer, mpsc::Receiver<()>) {
+    let (ready, begun) = mpsc::channel();
+    let peer = Peer::play(move |stage| {
+        assert!(stage.request.tty);
+        assert_eq!((stage.request.rows, stage.request.cols), (40, 120));
+        assert_eq!(stage.request.env, ["TERM=vt220"]);
+        ready.send(()).unwrap();
+        scene(stage);
+    });
+    let (pty, user) = (Pty::open(), User::with_server(peer.port));
+    assert!(!pty.is_raw());
+    let child = pty.spawn(&user, &["exec", "web", "--", "prog", "x"]);
+    (pty, user, child, peer, begun)
+}
+
+#[test]
+fn keys_go_to_the_command_one_by_one_and_the_terminal_is_itself_again() {
+    let (pty, _user, mut child, peer, begun) = play(|stage| {
+        let mut keys = Vec::new();
+        while keys.len() < 3 {
+            let frame = stage.next().unwrap();
+            assert_eq!(frame.kind, FrameKind::Data);
+            keys.extend_from_slice(&frame.payload);
+        }
+        assert_eq!(keys, b"a\x03\r", "Ctrl-C is a key, and so is the return key");
+        stage.send(FrameKind::Data, b"bye\r\n");
+        stage.exit(&ExitStatus::exited(4));
+    });
+    begun.recv_timeout(PATIENCE).unwrap();
+    assert!(pty.is_raw());
+    pty.types(b"a\x03\r");
+    assert_eq!(pty.shows("bye\r\n"), "bye\r\n", "no echo");
+    assert_eq!(wait(&mut child), Some(4));
+    assert!(!pty.is_raw());
+    peer.end();
+}
+
+#[test]
+fn a_new_size_of_the_window_is_passed_on() {
+    let (pty, _user, mut child, peer, begun) = play(|stage| {
+        let frame = stage.next_control().unwrap();
+        assert_eq!(frame.parse::<Resize>().unwrap(), Resize { rows: 50, cols: 200 });
+        stage.exit(&ExitStatus::exited(0));
+    });
+    begun.recv_timeout(PATIENCE).unwrap();
+    pty.resize(50, 200);
+    // The kernel tells only the session whose controlling terminal this is; the child has none.
+    signal(&child, Signal::WINCH);
+    assert_eq!(wait(&mut child), Some(0));
+    peer.end();
+}
+
+#[test]
+fn the_terminal_is_restored_when_the_connection_breaks() {
+    let (pty, _user, mut child, peer, _begun) = play(|_| {});
+    assert_eq!(wait(&mut child), Some(255));
+    assert!(!pty.is_raw());
+    assert!(pty.shows("shed list").contains("lost the command in shed web"));
+    peer.end();
+}
+
+#[test]
+fn the_terminal_is_restored_when_a_signal_ends_the_client() {
+    for (number, signal_name) in [(15, Signal::TERM), (1, Signal::HUP), (2, Signal::INT)] {
+        let (pty, _user, mut child, peer, begun) = play(|stage| assert!(stage.next_control().is_none()));
+        begun.recv_timeout(PATIENCE).unwrap();
+        assert!(pty.is_raw());
+        signal(&child, signal_name);
+        assert_eq!(wait(&mut child), Some(128 + number));
+        assert!(!pty.is_raw());
+        peer.end();
+    }
+}
+
+#[test]
+fn without_a_terminal_wanted_none_is_touched() {
+    let peer = Peer::play(|stage| {
+        assert!(!stage.request.tty && stage.request.env.is_empty());
+        stage.exit(&ExitStatus::exited(0));
+    });
+    let (pty, user) = (Pty::open(), User::with_server(peer.port));
+    let mut child = pty.spawn(&user, &["exec", "-T", "web", "--", "prog", "x"]);
+    assert_eq!(wait(&mut child), Some(0), "although the terminal on stdin stays open");
+    peer.end();
+}

@@ -1,0 +1,124 @@
+//! Error codes, their status, and the body every error has (spec A.1, A.2). The one table of both.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! error_codes {
+    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal;)*) => {
+        /// A stable error code; clients may act on it, people read the message beside it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum ErrorCode {
+            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+        }
+
+        impl ErrorCode {
+            /// Every code, for tables and tests.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Returns the code as it is on the wire.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// Returns the code with this text, unless a newer server made it up.
+            #[must_use]
+            pub fn from_wire(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|code| code.as_str() == text)
+            }
+
+            /// Returns the HTTP status that goes with the code.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Self::$name => $status,)* }
+            }
+        }
+    };
+}
+
+error_codes! {
+    /// The shed's name breaks the rules, or the body of a create cannot be read.
+    InvalidShedName = "INVALID_SHED_NAME", 400;
+    /// The repository is neither a shorthand nor an accepted URL.
+    InvalidRepoUrl = "INVALID_REPO_URL", 400;
+    /// The host directory cannot be shared.
+    InvalidLocalDir = "INVALID_LOCAL_DIR", 400;
+    /// A parameter or body value is out of range or unreadable.
+    InvalidRequest = "INVALID_REQUEST", 400;
+    /// No image has this name.
+    UnknownImage = "UNKNOWN_IMAGE", 400;
+    /// This server does not run the backend that was asked for.
+    BackendNotEnabled = "BACKEND_NOT_ENABLED", 400;
+    /// No shed has this name.
+    ShedNotFound = "SHED_NOT_FOUND", 404;
+    /// No such path.
+    NotFound = "NOT_FOUND", 404;
+    /// The path exists, but not with this method.
+    MethodNotAllowed = "METHOD_NOT_ALLOWED", 405;
+    /// A shed of this name exists or is being created.
+    ShedAlreadyExists = "SHED_ALREADY_EXISTS", 409;
+    /// The shed runs already.
+    ShedAlreadyRunning = "SHED_ALREADY_RUNNING", 409;
+    /// The shed is stopped already.
+    ShedAlreadyStopped = "SHED_ALREADY_STOPPED", 409;
+    /// Another request on this shed is in progress and excludes this one.
+    ShedBusy = "SHED_BUSY", 409;
+    /// The body is longer than any request needs.
+    BodyTooLarge = "BODY_TOO_LARGE", 413;
+    /// The backend failed.
+    BackendError = "BACKEND_ERROR", 500;
+    /// The server failed.
+    InternalError = "INTERNAL_ERROR", 500;
+    /// The shed runs, but its agent did not answer.
+    ConnectFailed = "CONNECT_FAILED", 502;
+    /// The shed does not run, and the request needs it to.
+    ShedNotRunning = "SHED_NOT_RUNNING", 503;
+    /// The server is shutting down.
+    ShuttingDown = "SHUTTING_DOWN", 503;
+}
+
+impl std::fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Body of every reply that is not a success.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// The only key.
+    pub error: ErrorDetail,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorDetail {
+    /// One of [`ErrorCode`], as text, so that a client can read codes of a newer server.
+    pub code: String,
+    /// For people: the object, what was tried, the cause, what to do.
+    pub message: String,
+}
+
+impl ErrorDetail {
+    /// Makes the detail of a known code.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code: code.as_str().to_owned(), message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_upper_snake_case_and_errors() {
+        let mut seen = std::collections::HashSet::new();
+        for code in ErrorCode::ALL {
+            assert!(seen.insert(code.as_str()), "{code} twice");
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_uppercase() || b == b'_'), "{code}");
+            assert!((400..600).contains(&code.status()), "{code}");
+            assert_eq!(serde_json::to_string(code).unwrap(), format!("\"{code}\""));
+            assert_eq!(ErrorCode::from_wire(code.as_str()), Some(*code));
+        }
+    }
+}

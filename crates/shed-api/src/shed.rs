@@ -1,0 +1,157 @@
+//! Sheds on the wire (spec A.4).
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// How a shed is, as clients see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShedStatus {
+    /// Its machine runs and its agent has answered.
+    Running,
+    /// It has no machine; its disk waits.
+    Stopped,
+    /// It is being created or started.
+    Starting,
+    /// It is being stopped or deleted.
+    Stopping,
+    /// Its record or disk is unusable; it can be deleted.
+    Error,
+}
+
+impl ShedStatus {
+    /// Returns the status as it is on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Starting => "starting",
+            Self::Stopping => "stopping",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// A shed. Optional fields are left out when they are empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shed {
+    /// Unique on its server.
+    pub name: String,
+    /// How it is now.
+    pub status: ShedStatus,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// What the caller gave as repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// Which backend runs it: `qemu`, `firecracker` or `vz`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Address of the guest, when the host can reach one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_address: Option<String>,
+    /// Virtual CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Memory in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<u32>,
+    /// The VMM process, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// The shed's own disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rootfs_path: Option<String>,
+    /// Host directory mounted at /workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_dir: Option<String>,
+    /// Image the shed was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// Last health report of the agent; only while running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_healthy: Option<Timestamp>,
+    /// When the agent started; only while running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// Why the status is `error`, or why the last start failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Only in the reply to a create or start: how long each phase took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timeline: Vec<PhaseTime>,
+    /// Only in the reply to a create or start: what was left undone without failing the whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// How long one phase of a create or start took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PhaseTime {
+    /// The phase: `record`, `disk`, `vm`, `boot`, `identify`, `commit`.
+    pub phase: String,
+    /// Milliseconds from the start of the request to the start of the phase.
+    pub start_ms: u64,
+    /// Milliseconds the phase took.
+    pub ms: u64,
+}
+
+/// Body of `GET /api/sheds`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShedList {
+    /// Sorted by name; empty, never null.
+    pub sheds: Vec<Shed>,
+}
+
+/// Body of `POST /api/sheds`. Unknown keys are ignored; numbers are checked by the server.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct CreateShedRequest {
+    /// Name of the new shed.
+    pub name: String,
+    /// Repository to clone into /workspace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repo: Option<String>,
+    /// Image variant; absent means the server's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// `firecracker`, `vz`, `qemu` or `detect`; absent means the server's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// Host directory to mount at /workspace; not together with `repo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local_dir: Option<String>,
+    /// Virtual CPUs, 1 to 32; absent means the backend's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<i64>,
+    /// Memory in MiB, 128 to 262144; absent means the backend's default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mb: Option<i64>,
+    /// Skips the provisioning hooks.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub no_provision: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !*value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seeds_example_reads_and_writes_back() {
+        let json = include_str!("../fixtures/shed.json");
+        let shed: Shed = serde_json::from_str(json).unwrap();
+        assert_eq!(shed.status, ShedStatus::Running);
+        let back: serde_json::Value = serde_json::to_value(&shed).unwrap();
+        assert_eq!(back, serde_json::from_str::<serde_json::Value>(json).unwrap());
+    }
+
+    #[test]
+    fn an_empty_list_is_a_list() {
+        assert_eq!(serde_json::to_string(&ShedList { sheds: vec![] }).unwrap(), r#"{"sheds":[]}"#);
+    }
+}

@@ -1,0 +1,74 @@
+//! Server-sent events of a create (spec A.4): `progress` any number of times, then `complete` or `error`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ErrorDetail, Shed};
+
+/// Data of a `progress` event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressEvent {
+    /// For people.
+    pub message: String,
+    /// The phase that begins, one of [`PhaseTime::phase`](crate::PhaseTime).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<String>,
+    /// Milliseconds since the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub elapsed_ms: Option<u64>,
+    /// Something failed that does not fail the create.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warning: bool,
+}
+
+/// One event of a create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CreateEvent {
+    /// The create goes on.
+    Progress(ProgressEvent),
+    /// The shed is there.
+    Complete(Box<Shed>),
+    /// There is no shed. On the wire the flat object; clients also accept it wrapped in `error`.
+    Error(ErrorDetail),
+}
+
+impl CreateEvent {
+    /// Returns the event's name on the wire.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Progress(_) => "progress",
+            Self::Complete(_) => "complete",
+            Self::Error(_) => "error",
+        }
+    }
+
+    /// Returns the event's data on the wire: JSON on one line.
+    ///
+    /// # Panics
+    /// Never: these types are plain JSON.
+    #[must_use]
+    pub fn data(&self) -> String {
+        match self {
+            Self::Progress(event) => serde_json::to_string(event),
+            Self::Complete(shed) => serde_json::to_string(shed),
+            Self::Error(detail) => serde_json::to_string(detail),
+        }
+        .expect("wire types serialise without error")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plain_progress_event_has_only_its_message() {
+        let event = CreateEvent::Progress(ProgressEvent {
+            message: "Creating VM...".into(),
+            phase: None,
+            elapsed_ms: None,
+            warning: false,
+        });
+        assert_eq!((event.name(), event.data().as_str()), ("progress", r#"{"message":"Creating VM..."}"#));
+    }
+}

@@ -1,0 +1,460 @@
+//! A backend without machines, for tests of what is above backends.
+//!
+//! It keeps the promises that the conformance suite checks: a launch outlives the backend that made it, is found by
+//! its id, ends as an event, and its guest speaks the real protocol. A [`FakeWorld`] stands for the host: every
+//! backend made from it sees the same launches, as servers do that follow one another. [`Faults`] make a launch go
+//! wrong in the ways that real ones do. Nothing in it is random, and it waits only where a fault says so.
+
+mod agent;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt, io,
+    io::Write,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use shed_protocol::Identify;
+use shed_types::{BackendKind, GuestPort, LaunchId, ShedName};
+use tokio::{sync::watch, time::sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, ConnectGuestError, DiskAccess, EndVmError,
+    GuestStream, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
+};
+
+/// What a stream to the guest holds at most in each direction, in bytes.
+const PIPE: usize = 64 * 1024;
+
+/// How launches of a shed go wrong; the default is not at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Faults {
+    /// What the start does.
+    pub start: StartFault,
+    /// What the guest does after it.
+    pub boot: BootFault,
+    /// What the guest does when asked to power off.
+    pub power_off: PowerOffFault,
+    /// What happens when the process is killed.
+    pub kill: KillFault,
+}
+
+/// What a start does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StartFault {
+    /// It works.
+    #[default]
+    None,
+    /// The process ends at once.
+    EndsAtOnce,
+    /// The process runs, but the start takes this long to return.
+    Slow(Duration),
+}
+
+/// What a guest does after its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootFault {
+    /// Its agent answers at once.
+    #[default]
+    None,
+    /// Its agent answers after this time.
+    Slow(Duration),
+    /// Its agent never answers.
+    Never,
+    /// The machine ends after this time, before its agent has answered.
+    Dies(Duration),
+}
+
+/// What a guest does when asked to power off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PowerOffFault {
+    /// It goes at once.
+    #[default]
+    None,
+    /// It goes after this time.
+    Slow(Duration),
+    /// It stays, whoever asks.
+    Ignored,
+    /// The agent ignores it; the power button works.
+    IgnoredByAgent,
+}
+
+/// What happens when a process is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KillFault {
+    /// It dies.
+    #[default]
+    None,
+    /// It stays, as one does that waits for a dead disk.
+    StillRunning,
+}
+
+/// A host with its processes and sockets. Clones are the same host.
+#[derive(Debug, Clone, Default)]
+pub struct FakeWorld(Arc<Mutex<Host>>);
+
+#[derive(Debug, Default)]
+struct Host {
+    machines: HashMap<LaunchId, Arc<Machine>>,
+    last_pid: u32,
+    /// Sheds whose sockets are there.
+    sockets: BTreeSet<ShedName>,
+    faults: BTreeMap<ShedName, Faults>,
+    faults_of_others: Faults,
+    starts: BTreeMap<ShedName, u32>,
+    identified: BTreeMap<ShedName, Identify>,
+    disk_conflicts: u32,
+}
+
+/// One launch.
+struct Machine {
+    spec: VmSpec,
+    identity: VmIdentity,
+    faults: Faults,
+    world: FakeWorld,
+    /// Whether the agent answers.
+    ready: watch::Sender<bool>,
+    ended: CancellationToken,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").field("shed", &self.spec.shed).field("identity", &self.identity).finish_non_exhaustive()
+    }
+}
+
+impl FakeWorld {
+    /// Makes a host on which nothing runs.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes a backend on this host, as a server does when it starts.
+    #[must_use]
+    pub fn backend(&self) -> FakeBackend {
+        FakeBackend { world: self.clone() }
+    }
+
+    /// Makes later launches of `shed` go wrong.
+    pub fn set_faults(&self, shed: &ShedName, faults: Faults) {
+        self.host().faults.insert(shed.clone(), faults);
+    }
+
+    /// Makes later launches of all sheds go wrong that have no faults of their own.
+    pub fn set_faults_of_others(&self, faults: Faults) {
+        self.host().faults_of_others = faults;
+    }
+
+    /// Returns which sheds have a running machine; a shed appears once for each.
+    #[must_use]
+    pub fn running(&self) -> Vec<ShedName> {
+        let mut running: Vec<_> = self.host().machines.values().map(|machine| machine.spec.shed.clone()).collect();
+        running.sort();
+        running
+    }
+
+    /// Returns the machine specs that are running.
+    #[must_use]
+    pub fn running_specs(&self) -> Vec<VmSpec> {
+        self.host().machines.values().map(|machine| machine.spec.clone()).collect()
+    }
+
+    /// Returns which sheds have left sockets behind, or still use them.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<ShedName> {
+        self.host().sockets.iter().cloned().collect()
+    }
+
+    /// Returns how often a process was started for `shed`.
+    #[must_use]
+    pub fn starts(&self, shed: &ShedName) -> u32 {
+        self.host().starts.get(shed).copied().unwrap_or(0)
+    }
+
+    /// Returns what the last `system:identify` told a guest of `shed`.
+    #[must_use]
+    pub fn identified(&self, shed: &ShedName) -> Option<Identify> {
+        self.host().identified.get(shed).cloned()
+    }
+
+    /// Returns how often a machine was started whose disk another one was writing to.
+    #[must_use]
+    pub fn disk_conflicts(&self) -> u32 {
+        self.host().disk_conflicts
+    }
+
+    /// Ends all machines of `shed` from outside, as `kill -9` does: nothing is cleaned up.
+    pub fn crash(&self, shed: &ShedName) {
+        for machine in self.machines_of(shed) {
+            machine.end();
+        }
+    }
+
+    /// Makes the agent of `shed`'s machine go away, or come back. Its open streams break.
+    pub fn set_agent_up(&self, shed: &ShedName, up: bool) {
+        for machine in self.machines_of(shed) {
+            machine.ready.send_replace(up);
+        }
+    }
+
+    fn machines_of(&self, shed: &ShedName) -> Vec<Arc<Machine>> {
+        self.host().machines.values().filter(|machine| machine.spec.shed == *shed).cloned().collect()
+    }
+
+    fn host(&self) -> MutexGuard<'_, Host> {
+        // The host is changed in single steps, so a test that panicked has not left it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Machine {
+    fn end(&self) {
+        self.world.host().machines.remove(&self.identity.launch_id);
+        self.ended.cancel();
+    }
+
+    fn print(&self, path: &Utf8Path, text: &str) -> io::Result<()> {
+        std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
+    }
+
+    fn print_console(&self, text: &str) {
+        if let Err(error) = self.print(&self.spec.console_log, text) {
+            tracing::debug!(%error, "the fake console cannot be written");
+        }
+    }
+
+    /// Boots; ends with the machine.
+    async fn run(self: Arc<Self>) {
+        self.print_console("[    0.000000] Linux version 0.0.0 (fake)\n");
+        let boot = async {
+            match self.faults.boot {
+                BootFault::None => {}
+                BootFault::Slow(time) => sleep(time).await,
+                BootFault::Never => {
+                    self.print_console("shed-init: waiting for a disk that never comes\n");
+                    std::future::pending::<()>().await;
+                }
+                BootFault::Dies(time) => {
+                    sleep(time).await;
+                    self.print_console("Kernel panic - not syncing: the fault was asked for\n");
+                    self.end();
+                    return;
+                }
+            }
+            self.print_console("shed-agent: ready\n");
+            self.ready.send_replace(true);
+        };
+        tokio::select! {
+            () = self.ended.cancelled() => {}
+            () = boot => {}
+        }
+    }
+
+    /// What the guest does when it is told to power off.
+    fn power_off(self: &Arc<Self>, asked_by: AskedBy) {
+        let time = match (self.faults.power_off, asked_by) {
+            (PowerOffFault::None, _) | (PowerOffFault::IgnoredByAgent, AskedBy::Button) => Duration::ZERO,
+            (PowerOffFault::Slow(time), _) => time,
+            (PowerOffFault::Ignored, _) | (PowerOffFault::IgnoredByAgent, AskedBy::Agent) => return,
+        };
+        let machine = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = machine.ended.cancelled() => {}
+                () = sleep(time) => {
+                    machine.print_console("reboot: Power down\n");
+                    machine.end();
+                }
+            }
+        });
+    }
+}
+
+/// Who wants a guest to power off.
+#[derive(Debug, Clone, Copy)]
+enum AskedBy {
+    Agent,
+    Button,
+}
+
+/// A backend of a [`FakeWorld`].
+#[derive(Debug)]
+pub struct FakeBackend {
+    world: FakeWorld,
+}
+
+/// A machine that was started and is not handed out yet; it is ended when the start is given up.
+struct Unfinished(Option<Arc<Machine>>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(machine) = self.0.take() {
+            machine.end();
+            machine.world.host().sockets.remove(&machine.spec.shed);
+        }
+    }
+}
+
+impl FakeBackend {
+    fn launch(&self, spec: &VmSpec) -> Result<Arc<Machine>, StartVmError> {
+        let prepare = |path: &Utf8PathBuf| {
+            let (shed, path) = (spec.shed.clone(), path.clone());
+            move |source| StartVmError::Prepare { shed, path, source }
+        };
+        for path in [&spec.kernel, &spec.initrd].into_iter().chain(spec.disks.iter().map(|disk| &disk.path)) {
+            std::fs::metadata(path).map_err(prepare(path))?;
+        }
+        let at_once = |output: &str| StartVmError::EndedAtOnce { shed: spec.shed.clone(), output: output.to_owned() };
+        let mut host = self.world.host();
+        *host.starts.entry(spec.shed.clone()).or_default() += 1;
+        let faults = host.faults.get(&spec.shed).copied().unwrap_or(host.faults_of_others);
+        if faults.start == StartFault::EndsAtOnce {
+            return Err(at_once("the fault was asked for"));
+        }
+        if host.machines.values().any(|other| writes_to_same_disk(&other.spec, spec)) {
+            host.disk_conflicts += 1;
+            return Err(at_once("another machine holds the lock of a disk"));
+        }
+        host.last_pid += 1;
+        let identity =
+            VmIdentity { pid: host.last_pid, start_time: u64::from(host.last_pid), launch_id: spec.launch_id };
+        let machine = Arc::new(Machine {
+            spec: spec.clone(),
+            identity,
+            faults,
+            world: self.world.clone(),
+            ready: watch::Sender::new(false),
+            ended: CancellationToken::new(),
+        });
+        machine.print(&spec.vmm_log, "").map_err(prepare(&spec.vmm_log))?;
+        host.sockets.insert(spec.shed.clone());
+        host.machines.insert(spec.launch_id, Arc::clone(&machine));
+        drop(host);
+        tokio::spawn(Arc::clone(&machine).run());
+        Ok(machine)
+    }
+}
+
+fn writes_to_same_disk(one: &VmSpec, other: &VmSpec) -> bool {
+    let written = |spec: &VmSpec| -> BTreeSet<Utf8PathBuf> {
+        let disks = spec.disks.iter().filter(|disk| disk.access == DiskAccess::ReadWrite);
+        disks.map(|disk| disk.path.clone()).collect()
+    };
+    !written(one).is_disjoint(&written(other))
+}
+
+#[async_trait::async_trait]
+impl Backend for FakeBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Qemu
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { console_log: true, guest_address: false, shared_directories: false }
+    }
+
+    async fn check_host(&self) -> Result<HostReport, CheckHostError> {
+        Ok(HostReport {
+            vmm: "no VMM (fake)".to_owned(),
+            accelerator: Accelerator::Tcg,
+            reason: "there is nothing to accelerate".to_owned(),
+        })
+    }
+
+    async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
+        let mut machine = Unfinished(Some(self.launch(spec)?));
+        match machine.0.as_ref().map(|machine| machine.faults.start) {
+            Some(StartFault::Slow(time)) => sleep(time).await,
+            Some(StartFault::None | StartFault::EndsAtOnce) | None => {}
+        }
+        let machine = machine.0.take().expect("a machine is handed out once");
+        Ok(Arc::new(FakeVm(machine)))
+    }
+
+    async fn find(&self, spec: &VmSpec, known: Option<&VmIdentity>) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
+        let found = self.world.host().machines.get(&spec.launch_id).cloned();
+        let ours = found
+            .filter(|machine| machine.spec.shed == spec.shed)
+            .filter(|machine| known.is_none_or(|known| *known == machine.identity));
+        Ok(ours.map(|machine| Arc::new(FakeVm(machine)) as Arc<dyn Vm>))
+    }
+
+    async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
+        self.world.host().sockets.remove(shed);
+        Ok(())
+    }
+}
+
+/// A handle on a launch; dropping it changes nothing.
+#[derive(Debug)]
+struct FakeVm(Arc<Machine>);
+
+#[async_trait::async_trait]
+impl Vm for FakeVm {
+    fn identity(&self) -> VmIdentity {
+        self.0.identity
+    }
+
+    async fn ended(&self) {
+        self.0.ended.cancelled().await;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.ended.is_cancelled()
+    }
+
+    async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
+        let shed = || self.0.spec.shed.clone();
+        let mut ready = self.0.ready.subscribe();
+        tokio::select! {
+            biased;
+            () = self.0.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
+            _ready = ready.wait_for(|ready| *ready) => {}
+        }
+        let service = agent::service(port, &self.0)
+            .ok_or_else(|| ConnectGuestError::Refused { shed: shed(), port, reason: "a fake has none".to_owned() })?;
+        let (ours, theirs) = tokio::io::duplex(PIPE);
+        let ended = self.0.ended.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = ended.cancelled() => {}
+                _gone = ready.wait_for(|ready| !*ready) => {}
+                () = service(theirs) => {}
+            }
+        });
+        Ok(GuestStream::new(ours))
+    }
+
+    async fn press_power_button(&self) -> Result<(), EndVmError> {
+        self.0.power_off(AskedBy::Button);
+        Ok(())
+    }
+
+    async fn kill(&self, grace: Duration) -> Result<(), EndVmError> {
+        if !self.has_ended() {
+            match self.0.faults.kill {
+                KillFault::None => self.0.end(),
+                KillFault::StillRunning => {
+                    return Err(EndVmError::StillRunning {
+                        shed: self.0.spec.shed.clone(),
+                        pid: self.0.identity.pid,
+                        waited: grace,
+                    });
+                }
+            }
+        }
+        // Sockets belong to the shed's name; a later launch may have made them anew.
+        let mut host = self.0.world.host();
+        if !host.machines.values().any(|machine| machine.spec.shed == self.0.spec.shed) {
+            host.sockets.remove(&self.0.spec.shed);
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,187 @@
+//! The guest of a fake machine: the agent's services, with a handful of commands.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use jiff::Timestamp;
+use shed_protocol::{
+    Command, Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameError, FrameKind, GENERATION,
+    HealthReport, HealthStatus, HelloReply, Identify, MAX_PAYLOAD, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
+    SYSTEM_POWER_OFF, Signal,
+};
+use shed_types::GuestPort;
+use tokio::{io::DuplexStream, time::sleep};
+use tokio_util::codec::Framed;
+
+use super::{AskedBy, Machine};
+
+type Frames = Framed<DuplexStream, FrameCodec>;
+type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
+type Service = Box<dyn FnOnce(DuplexStream) -> Served + Send>;
+
+/// Returns what serves a stream to `port`, if the fake has such a service.
+pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service> {
+    let machine = Arc::clone(machine);
+    match port {
+        GuestPort::Exec => Some(serve(|frames| async move { exec(frames).await })),
+        GuestPort::Health => Some(serve(|frames| async move { health(frames).await })),
+        GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
+        GuestPort::Tcp | GuestPort::Files | GuestPort::NineP => None,
+    }
+}
+
+fn serve<F>(service: impl FnOnce(Frames) -> F + Send + 'static) -> Service
+where
+    F: Future<Output = Result<(), FrameError>> + Send + 'static,
+{
+    Box::new(|stream| {
+        let served = service(Framed::new(stream, FrameCodec));
+        Box::pin(async {
+            if let Err(error) = served.await {
+                tracing::debug!(%error, "a fake guest gave up a stream");
+            }
+        })
+    })
+}
+
+async fn health(mut frames: Frames) -> Result<(), FrameError> {
+    while let Some(frame) = frames.next().await {
+        if frame?.kind == FrameKind::HealthRequest {
+            frames.send(Frame::empty(FrameKind::HealthResponse)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn messages(mut frames: Frames, machine: Arc<Machine>) -> Result<(), FrameError> {
+    let started_at = Timestamp::now();
+    while let Some(frame) = frames.next().await {
+        let frame = frame?;
+        if frame.kind != FrameKind::Message {
+            continue;
+        }
+        let request: Envelope = frame.parse()?;
+        if request.kind != EnvelopeKind::Request {
+            continue;
+        }
+        let report = HealthReport { status: HealthStatus::Ok, started_at };
+        let mut event = None;
+        let reply = match request.namespace.as_str() {
+            SYSTEM_HELLO => {
+                event = Some(Envelope::event(SYSTEM_HEALTH, &report));
+                request.reply(&HelloReply {
+                    generation: GENERATION,
+                    version: "fake".to_owned(),
+                    features: [].into(),
+                    boot_id: machine.identity.launch_id.to_string(),
+                    started_at,
+                })
+            }
+            SYSTEM_IDENTIFY => match request.parse::<Identify>() {
+                Ok(identify) => {
+                    machine.world.host().identified.insert(machine.spec.shed.clone(), identify);
+                    request.reply(&serde_json::json!({}))
+                }
+                Err(error) => request.reply(&serde_json::json!({ "error": error.to_string() })),
+            },
+            SYSTEM_HEALTH => request.reply(&report),
+            SYSTEM_POWER_OFF => request.reply(&serde_json::json!({})),
+            _ => continue,
+        };
+        frames.send(Frame::json(FrameKind::Message, &reply)).await?;
+        if let Some(event) = event {
+            frames.send(Frame::json(FrameKind::Message, &event)).await?;
+        }
+        if request.namespace == SYSTEM_POWER_OFF {
+            machine.power_off(AskedBy::Agent);
+        }
+    }
+    Ok(())
+}
+
+async fn exec(mut frames: Frames) -> Result<(), FrameError> {
+    let Some(first) = frames.next().await else { return Ok(()) };
+    let status = match begin(&first?) {
+        Ok(command) => match run(&command, &mut frames).await? {
+            Some(status) => status,
+            // The host is gone.
+            None => return Ok(()),
+        },
+        Err(error) => ExitStatus::failed(1, error),
+    };
+    frames.send(Frame::json(FrameKind::ExitStatus, &status)).await
+}
+
+fn begin(frame: &Frame) -> Result<Command, String> {
+    if frame.kind != FrameKind::ExecRequest {
+        return Err("the stream does not begin with a request".to_owned());
+    }
+    let request: ExecRequest = frame.parse().map_err(|error| error.to_string())?;
+    request.command().map_err(|error| error.to_string())
+}
+
+/// Runs one of the few commands a fake knows. Returns nothing when the host has gone.
+async fn run(command: &Command, frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
+    let (program, args) = match command {
+        Command::LoginShell => ("cat", &[][..]),
+        Command::Program { program, args } => (program.as_str(), &args[..]),
+    };
+    let number = |text: Option<&String>| text.and_then(|text| text.parse().ok());
+    match (program, args) {
+        ("true", _) => Ok(Some(ExitStatus::exited(0))),
+        ("false", _) => Ok(Some(ExitStatus::exited(1))),
+        ("exit", args) => Ok(Some(ExitStatus::exited(number(args.first()).unwrap_or(2)))),
+        ("sh", [flag, script]) if flag == "-c" && script.starts_with("exit ") => {
+            Ok(Some(ExitStatus::exited(script["exit ".len()..].trim().parse().unwrap_or(2))))
+        }
+        ("echo", args) => {
+            let text = Bytes::from(format!("{}\n", args.join(" ")));
+            for start in (0..text.len()).step_by(MAX_PAYLOAD) {
+                let piece = text.slice(start..text.len().min(start + MAX_PAYLOAD));
+                frames.send(Frame::new(FrameKind::Data, piece)).await?;
+            }
+            Ok(Some(ExitStatus::exited(0)))
+        }
+        ("cat", _) => copy(frames).await,
+        ("sleep", args) => {
+            let time = Duration::from_secs(u64::from(number(args.first()).unwrap_or(0).unsigned_abs()));
+            tokio::select! {
+                () = sleep(time) => Ok(Some(ExitStatus::exited(0))),
+                signal = until_signal(frames) => signal,
+            }
+        }
+        (other, _) => Ok(Some(ExitStatus::failed(127, format!("a fake guest has no {other:?}")))),
+    }
+}
+
+/// Sends back what comes in, until there is no more.
+async fn copy(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
+    while let Some(frame) = frames.next().await {
+        let frame = frame?;
+        match frame.kind {
+            FrameKind::Data if !frame.payload.is_empty() => frames.send(frame).await?,
+            FrameKind::StdinEof => return Ok(Some(ExitStatus::exited(0))),
+            FrameKind::Signal => return Ok(Some(ExitStatus::signalled(frame.parse::<Signal>()?.signal))),
+            FrameKind::Data
+            | FrameKind::ExecRequest
+            | FrameKind::Resize
+            | FrameKind::ExitStatus
+            | FrameKind::Stderr
+            | FrameKind::HealthRequest
+            | FrameKind::HealthResponse
+            | FrameKind::Message => {}
+        }
+    }
+    Ok(None)
+}
+
+async fn until_signal(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
+    while let Some(frame) = frames.next().await {
+        let frame = frame?;
+        if frame.kind == FrameKind::Signal {
+            return Ok(Some(ExitStatus::signalled(frame.parse::<Signal>()?.signal)));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,111 @@
+//! Runs machines: the [`Backend`] trait, what a machine is made of, and the backends that make one.
+//!
+//! `shed-lifecycle` is the only caller: it prepares a shed's directory, hands a [`VmSpec`] over and gets a [`Vm`]
+//! back. A backend starts, finds, watches and ends VMM processes and opens streams into their guests; it knows no
+//! shed states, no HTTP and no images. Differences between backends are data ([`Capabilities`]); nothing outside
+//! the server's `backends.rs` asks which backend it is talking to.
+
+pub mod conformance;
+mod error;
+pub mod fake;
+pub mod process;
+pub mod qemu;
+mod spec;
+mod stream;
+
+pub use error::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, StartVmError};
+pub use spec::{Accelerator, Capabilities, Disk, DiskAccess, HostReport, VmIdentity, VmSpec};
+pub use stream::{GuestIo, GuestStream};
+
+use std::{sync::Arc, time::Duration};
+
+use shed_types::{BackendKind, GuestPort, ShedName};
+
+/// Starts and finds machines.
+#[async_trait::async_trait]
+pub trait Backend: Send + Sync + std::fmt::Debug {
+    /// Returns which backend this is, for records and replies.
+    fn kind(&self) -> BackendKind;
+
+    /// Returns what this backend can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Returns the network settings every guest of this backend gets in its identity, or nothing when the image
+    /// finds its own.
+    fn guest_network(&self) -> Option<shed_protocol::NetworkIdentity> {
+        None
+    }
+
+    /// Checks that this host can run machines at all (programs found, versions, acceleration) and says what it found.
+    ///
+    /// # Errors
+    /// When a machine could not start here, with the remedy.
+    async fn check_host(&self) -> Result<HostReport, CheckHostError>;
+
+    /// Returns a sentence for a user whose guest never answered: how it was run, and what else to try. Nothing when the
+    /// host was not looked at yet, or there is no choice.
+    fn boot_failure_advice(&self) -> Option<String> {
+        None
+    }
+
+    /// Starts a machine and returns as soon as its VMM process runs; the guest boots meanwhile.
+    ///
+    /// The process is detached: it outlives the server. Its command line holds `spec.launch_id`, so [`Backend::find`]
+    /// recognises it even when the server dies before it learns the pid.
+    ///
+    /// # Errors
+    /// On an error no process, socket or lock of this launch is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing running that [`Backend::find`] and then [`Vm::kill`] would not end.
+    async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError>;
+
+    /// Adopts the machine of an earlier launch, if its VMM process still runs.
+    ///
+    /// Identity is proved by launch id on the command line and, where `known` says them, pid and start time.
+    ///
+    /// # Errors
+    /// When a process matches but cannot be adopted.
+    async fn find(&self, spec: &VmSpec, known: Option<&VmIdentity>) -> Result<Option<Arc<dyn Vm>>, AttachVmError>;
+
+    /// Removes what a launch of this shed may have left outside its directory (sockets). Idempotent.
+    ///
+    /// # Errors
+    /// When something is there and cannot be removed. Only call it when no VMM of the shed runs.
+    async fn remove_leftovers(&self, shed: &ShedName) -> std::io::Result<()>;
+}
+
+/// One running machine. All methods may be called at any time, also after the machine has ended.
+#[async_trait::async_trait]
+pub trait Vm: Send + Sync + std::fmt::Debug {
+    /// Returns what identifies the VMM process across restarts of the server.
+    fn identity(&self) -> VmIdentity;
+
+    /// Resolves when the VMM process has ended, at once if it has; learned from an event, not by polling.
+    async fn ended(&self);
+
+    /// Returns whether the VMM process has ended.
+    fn has_ended(&self) -> bool;
+
+    /// Opens a stream to a service of the agent.
+    ///
+    /// Waits for the guest link to come up, for as long as the caller lets it: during boot this is how readiness is
+    /// awaited. Bound it with a timeout.
+    ///
+    /// # Errors
+    /// When the machine has ended, or the guest refuses the port.
+    async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError>;
+
+    /// Asks the machine to power off as by its power button, for a guest whose agent does not answer.
+    ///
+    /// # Errors
+    /// When the VMM cannot be asked.
+    async fn press_power_button(&self) -> Result<(), EndVmError>;
+
+    /// Ends the VMM process (asks, then SIGKILL after `grace`) and returns when it is proved dead and its sockets
+    /// are gone. Succeeds at once on a machine that has ended.
+    ///
+    /// # Errors
+    /// When the process cannot be shown dead.
+    async fn kill(&self, grace: Duration) -> Result<(), EndVmError>;
+}

@@ -1,0 +1,284 @@
+//! The `qemu` backend: one detached QEMU process a machine, reached through two Unix sockets.
+//!
+//! One socket is QEMU's monitor (QMP), the other the virtio-serial port of the agent, which [`shed_link`] splits into
+//! streams. Both are named after the shed alone, so a later server finds them; the process is recognised by its
+//! command line. The network is QEMU's user-mode one and needs no privileges.
+
+mod accelerator;
+mod command_line;
+mod config;
+mod launch;
+mod link;
+mod monitor;
+mod probe;
+mod qmp;
+mod sockets;
+mod vm;
+
+use std::{io, os::fd::AsRawFd, sync::Arc, time::Duration};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use shed_types::{BackendKind, ShedName};
+use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
+
+use self::{
+    accelerator::Chosen,
+    command_line::{MemoryKind, Surroundings},
+    launch::Launched,
+    link::Age,
+    probe::Program,
+    sockets::SocketPaths,
+    vm::QemuVm,
+};
+pub use self::{
+    accelerator::{AcceleratorChoice, ParseAcceleratorError},
+    config::{GuestArch, QemuConfig},
+};
+use crate::{
+    AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
+    process::{self, ProcessId, WatchedProcess},
+};
+
+/// Longest wait for a started QEMU's monitor. It takes 0.2 s, unless many machines start at once on few CPUs.
+const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs machines with QEMU.
+#[derive(Debug)]
+pub struct QemuBackend {
+    config: QemuConfig,
+    /// What this host offers, found out once.
+    host: OnceCell<Host>,
+}
+
+/// What was found out about this host.
+#[derive(Debug)]
+struct Host {
+    binary: Utf8PathBuf,
+    program: Program,
+    chosen: Chosen,
+}
+
+impl QemuBackend {
+    /// Makes the backend; looks at nothing yet.
+    #[must_use]
+    pub fn new(config: QemuConfig) -> Self {
+        Self { config, host: OnceCell::new() }
+    }
+
+    async fn host(&self) -> Result<&Host, CheckHostError> {
+        self.host.get_or_try_init(|| self.look_at_host()).await
+    }
+
+    async fn look_at_host(&self) -> Result<Host, CheckHostError> {
+        let dir = &self.config.socket_dir;
+        let (length, longest) = (dir.as_str().len(), sockets::longest_dir());
+        if !dir.is_absolute() || length > longest {
+            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest });
+        }
+        let arch = self.config.arch;
+        let facts = spawn_blocking(accelerator::probe).await.map_err(|error| CheckHostError::Accelerator {
+            wanted: "auto",
+            reason: format!("looking at this host failed: {error}"),
+        })?;
+        let chosen = accelerator::choose(self.config.accel, arch, &facts)?;
+        let missing = |program: String| CheckHostError::ProgramMissing { program, remedy: arch.remedy() };
+        let binary = match &self.config.binary {
+            Some(binary) if binary.is_absolute() && config::is_program(binary) => binary.clone(),
+            Some(binary) => return Err(missing(binary.to_string())),
+            None => {
+                let path = std::env::var("PATH").unwrap_or_default();
+                config::find_program(arch.program(), &path, config::is_program)
+                    .ok_or_else(|| missing(arch.program().to_owned()))?
+            }
+        };
+        let program = probe::probe(&binary)
+            .await
+            .map_err(|source| CheckHostError::Version { program: binary.to_string(), source })?;
+        if program.version < probe::OLDEST {
+            return Err(CheckHostError::TooOld {
+                program: binary.to_string(),
+                found: program.version.to_string(),
+                oldest: probe::OLDEST.to_string(),
+            });
+        }
+        tracing::info!(
+            program = %binary, version = %program.version, sandbox = ?program.sandbox,
+            accelerator = ?chosen.accelerator, reason = %chosen.reason, "QEMU runs the machines"
+        );
+        Ok(Host { binary, program, chosen })
+    }
+
+    fn sockets(&self, shed: &ShedName) -> SocketPaths {
+        SocketPaths::new(&self.config.socket_dir, shed)
+    }
+
+    /// Starts the process of a machine. On an error nothing of it is left.
+    fn launch(&self, spec: &VmSpec, host: &Host) -> Result<Launched, StartVmError> {
+        let prepare = |path: &Utf8Path| {
+            let (shed, path) = (spec.shed.clone(), path.to_owned());
+            move |source| StartVmError::Prepare { shed, path, source }
+        };
+        // QEMU's own words for a missing file are harder to read.
+        for path in [&spec.kernel, &spec.initrd].into_iter().chain(spec.disks.iter().map(|disk| &disk.path)) {
+            std::fs::metadata(path).map_err(prepare(path))?;
+        }
+        launch::open_log(&spec.console_log).map_err(prepare(&spec.console_log))?;
+        sockets::make_dir(&self.config.socket_dir).map_err(prepare(&self.config.socket_dir))?;
+        let paths = self.sockets(&spec.shed);
+        let listeners = paths.bind().map_err(|(path, source)| prepare(&path)(source))?;
+        let around = Surroundings {
+            arch: self.config.arch,
+            accelerator: host.chosen.accelerator,
+            sandbox: host.program.sandbox,
+            qmp_fd: listeners.qmp.as_raw_fd(),
+            link_fd: listeners.link.as_raw_fd(),
+            memory: MemoryKind::host(),
+        };
+        let launched = command_line::arguments(spec, &around).and_then(|args| {
+            launch::launch(&host.binary, &args, listeners, &spec.vmm_log).map_err(|source| StartVmError::Spawn {
+                shed: spec.shed.clone(),
+                program: host.binary.to_string(),
+                source,
+            })
+        });
+        launched.inspect_err(|_| {
+            if let Err(error) = paths.remove() {
+                tracing::warn!(shed = %spec.shed, %error, "a socket of a failed start is left over");
+            }
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Backend for QemuBackend {
+    fn kind(&self) -> BackendKind {
+        BackendKind::Qemu
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { console_log: true, guest_address: false, shared_directories: false }
+    }
+
+    async fn check_host(&self) -> Result<HostReport, CheckHostError> {
+        let host = self.host().await?;
+        Ok(HostReport {
+            vmm: format!("QEMU {} ({})", host.program.version, host.binary),
+            accelerator: host.chosen.accelerator,
+            reason: host.chosen.reason.clone(),
+        })
+    }
+
+    fn boot_failure_advice(&self) -> Option<String> {
+        self.host.get().map(|host| accelerator::advice(&host.chosen))
+    }
+
+    async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
+        let host = self.host().await?;
+        let Launched { process, output } = self.launch(spec, host)?;
+        let id = process.id();
+        let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
+        let sockets = self.sockets(&spec.shed);
+        let vm =
+            QemuVm::attach(spec.shed.clone(), identity, process, sockets.clone(), spec.vmm_log.clone(), Age::Fresh);
+        let vm = Unfinished { vm: Some(Arc::new(vm)), sockets };
+        vm.wait_for_monitor(spec, &output).await?;
+        Ok(vm.finish())
+    }
+
+    async fn find(&self, spec: &VmSpec, known: Option<&VmIdentity>) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
+        let (shed, launch_id, known) = (spec.shed.clone(), spec.launch_id, known.copied());
+        let found = spawn_blocking(move || find_process(&shed, launch_id, known))
+            .await
+            .map_err(io::Error::other)
+            .and_then(|found| found)
+            .map_err(AttachVmError::Processes)?;
+        let Some(id) = found else { return Ok(None) };
+        let watched = WatchedProcess::open(id).map_err(|source| AttachVmError::Watch {
+            shed: spec.shed.clone(),
+            pid: id.pid,
+            source,
+        })?;
+        Ok(watched.filter(|process| !process.is_dead()).map(|process| {
+            let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id };
+            let sockets = self.sockets(&spec.shed);
+            let vm = QemuVm::attach(
+                spec.shed.clone(),
+                identity,
+                process,
+                sockets,
+                spec.vmm_log.clone(),
+                Age::Adopted,
+            );
+            Arc::new(vm) as Arc<dyn Vm>
+        }))
+    }
+
+    async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
+        self.sockets(shed).remove()
+    }
+}
+
+/// Finds the process of a launch: the one on record if it still is that, else by its command line alone, for a server
+/// may have died before it recorded a pid.
+fn find_process(
+    shed: &ShedName,
+    launch_id: shed_types::LaunchId,
+    known: Option<VmIdentity>,
+) -> io::Result<Option<ProcessId>> {
+    let is_ours = |words: &[Vec<u8>]| command_line::is_launch(words, shed, launch_id);
+    if let Some(known) = known {
+        let id = ProcessId { pid: known.pid, start_time: known.start_time };
+        let is_alive = ProcessId::of(id.pid)? == Some(id);
+        if is_alive && process::command_line(id.pid)?.is_some_and(|words| is_ours(&words)) {
+            return Ok(Some(id));
+        }
+    }
+    process::find(is_ours)
+}
+
+/// A machine that is not handed out yet. When the start fails or is given up, it is killed.
+struct Unfinished {
+    vm: Option<Arc<QemuVm>>,
+    sockets: SocketPaths,
+}
+
+impl Unfinished {
+    async fn wait_for_monitor(&self, spec: &VmSpec, output: &launch::Output) -> Result<(), StartVmError> {
+        let Some(vm) = &self.vm else { return Ok(()) };
+        let answered = tokio::select! {
+            biased;
+            () = vm.ended() => {
+                return Err(StartVmError::EndedAtOnce { shed: spec.shed.clone(), output: output.tail() });
+            }
+            answered = timeout(MONITOR_PATIENCE, vm.monitor_ready()) => answered,
+        };
+        if answered.is_ok() {
+            return Ok(());
+        }
+        if let Err(error) = vm.kill(Duration::ZERO).await {
+            tracing::error!(shed = %spec.shed, %error, "a machine that did not answer could not be ended");
+        }
+        Err(StartVmError::NoMonitor {
+            shed: spec.shed.clone(),
+            path: self.sockets.qmp.clone(),
+            waited: MONITOR_PATIENCE,
+            source: io::ErrorKind::TimedOut.into(),
+        })
+    }
+
+    fn finish(mut self) -> Arc<dyn Vm> {
+        self.vm.take().expect("a machine is handed out once")
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        let Some(vm) = self.vm.take() else { return };
+        if vm.has_ended() {
+            return;
+        }
+        if let Err(error) = vm.kill_now().and(self.sockets.remove()) {
+            tracing::error!(%error, "a machine whose start was given up could not be removed");
+        }
+    }
+}

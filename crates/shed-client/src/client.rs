@@ -1,0 +1,207 @@
+//! The calls of the API, one method each.
+
+use std::{future::Future, time::Duration};
+
+use hyper::{Method, StatusCode};
+use serde::de::DeserializeOwned;
+use shed_api::{CreateShedRequest, ServerInfo, Shed, ShedList, UPGRADE_EXEC};
+use shed_types::ShedName;
+use tokio::time::timeout;
+
+use crate::{
+    ClientError, EventStream, ExecStream, ServerAddress, Timeouts,
+    connection::{Call, Reply, send},
+};
+
+/// Media type of server-sent events.
+const EVENT_STREAM: &str = "text/event-stream";
+
+/// A server and how long to wait for it. Cheap to make and to clone; holds no connection.
+#[derive(Debug, Clone)]
+pub struct Client {
+    server: ServerAddress,
+    timeouts: Timeouts,
+}
+
+impl Client {
+    /// Makes a client of the server at this address.
+    #[must_use]
+    pub const fn new(server: ServerAddress, timeouts: Timeouts) -> Self {
+        Self { server, timeouts }
+    }
+
+    /// Returns the server this client calls.
+    #[must_use]
+    pub const fn server(&self) -> &ServerAddress {
+        &self.server
+    }
+
+    /// Asks the server about itself.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; this call is refused by no server that is well.
+    pub async fn info(&self) -> Result<ServerInfo, ClientError> {
+        self.fetch(Call::new(Method::GET, "/api/info"), self.timeouts.reply).await
+    }
+
+    /// Lists the sheds, sorted by name.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn list(&self) -> Result<Vec<Shed>, ClientError> {
+        let list: ShedList = self.fetch(Call::new(Method::GET, "/api/sheds"), self.timeouts.reply).await?;
+        Ok(list.sheds)
+    }
+
+    /// Returns one shed.
+    ///
+    /// # Errors
+    /// `SHED_NOT_FOUND`, and see [`ClientError`].
+    pub async fn get(&self, name: &ShedName) -> Result<Shed, ClientError> {
+        self.fetch(Call::new(Method::GET, format!("/api/sheds/{name}")), self.timeouts.reply).await
+    }
+
+    /// Creates a shed and returns it running.
+    ///
+    /// # Errors
+    /// The codes of spec A.2 that a create may have, and see [`ClientError`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future cancels the create on the server, which then leaves nothing of it.
+    pub async fn create(&self, request: &CreateShedRequest) -> Result<Shed, ClientError> {
+        self.fetch(create_call(request, "application/json"), self.timeouts.work).await
+    }
+
+    /// Creates a shed and returns its progress, event by event.
+    ///
+    /// # Errors
+    /// What is wrong with the request itself is returned here; what goes wrong later comes as an event.
+    ///
+    /// # Cancel safety
+    /// Dropping the stream before its last event cancels the create.
+    pub async fn create_streaming(&self, request: &CreateShedRequest) -> Result<EventStream, ClientError> {
+        self.stream(create_call(request, EVENT_STREAM)).await
+    }
+
+    /// Starts a stopped shed and returns it running.
+    ///
+    /// # Errors
+    /// `SHED_NOT_FOUND`, `SHED_ALREADY_RUNNING`, `SHED_BUSY`, `BACKEND_ERROR`, and see [`ClientError`].
+    ///
+    /// # Cancel safety
+    /// A start that has begun goes on on the server.
+    pub async fn start(&self, name: &ShedName) -> Result<Shed, ClientError> {
+        self.fetch(start_call(name, "application/json"), self.timeouts.work).await
+    }
+
+    /// Starts a stopped shed and returns its progress, event by event.
+    ///
+    /// # Errors
+    /// What is wrong with the request itself is returned here; what goes wrong later comes as an event.
+    pub async fn start_streaming(&self, name: &ShedName) -> Result<EventStream, ClientError> {
+        self.stream(start_call(name, EVENT_STREAM)).await
+    }
+
+    /// Stops a running shed and returns it.
+    ///
+    /// # Errors
+    /// `SHED_NOT_FOUND`, `SHED_ALREADY_STOPPED`, `SHED_BUSY`, `BACKEND_ERROR`, and see [`ClientError`].
+    pub async fn stop(&self, name: &ShedName) -> Result<Shed, ClientError> {
+        self.fetch(Call::new(Method::POST, format!("/api/sheds/{name}/stop")), self.timeouts.work).await
+    }
+
+    /// Deletes a shed and its data.
+    ///
+    /// # Errors
+    /// `SHED_NOT_FOUND`, `BACKEND_ERROR`, and see [`ClientError`].
+    pub async fn delete(&self, name: &ShedName) -> Result<(), ClientError> {
+        self.delete_at(format!("/api/sheds/{name}")).await
+    }
+
+    /// Deletes a shed and leaves volumes that are not its own disk, where the backend has any.
+    ///
+    /// # Errors
+    /// `SHED_NOT_FOUND`, `BACKEND_ERROR`, and see [`ClientError`].
+    pub async fn delete_keeping_volumes(&self, name: &ShedName) -> Result<(), ClientError> {
+        self.delete_at(format!("/api/sheds/{name}?keep_volume=true")).await
+    }
+
+    async fn delete_at(&self, path: String) -> Result<(), ClientError> {
+        let call = Call::new(Method::DELETE, path);
+        self.bounded(call, self.timeouts.work, |reply| async { reply.success().await.map(drop) }).await
+    }
+
+    /// Opens a stream to the exec service of a shed's agent; the first frame to send is an exec request.
+    ///
+    /// # Errors
+    /// `SHED_NOT_FOUND`, `SHED_NOT_RUNNING`, `CONNECT_FAILED`, and see [`ClientError`].
+    pub async fn exec(&self, name: &ShedName) -> Result<ExecStream, ClientError> {
+        let mut call = Call::new(Method::GET, format!("/api/sheds/{name}/exec"));
+        call.upgrade = Some(UPGRADE_EXEC);
+        self.bounded(call, self.timeouts.guest, |reply| async {
+            if reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+                return Err(reply.refused_upgrade().await);
+            }
+            let (stream, early) = reply.upgraded().await?;
+            Ok(ExecStream::new(stream, early))
+        })
+        .await
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, call: Call, limit: Duration) -> Result<T, ClientError> {
+        self.bounded(call, limit, Reply::json).await
+    }
+
+    async fn stream(&self, call: Call) -> Result<EventStream, ClientError> {
+        let silence = self.timeouts.silence;
+        self.bounded(call, self.timeouts.reply, |reply| async move {
+            let reply = reply.success().await?;
+            let is_events = reply
+                .headers()
+                .get(hyper::header::CONTENT_TYPE)
+                .and_then(|value| value.to_str().ok())
+                .is_some_and(|value| value.starts_with(EVENT_STREAM));
+            if is_events {
+                Ok(EventStream::new(reply, silence))
+            } else {
+                Err(reply.misunderstood("no event stream"))
+            }
+        })
+        .await
+    }
+
+    /// Sends a call and reads its reply, all within `limit`.
+    async fn bounded<T, F: Future<Output = Result<T, ClientError>>>(
+        &self,
+        call: Call,
+        limit: Duration,
+        read: impl FnOnce(Reply) -> F,
+    ) -> Result<T, ClientError> {
+        let request = call.describe();
+        let work = async { read(send(&self.server, self.timeouts.connect, call).await?).await };
+        match timeout(limit, work).await {
+            Ok(result) => result,
+            Err(_) => Err(ClientError::TimedOut { server: self.server.clone(), request, waited: limit }),
+        }
+    }
+}
+
+impl Reply {
+    /// Reads why a server that should have changed the protocol has not.
+    async fn refused_upgrade(self) -> ClientError {
+        if self.status().is_success() {
+            self.misunderstood(format!("status {} instead of an upgrade to {UPGRADE_EXEC}", self.status()))
+        } else {
+            self.into_error().await
+        }
+    }
+}
+
+fn create_call(request: &CreateShedRequest, accept: &'static str) -> Call {
+    let body = serde_json::to_vec(request).expect("a create request is plain JSON");
+    Call { accept, body: Some(body), ..Call::new(Method::POST, "/api/sheds") }
+}
+
+fn start_call(name: &ShedName, accept: &'static str) -> Call {
+    Call { accept, ..Call::new(Method::POST, format!("/api/sheds/{name}/start")) }
+}

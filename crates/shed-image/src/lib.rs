@@ -1,0 +1,22 @@
+//! Images, kernel and initramfs as files: how they are made, named, copied and found.
+//!
+//! Used by two programs. `shed-guest` builds kernel, initramfs and images with it; the server finds images and makes
+//! the disks of new sheds with it. Everything here is synchronous: callers in async code use a blocking thread.
+//! Nothing here boots a machine, knows a backend, or fetches anything from a network.
+
+mod disk;
+mod initramfs;
+mod kernel;
+mod modules;
+mod store;
+
+pub use disk::{
+    BuildDiskError, CloneError, CloneMethod, DiskOptions, Mke2fs, UPPER_LABEL, clone_sparse, format_upper,
+    rootfs_from_tar,
+};
+pub use initramfs::{Initramfs, InitramfsError};
+pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_bzimage};
+pub use modules::{ModuleTree, ParseModulesError, ResolveModulesError};
+pub use store::{
+    ImageLock, ImageRecord, ImageStore, ListImagesError, ResolveImageError, TemplateError, file_name,
+};

@@ -1,0 +1,394 @@
+//! The images directory: which file is what, and what is in it (spec I.2, I.3).
+//!
+//! The server asks it for images, kernel, initramfs and upper disks; the guest builder asks it where to put them. File
+//! names exist in this file only. It fetches and converts nothing.
+
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    os::unix::fs::MetadataExt as _,
+    time::SystemTime,
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use shed_types::{DiskGb, ImageName};
+
+use crate::disk::{BuildDiskError, Mke2fs, format_upper};
+
+/// Names of files in the images directory.
+pub mod file_name {
+    use shed_types::{DiskGb, ImageName};
+
+    /// The kernel as QEMU boots it on x86-64.
+    pub const BZIMAGE: &str = "bzImage";
+    /// The kernel as Firecracker boots it on x86-64.
+    pub const VMLINUX: &str = "vmlinux";
+    /// The kernel for every VMM on arm64.
+    pub const ARM64_IMAGE: &str = "Image";
+    /// The initramfs with shed-init, shed-agent and the kernel's modules. It belongs to exactly one kernel.
+    pub const INITRD: &str = "initrd.img";
+    /// Files which only Shed itself uses and may make again at any time.
+    pub const CACHE: &str = ".cache";
+
+    pub const ROOTFS_END: &str = "-rootfs.ext4";
+
+    /// The image's file system.
+    #[must_use]
+    pub fn rootfs(name: &ImageName) -> String {
+        format!("{name}{ROOTFS_END}")
+    }
+
+    /// A text which says what the image was made from. Written last, so an image with it is whole.
+    #[must_use]
+    pub fn source(name: &ImageName) -> String {
+        format!("{name}{ROOTFS_END}.source")
+    }
+
+    /// Locked by whoever replaces or removes the image. Never deleted: another process may be waiting on its inode.
+    #[must_use]
+    pub fn lock(name: &ImageName) -> String {
+        format!("{name}{ROOTFS_END}.lock")
+    }
+
+    /// The empty disk which new sheds copy; the number after `v` changes with the way it is formatted.
+    #[must_use]
+    pub fn upper_template(size: DiskGb) -> String {
+        format!("upper-{}g.v1.ext4", size.get())
+    }
+}
+
+/// Says why a name stands for no image.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveImageError {
+    #[error("there is no image {name} in {dir}; {}", describe(.available))]
+    Unknown { name: ImageName, dir: Utf8PathBuf, available: Vec<ImageName> },
+    #[error("cannot look for image {name}")]
+    Look {
+        name: ImageName,
+        #[source]
+        source: ListImagesError,
+    },
+}
+
+fn describe(available: &[ImageName]) -> String {
+    if available.is_empty() {
+        return "it holds no images yet".to_owned();
+    }
+    let names: Vec<&str> = available.iter().map(ImageName::as_str).collect();
+    format!("available: {}", names.join(", "))
+}
+
+/// Says why the images cannot be listed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}")]
+pub struct ListImagesError {
+    path: Utf8PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Says why there is no upper disk to copy.
+#[derive(Debug, thiserror::Error)]
+pub enum TemplateError {
+    #[error("cannot prepare {path}")]
+    Prepare {
+        path: Utf8PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot format an empty disk of {size}")]
+    Format {
+        size: DiskGb,
+        #[source]
+        source: BuildDiskError,
+    },
+}
+
+/// An image in the directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageRecord {
+    pub name: ImageName,
+    pub path: Utf8PathBuf,
+    /// What it was made from, when that is known.
+    pub source: Option<String>,
+    /// Length of the file in bytes.
+    pub size_bytes: u64,
+    /// What it takes on the host's disk, in bytes.
+    pub disk_bytes: u64,
+    /// When it was last replaced.
+    pub modified: SystemTime,
+}
+
+impl ImageRecord {
+    /// Tells whether the image is Shed's own, as the cache of the configured base is, and not shown to users.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.name.as_str().starts_with('_')
+    }
+}
+
+/// Held while an image is replaced or removed; dropping it lets the next one in.
+#[derive(Debug)]
+#[must_use = "the image is protected only while this value lives"]
+pub struct ImageLock {
+    _file: File,
+}
+
+/// The images directory.
+#[derive(Debug, Clone)]
+pub struct ImageStore {
+    dir: Utf8PathBuf,
+}
+
+impl ImageStore {
+    /// Returns the store in `dir`, which need not exist.
+    #[must_use]
+    pub fn new(dir: impl Into<Utf8PathBuf>) -> Self {
+        Self { dir: dir.into() }
+    }
+
+    /// Returns the directory.
+    #[must_use]
+    pub fn dir(&self) -> &Utf8Path {
+        &self.dir
+    }
+
+    /// Returns where the image's file system is or will be.
+    #[must_use]
+    pub fn rootfs(&self, name: &ImageName) -> Utf8PathBuf {
+        self.dir.join(file_name::rootfs(name))
+    }
+
+    /// Returns where the note of the image's origin is or will be.
+    #[must_use]
+    pub fn source(&self, name: &ImageName) -> Utf8PathBuf {
+        self.dir.join(file_name::source(name))
+    }
+
+    /// Returns the x86-64 kernel for QEMU.
+    #[must_use]
+    pub fn bzimage(&self) -> Utf8PathBuf {
+        self.dir.join(file_name::BZIMAGE)
+    }
+
+    /// Returns the x86-64 kernel for Firecracker.
+    #[must_use]
+    pub fn vmlinux(&self) -> Utf8PathBuf {
+        self.dir.join(file_name::VMLINUX)
+    }
+
+    /// Returns the arm64 kernel.
+    #[must_use]
+    pub fn arm64_image(&self) -> Utf8PathBuf {
+        self.dir.join(file_name::ARM64_IMAGE)
+    }
+
+    /// Returns the initramfs.
+    #[must_use]
+    pub fn initrd(&self) -> Utf8PathBuf {
+        self.dir.join(file_name::INITRD)
+    }
+
+    /// Finds the file system of `name`.
+    ///
+    /// # Errors
+    /// When there is none; the error lists what there is.
+    pub fn resolve(&self, name: &ImageName) -> Result<Utf8PathBuf, ResolveImageError> {
+        let path = self.rootfs(name);
+        if path.is_file() {
+            return Ok(path);
+        }
+        let images = self.list().map_err(|source| ResolveImageError::Look { name: name.clone(), source })?;
+        let available =
+            images.into_iter().filter(|image| !image.is_hidden()).map(|image| image.name).collect();
+        Err(ResolveImageError::Unknown { name: name.clone(), dir: self.dir.clone(), available })
+    }
+
+    /// Lists the images by name, hidden ones too. A directory that does not exist holds none.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn list(&self) -> Result<Vec<ImageRecord>, ListImagesError> {
+        let failed = |source| ListImagesError { path: self.dir.clone(), source };
+        let entries = match self.dir.read_dir_utf8() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let mut images = Vec::new();
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                // A name that is no UTF-8 cannot be an image's.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
+                Err(error) => return Err(failed(error)),
+            };
+            let Some(name) = entry.file_name().strip_suffix(file_name::ROOTFS_END) else { continue };
+            let Ok(name) = name.parse::<ImageName>() else { continue };
+            // Through links: an image may lie elsewhere. One that vanishes meanwhile is not there.
+            let Ok(metadata) = fs::metadata(entry.path()) else { continue };
+            if !metadata.is_file() {
+                continue;
+            }
+            let source = fs::read_to_string(self.source(&name)).ok().map(|text| text.trim().to_owned());
+            images.push(ImageRecord {
+                path: entry.path().to_owned(),
+                source: source.filter(|text| !text.is_empty()),
+                size_bytes: metadata.len(),
+                disk_bytes: metadata.blocks() * 512,
+                modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+                name,
+            });
+        }
+        images.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(images)
+    }
+
+    /// Waits until nobody else replaces or removes the image.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made or locked.
+    pub fn lock(&self, name: &ImageName) -> io::Result<ImageLock> {
+        let file = open_lock(&self.dir.join(file_name::lock(name)))?;
+        file.lock()?;
+        Ok(ImageLock { _file: file })
+    }
+
+    /// Takes the image's lock, or returns `None` when it is held.
+    ///
+    /// # Errors
+    /// When the lock file cannot be made or locked.
+    pub fn try_lock(&self, name: &ImageName) -> io::Result<Option<ImageLock>> {
+        let file = open_lock(&self.dir.join(file_name::lock(name)))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(ImageLock { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Returns the empty disk of `size` that new sheds copy, making it when it is missing. Safe to call at the same time
+    /// from several threads and processes.
+    ///
+    /// # Errors
+    /// When it has to be made and mke2fs is missing or fails, or the disk is full.
+    pub fn upper_template(&self, size: DiskGb) -> Result<Utf8PathBuf, TemplateError> {
+        let cache = self.dir.join(file_name::CACHE);
+        let template = cache.join(file_name::upper_template(size));
+        // Put in place by rename: when it is there, it is whole.
+        if template.is_file() {
+            return Ok(template);
+        }
+        let failed = |source| TemplateError::Prepare { path: template.clone(), source };
+        fs::create_dir_all(&cache).map_err(failed)?;
+        let lock = open_lock(&template.with_extension("lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        if template.is_file() {
+            return Ok(template);
+        }
+        let new = template.with_extension("ext4.tmp");
+        match fs::remove_file(&new) {
+            Ok(()) => {}
+            // Left by a process that was killed here; the lock is ours, so nobody writes to it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+        let format_failed = |source| TemplateError::Format { size, source };
+        let mke2fs = Mke2fs::find().map_err(format_failed)?;
+        format_upper(&mke2fs, size, &new).map_err(format_failed)?;
+        fs::rename(&new, &template).map_err(failed)?;
+        File::open(&cache).and_then(|dir| dir.sync_all()).map_err(failed)?;
+        Ok(template)
+    }
+}
+
+fn open_lock(path: &Utf8Path) -> io::Result<File> {
+    File::options().create(true).truncate(false).write(true).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, ImageStore) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::new(Utf8PathBuf::from_path_buf(dir.path().to_owned()).unwrap());
+        (dir, store)
+    }
+
+    fn name(text: &str) -> ImageName {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn images_are_listed_by_name_with_their_source() {
+        let (_guard, store) = store();
+        for image in ["devtools", "base", "_base"] {
+            fs::write(store.rootfs(&name(image)), b"1234").unwrap();
+        }
+        fs::write(store.source(&name("base")), b"recipe:base\n").unwrap();
+        for other in ["base-rootfs.ext4.tmp", "x.ext4", "a b-rootfs.ext4", "-rootfs.ext4", "bzImage"] {
+            fs::write(store.dir().join(other), b"").unwrap();
+        }
+        fs::create_dir(store.dir().join("dir-rootfs.ext4")).unwrap();
+
+        let images = store.list().unwrap();
+        let seen: Vec<_> =
+            images.iter().map(|i| (i.name.as_str(), i.source.as_deref(), i.size_bytes)).collect();
+        assert_eq!(seen, [("_base", None, 4), ("base", Some("recipe:base"), 4), ("devtools", None, 4)]);
+        assert!(images[0].is_hidden() && !images[1].is_hidden());
+    }
+
+    #[test]
+    fn an_unknown_image_lists_what_there_is() {
+        let (_guard, store) = store();
+        let error = store.resolve(&name("nope")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("there is no image nope in {}; it holds no images yet", store.dir())
+        );
+
+        for image in ["b", "a", "_base"] {
+            fs::write(store.rootfs(&name(image)), b"").unwrap();
+        }
+        let error = store.resolve(&name("nope")).unwrap_err();
+        assert!(error.to_string().ends_with("; available: a, b"), "{error}");
+        assert_eq!(store.resolve(&name("a")).unwrap(), store.rootfs(&name("a")));
+    }
+
+    #[test]
+    fn a_directory_that_does_not_exist_is_empty() {
+        let (_guard, store) = store();
+        assert_eq!(ImageStore::new(store.dir().join("none")).list().unwrap(), []);
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one() {
+        let (_guard, store) = store();
+        let held = store.lock(&name("base")).unwrap();
+        assert!(store.try_lock(&name("base")).unwrap().is_none());
+        assert!(store.try_lock(&name("other")).unwrap().is_some());
+        drop(held);
+        assert!(store.try_lock(&name("base")).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_template_is_made_once_even_when_many_ask() {
+        let (_guard, store) = store();
+        let size = DiskGb::try_from(20).unwrap();
+        let paths: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| store.upper_template(size).unwrap())).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        assert!(paths.windows(2).all(|pair| pair[0] == pair[1]));
+        let metadata = fs::metadata(&paths[0]).unwrap();
+        assert_eq!(metadata.len(), 20 << 30);
+        assert!(metadata.blocks() * 512 < 10_000_000, "{} blocks", metadata.blocks());
+        let again = store.upper_template(size).unwrap();
+        assert_eq!(fs::metadata(&again).unwrap().ino(), metadata.ino());
+        let rest: Vec<_> =
+            fs::read_dir(store.dir().join(".cache")).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(rest.len(), 2, "template and lock only: {rest:?}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Brings a machine up: the phases from the first record to `running`.
+//!
+//! The driver runs one of these as a future and may drop it at any point (a delete, a client that went away), and
+//! a crash may end it anywhere. Nothing is undone here: what comes next calls [`Context::ensure_no_vm`], which finds
+//! whatever was started by the launch id that the record named before it.
+
+use std::sync::Arc;
+
+use camino::Utf8PathBuf;
+use shed_backend::{ConnectGuestError, Vm};
+use shed_image::ImageStore;
+use shed_state::{RecordStatus, ShedRecord, VmRecord};
+use tokio::{sync::watch, time::timeout};
+
+use crate::{
+    BootShedError, Phase, Progress,
+    channel::{Channel, ChannelError, Health, Keeper},
+    console::{self, ConsoleMark},
+    context::{Context, FileLane},
+    disk,
+};
+
+/// A machine that is up.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    /// The VMM process.
+    pub vm: Arc<dyn Vm>,
+    /// Holds the message channel open; dropped with the machine.
+    pub _keeper: Keeper,
+}
+
+/// What one boot works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Boot {
+    pub context: Arc<Context>,
+    pub lane: FileLane,
+    pub progress: Arc<Progress>,
+    pub health: watch::Sender<Health>,
+}
+
+/// The record as it is on disk now, and the machine.
+pub(crate) type Booted = (ShedRecord, Machine);
+
+impl Boot {
+    /// Makes a new shed and brings it up. `record` says `creating`, names a launch, and is not yet on disk.
+    pub(crate) async fn create(
+        &self,
+        record: ShedRecord,
+        image: Utf8PathBuf,
+    ) -> Result<Booted, BootShedError> {
+        self.progress.enter(Phase::Record);
+        self.write(&record).await?;
+
+        self.progress.enter(Phase::Disk);
+        let files = self.context.files(&record.name);
+        let store = ImageStore::new(self.context.settings.images_dir.clone());
+        let size = record.disk_gb;
+        let prepared = self.lane.run(move || disk::prepare(&files, &image, &store, size)).await;
+        prepared.map_err(|(step, source)| BootShedError::Disk { shed: record.name.clone(), step, source })?;
+
+        self.launch(record).await
+    }
+
+    /// Brings a stopped shed up. `record` says `starting`, names a new launch, and is not yet on disk.
+    pub(crate) async fn start(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
+        self.progress.enter(Phase::Record);
+        self.write(&record).await?;
+        self.launch(record).await
+    }
+
+    /// Goes on with a boot that a former server began.
+    pub(crate) async fn resume(&self, record: ShedRecord, vm: Arc<dyn Vm>) -> Result<Booted, BootShedError> {
+        let mark = ConsoleMark::now(&self.context.files(&record.name));
+        self.finish(record, vm, &mark).await
+    }
+
+    async fn launch(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
+        self.progress.enter(Phase::Vm);
+        let launch = record.vm.as_ref().expect("a launch is recorded before it begins");
+        let spec = self.context.spec(&record, launch);
+        let files = self.context.files(&record.name);
+        if let Err(error) = console::trim(&files.console_log) {
+            tracing::warn!(log = %files.console_log, error = %error, "the console log could not be cut");
+        }
+        let mark = ConsoleMark::now(&files);
+        let started = self.context.backend.start(&spec).await;
+        let vm = started.map_err(|source| BootShedError::Start { shed: record.name.clone(), source })?;
+        self.finish(record, vm, &mark).await
+    }
+
+    /// Waits for the guest, tells it who it is, and commits.
+    async fn finish(
+        &self,
+        mut record: ShedRecord,
+        vm: Arc<dyn Vm>,
+        mark: &ConsoleMark,
+    ) -> Result<Booted, BootShedError> {
+        self.progress.enter(Phase::Boot);
+        let shed = record.name.clone();
+        let network = self.context.backend.guest_network();
+        let waited = self.context.settings.start_timeout;
+        let mut channel = match timeout(waited, self.reach_agent(&*vm)).await {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(ChannelError::Connect(ConnectGuestError::Ended { .. }))) => {
+                return Err(BootShedError::Ended { shed, console: mark.describe() });
+            }
+            Ok(Err(error)) => {
+                return Err(BootShedError::Agent { shed, reason: chain(&error), console: mark.describe() });
+            }
+            Err(_) => return Err(BootShedError::TimedOut { shed, waited, console: mark.describe() }),
+        };
+
+        self.progress.enter(Phase::Identify);
+        channel.identify(&shed, network.clone()).await.map_err(|error| BootShedError::Agent {
+            shed: shed.clone(),
+            reason: chain(&error),
+            console: mark.describe(),
+        })?;
+
+        self.progress.enter(Phase::Commit);
+        let identity = vm.identity();
+        record.status = RecordStatus::Running;
+        record.vm = Some(VmRecord {
+            launch_id: identity.launch_id,
+            pid: Some(identity.pid),
+            start_time: Some(identity.start_time),
+        });
+        self.write(&record).await?;
+        let keeper = Keeper::spawn(shed, Arc::clone(&vm), network, Some(channel), self.health.clone());
+        Ok((record, Machine { vm, _keeper: keeper }))
+    }
+
+    /// Opens the message channel; a machine that ends meanwhile ends the wait.
+    async fn reach_agent(&self, vm: &dyn Vm) -> Result<Channel, ChannelError> {
+        Channel::open(vm, self.health.clone()).await
+    }
+
+    async fn write(&self, record: &ShedRecord) -> Result<(), BootShedError> {
+        write_record(&self.context, &self.lane, record)
+            .await
+            .map_err(|source| BootShedError::Record { shed: record.name.clone(), source })
+    }
+}
+
+/// Writes a record, after whatever else is done with the shed's files.
+pub(crate) async fn write_record(
+    context: &Arc<Context>,
+    lane: &FileLane,
+    record: &ShedRecord,
+) -> Result<(), shed_state::WriteRecordError> {
+    let (context, record) = (Arc::clone(context), record.clone());
+    lane.run(move || context.instances.write(&record)).await
+}
+
+/// Puts an error and its causes on one line, for a message that becomes part of another error.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,234 @@
+//! The message channel to one guest: hello, identity, health, power-off (spec B.5, design §4).
+//!
+//! A boot opens it and waits for the answer: that is readiness. Afterwards a keeper task holds it open and opens
+//! it anew when it breaks, until the machine ends.
+
+use std::{io, sync::Arc, time::Duration};
+
+use futures::{SinkExt, StreamExt};
+use jiff::Timestamp;
+use shed_backend::{ConnectGuestError, GuestStream, Vm};
+use shed_protocol::{
+    Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
+    HelloRequest, Identify, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, timeouts,
+};
+use shed_types::{GuestPort, ShedName};
+use tokio::{sync::watch, time::timeout};
+use tokio_util::codec::Framed;
+
+/// First and longest pause between two attempts to reopen the channel (spec B.5).
+const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Bytes of randomness given to a guest, as many as Linux's pool takes in (random(7): 256 bits).
+const SEED_BYTES: usize = 32;
+
+/// Why the channel cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChannelError {
+    #[error("could not reach the agent")]
+    Connect(#[from] ConnectGuestError),
+    #[error("the agent closed the message channel")]
+    Closed,
+    #[error("the message channel broke")]
+    Frame(#[from] FrameError),
+    #[error("the agent did not answer `{namespace}` within {waited:?}")]
+    NoReply { namespace: &'static str, waited: Duration },
+    #[error("the agent's answer to `{namespace}` cannot be read")]
+    Reply {
+        namespace: &'static str,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the agent refused `{namespace}`: {reason}")]
+    Refused { namespace: &'static str, reason: String },
+}
+
+/// What is known of a running guest's health.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Health {
+    /// When the last report came.
+    pub last_healthy: Option<Timestamp>,
+    /// When the agent says it started.
+    pub agent_started_at: Option<Timestamp>,
+}
+
+/// An open message channel.
+pub(crate) struct Channel {
+    frames: Framed<GuestStream, FrameCodec>,
+    health: watch::Sender<Health>,
+}
+
+impl Channel {
+    /// Opens the channel and says hello. During boot this resolves the moment the agent is up.
+    pub(crate) async fn open(vm: &dyn Vm, health: watch::Sender<Health>) -> Result<Self, ChannelError> {
+        let stream = vm.connect_guest(GuestPort::Messages).await?;
+        let mut channel = Self { frames: Framed::new(stream, FrameCodec), health };
+        let hello = HelloRequest {
+            generation: GENERATION,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: [].into(),
+        };
+        let reply: HelloReply = channel.request(SYSTEM_HELLO, &hello).await?;
+        let _unchanged = channel.health.send_replace(Health {
+            last_healthy: Some(Timestamp::now()),
+            agent_started_at: Some(reply.started_at),
+        });
+        Ok(channel)
+    }
+
+    /// Makes the guest the shed it is.
+    pub(crate) async fn identify(
+        &mut self,
+        shed: &ShedName,
+        network: Option<NetworkIdentity>,
+    ) -> Result<(), ChannelError> {
+        let seed: [u8; SEED_BYTES] = rand::random();
+        let identify = Identify {
+            name: shed.to_string(),
+            hostname: shed.to_string(),
+            now: Timestamp::now(),
+            machine_id: None,
+            random_seed: seed.iter().map(|byte| format!("{byte:02x}")).collect(),
+            network,
+        };
+        let _reply: serde_json::Value = self.request(SYSTEM_IDENTIFY, &identify).await?;
+        Ok(())
+    }
+
+    /// Sends a request and waits for its reply, taking events in meanwhile.
+    pub(crate) async fn request<T, R>(
+        &mut self,
+        namespace: &'static str,
+        payload: &T,
+    ) -> Result<R, ChannelError>
+    where
+        T: serde::Serialize + Sync,
+        R: serde::de::DeserializeOwned,
+    {
+        let request = Envelope::request(namespace, payload);
+        let exchange = async {
+            self.send(&request).await?;
+            loop {
+                let envelope = self.receive().await?;
+                if envelope.kind == EnvelopeKind::Response && envelope.in_reply_to == Some(request.id) {
+                    return Ok::<_, ChannelError>(envelope);
+                }
+            }
+        };
+        let waited = timeouts::SYSTEM_REPLY;
+        let reply =
+            timeout(waited, exchange).await.map_err(|_| ChannelError::NoReply { namespace, waited })??;
+        if let Some(reason) = reply.payload.get("error").and_then(serde_json::Value::as_str) {
+            let reason = reason.chars().filter(|c| !c.is_control()).take(500).collect();
+            return Err(ChannelError::Refused { namespace, reason });
+        }
+        reply.parse().map_err(|source| ChannelError::Reply { namespace, source })
+    }
+
+    async fn send(&mut self, envelope: &Envelope) -> Result<(), ChannelError> {
+        let sent =
+            timeout(timeouts::MESSAGE_WRITE, self.frames.send(Frame::json(FrameKind::Message, envelope)));
+        match sent.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(FrameError::Io(io::ErrorKind::TimedOut.into()).into()),
+        }
+    }
+
+    /// Returns the next message; health reports are noted on the way.
+    async fn receive(&mut self) -> Result<Envelope, ChannelError> {
+        loop {
+            let frame = self.frames.next().await.ok_or(ChannelError::Closed)??;
+            if frame.kind != FrameKind::Message {
+                continue;
+            }
+            let envelope: Envelope = frame.parse()?;
+            if envelope.namespace == SYSTEM_HEALTH
+                && let Ok(report) = envelope.parse::<HealthReport>()
+            {
+                let _before = self.health.send_replace(Health {
+                    last_healthy: Some(Timestamp::now()),
+                    agent_started_at: Some(report.started_at),
+                });
+            }
+            return Ok(envelope);
+        }
+    }
+}
+
+/// Keeps one guest's channel open. Dropping it ends the task.
+#[derive(Debug)]
+pub(crate) struct Keeper(tokio::task::JoinHandle<()>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Keeper {
+    /// Starts the task, with the channel that the boot opened or, for an adopted machine, without one.
+    pub(crate) fn spawn(
+        shed: ShedName,
+        vm: Arc<dyn Vm>,
+        network: Option<NetworkIdentity>,
+        open: Option<Channel>,
+        health: watch::Sender<Health>,
+    ) -> Self {
+        Self(tokio::spawn(keep(shed, vm, network, open, health)))
+    }
+}
+
+async fn keep(
+    shed: ShedName,
+    vm: Arc<dyn Vm>,
+    network: Option<NetworkIdentity>,
+    mut open: Option<Channel>,
+    health: watch::Sender<Health>,
+) {
+    let mut pause = REOPEN_PAUSE.0;
+    let mut was_open = open.is_some();
+    while !vm.has_ended() {
+        let result = match open.take() {
+            Some(mut channel) => {
+                pause = REOPEN_PAUSE.0;
+                let error = loop {
+                    if let Err(error) = channel.receive().await {
+                        break error;
+                    }
+                };
+                Err(error)
+            }
+            None => reopen(&shed, &*vm, network.clone(), health.clone()).await,
+        };
+        match result {
+            Ok(channel) => {
+                tracing::info!(%shed, "message channel open");
+                was_open = true;
+                open = Some(channel);
+            }
+            // Only changes are logged: an agent that is away for a day would fill the log otherwise.
+            Err(error) => {
+                if was_open && !vm.has_ended() {
+                    tracing::info!(%shed, error = %error, "message channel lost; reopening");
+                }
+                was_open = false;
+                tokio::select! {
+                    () = vm.ended() => return,
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(REOPEN_PAUSE.1),
+                }
+            }
+        }
+    }
+}
+
+async fn reopen(
+    shed: &ShedName,
+    vm: &dyn Vm,
+    network: Option<NetworkIdentity>,
+    health: watch::Sender<Health>,
+) -> Result<Channel, ChannelError> {
+    let mut channel = Channel::open(vm, health).await?;
+    // The guest may have rebooted, or slept with its host: its name, clock and network are put right again.
+    channel.identify(shed, network).await?;
+    Ok(channel)
+}

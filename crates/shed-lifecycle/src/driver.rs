@@ -1,0 +1,656 @@
+//! The one task that owns a shed: its record, its machine, and what is being done with it.
+//!
+//! Requests come through a queue; [`policy`](crate::policy) decides, this file acts. At most one operation is in
+//! progress, as a future inside [`State::Working`], so a request that cancels it drops it, and nobody else ever
+//! touches the record. What the outside may know is published through `watch` channels.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use camino::Utf8PathBuf;
+use shed_backend::Vm;
+use shed_state::{RecordStatus, ShedRecord, VmRecord};
+use shed_types::{LaunchId, ShedName};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Activity, BootShedError, CreateShedError, DeleteShedError, Progress, ShedStatus, ShedView,
+    StartShedError, Started, StopShedError,
+    boot::{Boot, Booted, Machine, write_record},
+    channel::{Health, Keeper},
+    context::{Context, FileLane},
+    error::ClearVmError,
+    policy::{Decision, Refusal, Request, decide},
+    shutdown,
+};
+
+/// Requests that may wait for one shed; callers beyond it wait before they are queued.
+const QUEUE: usize = 64;
+
+pub(crate) type CreateReply = oneshot::Sender<Result<Started, CreateShedError>>;
+type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
+type StopReply = oneshot::Sender<Result<ShedView, StopShedError>>;
+type DeleteReply = oneshot::Sender<Result<(), DeleteShedError>>;
+
+/// A request and where its answer goes.
+pub(crate) enum Message {
+    Start(Progress, StartReply),
+    Stop(StopReply),
+    Delete(DeleteReply),
+}
+
+/// How the outside reaches a driver.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle {
+    pub messages: mpsc::Sender<Message>,
+    pub view: watch::Receiver<ShedView>,
+    pub vm: watch::Receiver<Option<Arc<dyn Vm>>>,
+    pub health: watch::Receiver<Health>,
+}
+
+/// What a driver begins with.
+pub(crate) enum Beginning {
+    /// Make the shed.
+    Create { image: Utf8PathBuf, progress: Progress, reply: CreateReply },
+    /// It was stopped, or its machine is gone.
+    Stopped,
+    /// It cannot be used.
+    Broken(String),
+    /// Its machine outlived a former server.
+    Adopt(Arc<dyn Vm>),
+    /// A former server was starting it.
+    ResumeBoot(Arc<dyn Vm>),
+    /// A former server was stopping it.
+    ResumeStop(Arc<dyn Vm>),
+}
+
+/// Owns a shed.
+pub(crate) struct Driver {
+    context: Arc<Context>,
+    lane: FileLane,
+    record: ShedRecord,
+    state: State,
+    messages: mpsc::Receiver<Message>,
+    view: watch::Sender<ShedView>,
+    vm: watch::Sender<Option<Arc<dyn Vm>>>,
+    health: watch::Sender<Health>,
+    shutdown: CancellationToken,
+    /// Takes the shed out of the table; called once, before anyone is told that it is gone.
+    forget: Option<Forget>,
+}
+
+enum State {
+    Stopped,
+    Broken(String),
+    Running(Machine),
+    Working(Work),
+    /// The shed is no more; the task ends.
+    Gone,
+}
+
+/// An operation in progress and those who wait for it.
+enum Work {
+    Creating {
+        boot: Pending<Result<Booted, BootShedError>>,
+        progress: Arc<Progress>,
+        reply: CreateReply,
+    },
+    Starting {
+        boot: Pending<Result<Booted, BootShedError>>,
+        progress: Arc<Progress>,
+        replies: Vec<StartReply>,
+    },
+    Stopping {
+        stop: Pending<Result<(), ClearVmError>>,
+        replies: Vec<StopReply>,
+    },
+    Deleting {
+        delete: Pending<Result<(), DeleteShedError>>,
+        then: AfterDelete,
+    },
+}
+
+/// Whom to tell when a shed is gone.
+enum AfterDelete {
+    /// Those who asked for it.
+    Deleted(Vec<DeleteReply>),
+    /// The one whose create failed, and why; deletes that came meanwhile.
+    CreateFailed(CreateReply, CreateShedError, Vec<DeleteReply>),
+}
+
+/// Takes a shed out of the table.
+pub(crate) type Forget = Box<dyn FnOnce(&ShedName) + Send>;
+
+type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What the driver woke up for.
+enum Event {
+    Booted(Result<Booted, BootShedError>),
+    Stopped(Result<(), ClearVmError>),
+    Deleted(Result<(), DeleteShedError>),
+    CreatorGone,
+    MachineEnded,
+    Message(Option<Message>),
+    Shutdown,
+}
+
+impl Driver {
+    /// Starts the task. `forget` is called when the shed is gone, before anyone is told.
+    pub(crate) fn spawn(
+        context: Arc<Context>,
+        record: ShedRecord,
+        beginning: Beginning,
+        shutdown: CancellationToken,
+        forget: Forget,
+        spawn: impl FnOnce(Pending<()>),
+    ) -> Handle {
+        let (sender, messages) = mpsc::channel(QUEUE);
+        let files = context.files(&record.name);
+        let view = watch::Sender::new(initial_view(&record, files.rootfs));
+        let (vm, health) = (watch::Sender::new(None), watch::Sender::new(Health::default()));
+        let handle = Handle {
+            messages: sender,
+            view: view.subscribe(),
+            vm: vm.subscribe(),
+            health: health.subscribe(),
+        };
+        let mut driver = Self {
+            context,
+            lane: FileLane::default(),
+            record,
+            state: State::Stopped,
+            messages,
+            view,
+            vm,
+            health,
+            shutdown,
+            forget: Some(forget),
+        };
+        // The state is set before the handle is given out, so that nobody sees a shed before it has one.
+        driver.begin(beginning);
+        driver.publish();
+        spawn(Box::pin(driver.run()));
+        handle
+    }
+
+    fn begin(&mut self, beginning: Beginning) {
+        self.state = match beginning {
+            Beginning::Stopped => State::Stopped,
+            Beginning::Broken(reason) => State::Broken(reason),
+            Beginning::Adopt(vm) => {
+                let network = self.context.backend.guest_network();
+                let keeper = Keeper::spawn(
+                    self.record.name.clone(),
+                    Arc::clone(&vm),
+                    network,
+                    None,
+                    self.health.clone(),
+                );
+                State::Running(Machine { vm, _keeper: keeper })
+            }
+            Beginning::Create { image, progress, reply } => {
+                self.record.status = RecordStatus::Creating;
+                self.record.vm = Some(new_launch());
+                let (boot, progress) = self.boot(progress);
+                let record = self.record.clone();
+                let boot = Box::pin(async move { boot.create(record, image).await });
+                State::Working(Work::Creating { boot, progress, reply })
+            }
+            Beginning::ResumeBoot(vm) => {
+                let (boot, progress) = self.boot(Progress::silent());
+                let record = self.record.clone();
+                let boot = Box::pin(async move { boot.resume(record, vm).await });
+                State::Working(Work::Starting { boot, progress, replies: Vec::new() })
+            }
+            Beginning::ResumeStop(vm) => self.stopping(Some(vm), Vec::new()),
+        };
+    }
+
+    async fn run(mut self) {
+        while !matches!(self.state, State::Gone) {
+            match self.next_event().await {
+                Event::Booted(result) => self.booted(result).await,
+                Event::Stopped(result) => self.stopped(result).await,
+                Event::Deleted(result) => self.deleted(&result),
+                Event::CreatorGone => self.creator_gone(),
+                Event::MachineEnded => self.machine_ended().await,
+                Event::Message(Some(message)) => self.handle(message).await,
+                Event::Message(None) | Event::Shutdown => return,
+            }
+            self.publish();
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let messages = &mut self.messages;
+        tokio::select! {
+            // In this order: the server's end outranks all, since every state on disk is one it can go on from;
+            // then what has happened, so that requests are judged by the truth; requests last.
+            biased;
+            () = self.shutdown.cancelled() => Event::Shutdown,
+            event = happened(&mut self.state) => event,
+            message = messages.recv() => Event::Message(message),
+        }
+    }
+
+    async fn handle(&mut self, message: Message) {
+        let request = match &message {
+            Message::Start(..) => Request::Start,
+            Message::Stop(_) => Request::Stop,
+            Message::Delete(_) => Request::Delete,
+        };
+        let activity = self.activity();
+        match (decide(activity, request), message) {
+            (Decision::Begin, Message::Start(progress, reply)) => self.begin_start(progress, reply).await,
+            (Decision::Begin | Decision::CancelThenBegin, Message::Stop(reply)) => {
+                self.begin_stop(reply).await
+            }
+            (Decision::Begin | Decision::CancelThenBegin, Message::Delete(reply)) => {
+                self.begin_delete(reply).await
+            }
+            (Decision::Join, message) => self.join(message),
+            (Decision::Refuse(refusal), message) => self.refuse(refusal, activity, message),
+            (Decision::CancelThenBegin, Message::Start(..)) => {
+                unreachable!("no policy cancels in order to start")
+            }
+        }
+    }
+
+    async fn begin_start(&mut self, progress: Progress, reply: StartReply) {
+        let files = self.context.files(&self.record.name);
+        if let Some(reason) = unusable(&files) {
+            self.state = State::Broken(reason.clone());
+            answer(reply, Err(StartShedError::Broken { shed: self.record.name.clone(), reason }));
+            return;
+        }
+        self.record.status = RecordStatus::Starting;
+        self.record.vm = Some(new_launch());
+        self.record.last_error = None;
+        let (boot, progress) = self.boot(progress);
+        let record = self.record.clone();
+        let boot = Box::pin(async move { boot.start(record).await });
+        self.state = State::Working(Work::Starting { boot, progress, replies: vec![reply] });
+    }
+
+    async fn begin_stop(&mut self, reply: StopReply) {
+        let vm = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(machine) => Some(machine.vm),
+            State::Working(work) => {
+                self.cancel(work);
+                None
+            }
+            State::Stopped | State::Broken(_) | State::Gone => None,
+        };
+        self.record.status = RecordStatus::Stopping;
+        self.save().await;
+        self.state = self.stopping(vm, vec![reply]);
+    }
+
+    fn stopping(&self, vm: Option<Arc<dyn Vm>>, replies: Vec<StopReply>) -> State {
+        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm));
+        State::Working(Work::Stopping { stop, replies })
+    }
+
+    async fn begin_delete(&mut self, reply: DeleteReply) {
+        let then = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Working(Work::Creating { reply: creator, .. }) => {
+                let cancelled = BootShedError::Cancelled { shed: self.record.name.clone() };
+                AfterDelete::CreateFailed(creator, CreateShedError::Boot(cancelled.into()), vec![reply])
+            }
+            State::Working(work) => {
+                self.cancel(work);
+                AfterDelete::Deleted(vec![reply])
+            }
+            // The machine's keeper goes with it; the process is found again by its launch id.
+            State::Running(_) | State::Stopped | State::Broken(_) | State::Gone => {
+                AfterDelete::Deleted(vec![reply])
+            }
+        };
+        self.record.status = RecordStatus::Deleting;
+        self.save().await;
+        self.delete(then);
+    }
+
+    fn delete(&mut self, then: AfterDelete) {
+        let delete = Box::pin(delete(Arc::clone(&self.context), self.lane.clone(), self.record.clone()));
+        self.state = State::Working(Work::Deleting { delete, then });
+    }
+
+    /// Tells those who wait for an operation that a later request has ended it.
+    fn cancel(&self, work: Work) {
+        let shed = || self.record.name.clone();
+        match work {
+            Work::Creating { reply, .. } => {
+                let cancelled = BootShedError::Cancelled { shed: shed() };
+                answer(reply, Err(CreateShedError::Boot(cancelled.into())));
+            }
+            Work::Starting { replies, .. } => {
+                let cancelled = Arc::new(BootShedError::Cancelled { shed: shed() });
+                for reply in replies {
+                    answer(reply, Err(StartShedError::Boot(Arc::clone(&cancelled))));
+                }
+            }
+            Work::Stopping { replies, .. } => {
+                for reply in replies {
+                    let activity = Activity::Deleting;
+                    answer(reply, Err(StopShedError::Busy { shed: shed(), activity }));
+                }
+            }
+            Work::Deleting { .. } => {}
+        }
+    }
+
+    fn join(&mut self, message: Message) {
+        let State::Working(work) = &mut self.state else { return };
+        match (work, message) {
+            (Work::Starting { replies, .. }, Message::Start(_, reply)) => replies.push(reply),
+            (Work::Stopping { replies, .. }, Message::Stop(reply)) => replies.push(reply),
+            (
+                Work::Deleting {
+                    then: AfterDelete::Deleted(replies) | AfterDelete::CreateFailed(_, _, replies),
+                    ..
+                },
+                Message::Delete(reply),
+            ) => replies.push(reply),
+            // Policy joins only the same operation; a reply that is dropped reads as a shutdown.
+            (
+                Work::Creating { .. } | Work::Starting { .. } | Work::Stopping { .. } | Work::Deleting { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal, activity: Activity, message: Message) {
+        let shed = self.record.name.clone();
+        match message {
+            Message::Start(_, reply) => {
+                let error = match refusal {
+                    Refusal::AlreadyRunning => StartShedError::AlreadyRunning { shed },
+                    Refusal::Broken => StartShedError::Broken { shed, reason: self.reason() },
+                    Refusal::Busy | Refusal::AlreadyStopped => StartShedError::Busy { shed, activity },
+                };
+                answer(reply, Err(error));
+            }
+            Message::Stop(reply) => {
+                let error = match refusal {
+                    Refusal::AlreadyStopped => StopShedError::AlreadyStopped { shed },
+                    Refusal::Busy | Refusal::AlreadyRunning | Refusal::Broken => {
+                        StopShedError::Busy { shed, activity }
+                    }
+                };
+                answer(reply, Err(error));
+            }
+            // Policy refuses no delete.
+            Message::Delete(_reply) => {}
+        }
+    }
+
+    async fn booted(&mut self, result: Result<Booted, BootShedError>) {
+        let State::Working(work) = std::mem::replace(&mut self.state, State::Stopped) else { return };
+        match (result, work) {
+            (Ok((record, machine)), work) => {
+                tracing::info!(shed = %record.name, pid = machine.vm.identity().pid, "shed is running");
+                self.record = record;
+                self.state = State::Running(machine);
+                self.publish();
+                self.tell_started(work);
+            }
+            (Err(error), Work::Creating { reply, .. }) => {
+                tracing::warn!(shed = %self.record.name, error = %error, "create failed; removing what it made");
+                self.delete(AfterDelete::CreateFailed(
+                    reply,
+                    CreateShedError::Boot(error.into()),
+                    Vec::new(),
+                ));
+            }
+            (Err(error), Work::Starting { replies, .. }) => {
+                tracing::warn!(shed = %self.record.name, error = %error, "start failed");
+                self.undo_start(&error).await;
+                self.publish();
+                let error = Arc::new(error);
+                for reply in replies {
+                    answer(reply, Err(StartShedError::Boot(Arc::clone(&error))));
+                }
+            }
+            (Err(_), Work::Stopping { .. } | Work::Deleting { .. }) => unreachable!("only boots boot"),
+        }
+    }
+
+    fn tell_started(&self, work: Work) {
+        let started =
+            |progress: &Progress| Started { shed: self.view.borrow().clone(), timeline: progress.timeline() };
+        match work {
+            Work::Creating { progress, reply, .. } => answer(reply, Ok(started(&progress))),
+            Work::Starting { progress, replies, .. } => {
+                for reply in replies {
+                    answer(reply, Ok(started(&progress)));
+                }
+            }
+            Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
+        }
+    }
+
+    /// Brings a shed whose start failed back to `stopped`.
+    async fn undo_start(&mut self, error: &BootShedError) {
+        match self.context.ensure_no_vm(&self.record).await {
+            Ok(()) => {
+                self.record.last_error = Some(error.to_string());
+                self.set_stopped().await;
+            }
+            Err(error) => {
+                // Its machine may still write to the disk, so it must not be started: the next stop tries again.
+                tracing::error!(shed = %self.record.name, error = %error, "a machine is left after a failed start");
+                self.state = State::Broken(error.to_string());
+            }
+        }
+    }
+
+    async fn stopped(&mut self, result: Result<(), ClearVmError>) {
+        let State::Working(Work::Stopping { replies, .. }) =
+            std::mem::replace(&mut self.state, State::Stopped)
+        else {
+            return;
+        };
+        let answered: Result<(), StopShedError> = match result {
+            Ok(()) => {
+                self.set_stopped().await;
+                Ok(())
+            }
+            Err(error) => {
+                self.state = State::Broken(error.to_string());
+                Err(error.into())
+            }
+        };
+        self.publish();
+        for reply in replies {
+            answer(reply, answered.clone().map(|()| self.view.borrow().clone()));
+        }
+    }
+
+    fn deleted(&mut self, result: &Result<(), DeleteShedError>) {
+        let State::Working(Work::Deleting { then, .. }) = std::mem::replace(&mut self.state, State::Stopped)
+        else {
+            return;
+        };
+        match result {
+            Ok(()) => {
+                self.state = State::Gone;
+                tracing::info!(shed = %self.record.name, "shed is gone");
+                if let Some(forget) = self.forget.take() {
+                    forget(&self.record.name);
+                }
+            }
+            Err(error) => {
+                tracing::error!(shed = %self.record.name, error = %error, "a shed could not be removed");
+                self.state = State::Broken(error.to_string());
+            }
+        }
+        let replies = match then {
+            AfterDelete::Deleted(replies) => replies,
+            AfterDelete::CreateFailed(reply, error, replies) => {
+                answer(reply, Err(error));
+                replies
+            }
+        };
+        for reply in replies {
+            answer(reply, result.clone());
+        }
+    }
+
+    fn creator_gone(&mut self) {
+        let State::Working(Work::Creating { reply, .. }) = std::mem::replace(&mut self.state, State::Stopped)
+        else {
+            return;
+        };
+        tracing::info!(shed = %self.record.name, "the client of a create is gone; undoing it");
+        let cancelled = BootShedError::Cancelled { shed: self.record.name.clone() };
+        self.delete(AfterDelete::CreateFailed(reply, CreateShedError::Boot(cancelled.into()), Vec::new()));
+    }
+
+    async fn machine_ended(&mut self) {
+        tracing::info!(shed = %self.record.name, "the machine ended");
+        self.state = State::Stopped;
+        if let Err(error) = self.context.ensure_no_vm(&self.record).await {
+            tracing::warn!(shed = %self.record.name, error = %error, "what the machine left could not be removed");
+        }
+        self.set_stopped().await;
+    }
+
+    async fn set_stopped(&mut self) {
+        self.record.status = RecordStatus::Stopped;
+        self.record.vm = None;
+        self.state = State::Stopped;
+        let _before = self.health.send_replace(Health::default());
+        self.save().await;
+    }
+
+    /// Writes the record. A failure (a full disk) does not stop what frees resources: the record then says more
+    /// than there is, which the next start of the server puts right.
+    async fn save(&mut self) {
+        if let Err(error) = write_record(&self.context, &self.lane, &self.record).await {
+            tracing::error!(shed = %self.record.name, error = %error, "the record could not be written");
+        }
+    }
+
+    fn boot(&self, progress: Progress) -> (Boot, Arc<Progress>) {
+        let progress = Arc::new(progress);
+        let boot = Boot {
+            context: Arc::clone(&self.context),
+            lane: self.lane.clone(),
+            progress: Arc::clone(&progress),
+            health: self.health.clone(),
+        };
+        (boot, progress)
+    }
+
+    fn activity(&self) -> Activity {
+        match &self.state {
+            State::Stopped | State::Gone => Activity::Stopped,
+            State::Broken(_) => Activity::Broken,
+            State::Running(_) => Activity::Running,
+            State::Working(Work::Creating { .. }) => Activity::Creating,
+            State::Working(Work::Starting { .. }) => Activity::Starting,
+            State::Working(Work::Stopping { .. }) => Activity::Stopping,
+            State::Working(Work::Deleting { .. }) => Activity::Deleting,
+        }
+    }
+
+    fn reason(&self) -> String {
+        match &self.state {
+            State::Broken(reason) => reason.clone(),
+            State::Stopped | State::Running(_) | State::Working(_) | State::Gone => String::new(),
+        }
+    }
+
+    fn publish(&self) {
+        let machine = match &self.state {
+            State::Running(machine) => Some(Arc::clone(&machine.vm)),
+            State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => None,
+        };
+        self.view.send_modify(|view| {
+            view.status = match self.activity() {
+                Activity::Creating | Activity::Starting => ShedStatus::Starting,
+                Activity::Running => ShedStatus::Running,
+                Activity::Stopping | Activity::Deleting => ShedStatus::Stopping,
+                Activity::Stopped => ShedStatus::Stopped,
+                Activity::Broken => ShedStatus::Broken,
+            };
+            view.pid = machine.as_ref().map(|vm| vm.identity().pid);
+            view.error = match &self.state {
+                State::Broken(reason) => Some(reason.clone()),
+                State::Stopped | State::Running(_) | State::Working(_) | State::Gone => {
+                    self.record.last_error.clone()
+                }
+            };
+        });
+        let _before = self.vm.send_replace(machine);
+    }
+}
+
+/// Waits for whatever this state waits for besides requests.
+async fn happened(state: &mut State) -> Event {
+    match state {
+        State::Stopped | State::Broken(_) | State::Gone => std::future::pending().await,
+        State::Running(machine) => {
+            machine.vm.ended().await;
+            Event::MachineEnded
+        }
+        State::Working(Work::Creating { boot, reply, .. }) => tokio::select! {
+            biased;
+            result = boot => Event::Booted(result),
+            () = reply.closed() => Event::CreatorGone,
+        },
+        State::Working(Work::Starting { boot, .. }) => Event::Booted(boot.await),
+        State::Working(Work::Stopping { stop, .. }) => Event::Stopped(stop.await),
+        State::Working(Work::Deleting { delete, .. }) => Event::Deleted(delete.await),
+    }
+}
+
+/// Ends the machine at once, since its data goes away, and removes every file.
+pub(crate) async fn delete(
+    context: Arc<Context>,
+    lane: FileLane,
+    record: ShedRecord,
+) -> Result<(), DeleteShedError> {
+    context.ensure_no_vm(&record).await?;
+    let shed = record.name.clone();
+    let removed = lane.run(move || context.instances.remove(&record.name)).await;
+    removed.map_err(|(path, source)| DeleteShedError::Remove { shed, path, source: source.into() })
+}
+
+/// Returns why a shed with these files cannot boot, if so.
+pub(crate) fn unusable(files: &shed_state::InstanceFiles) -> Option<String> {
+    [&files.rootfs, &files.image]
+        .into_iter()
+        .find(|path| !path.is_file())
+        .map(|path| format!("{path} is missing"))
+}
+
+fn new_launch() -> VmRecord {
+    VmRecord { launch_id: LaunchId::generate(), pid: None, start_time: None }
+}
+
+/// Answers a request; one whose caller is gone needs no answer.
+fn answer<T>(reply: oneshot::Sender<T>, value: T) {
+    let _caller_gone = reply.send(value);
+}
+
+fn initial_view(record: &ShedRecord, rootfs_path: Utf8PathBuf) -> ShedView {
+    ShedView {
+        name: record.name.clone(),
+        status: ShedStatus::Stopped,
+        created_at: record.created_at,
+        backend: record.backend,
+        repo: record.repo.clone(),
+        local_dir: record.local_dir.clone(),
+        image: record.image.clone(),
+        cpus: record.cpus,
+        memory_mb: record.memory_mb,
+        disk_gb: record.disk_gb,
+        rootfs_path,
+        pid: None,
+        last_healthy: None,
+        agent_started_at: None,
+        error: None,
+    }
+}

@@ -1,0 +1,33 @@
+//! What happens to a shed, from create to delete.
+//!
+//! [`Sheds`] is the only door: the HTTP and SSH servers hold one and call it. Behind it each shed has a task of its
+//! own ([`driver`]) that owns the shed's record and machine; requests reach it through a queue and are accepted,
+//! joined or refused by one pure policy ([`policy`]). This crate knows no HTTP, no SSH and no concrete backend.
+//!
+//! Everything here may be killed at any moment. What is about to be taken is recorded first, so that the next
+//! start ([`reconcile`]) finds it and either finishes or undoes it.
+
+mod boot;
+mod channel;
+mod console;
+mod context;
+mod disk;
+mod driver;
+mod error;
+mod policy;
+mod progress;
+mod reconcile;
+mod settings;
+mod sheds;
+mod shutdown;
+mod view;
+
+pub use error::{
+    BootShedError, ClearVmError, CreateShedError, DeleteShedError, OpenShedsError, ReachGuestError,
+    StartShedError, StopShedError,
+};
+pub use policy::Activity;
+pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate};
+pub use settings::Settings;
+pub use sheds::Sheds;
+pub use view::{NewShed, ShedStatus, ShedView, Started};

@@ -1,0 +1,35 @@
+//! What the lifecycle needs to know of the configuration. The server fills it in after checking.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use camino::Utf8PathBuf;
+use shed_types::{CpuCount, DiskGb, ImageName, MemoryMb};
+
+/// Paths, defaults and limits of one backend's sheds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// One directory a shed.
+    pub instance_dir: Utf8PathBuf,
+    /// Cached images, kernel, initramfs, disk templates.
+    pub images_dir: Utf8PathBuf,
+    /// Kernel in the form the backend boots.
+    pub kernel: Utf8PathBuf,
+    /// Initramfs with shed-init and shed-agent.
+    pub initrd: Utf8PathBuf,
+    /// Image used when none is named; absent means `default-rootfs.ext4`, then `base-rootfs.ext4` in `images_dir`.
+    pub base_rootfs: Option<Utf8PathBuf>,
+    /// Images that the config names, by path.
+    pub images: BTreeMap<ImageName, Utf8PathBuf>,
+    /// CPUs of a shed that names none.
+    pub default_cpus: CpuCount,
+    /// Memory of a shed that names none.
+    pub default_memory_mb: MemoryMb,
+    /// Size of a shed's own disk.
+    pub default_disk_gb: DiskGb,
+    /// From the VMM's start to the agent's answer; after it the start has failed.
+    pub start_timeout: Duration,
+    /// From the request to power off to SIGKILL.
+    pub stop_timeout: Duration,
+    /// Words appended to the guest's kernel command line.
+    pub extra_cmdline: Vec<String>,
+}

@@ -1,0 +1,328 @@
+//! The only door to this crate: the table of sheds, and requests on their way to the drivers.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, Weak},
+    time::Duration,
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use jiff::Timestamp;
+use shed_backend::{Backend, GuestStream};
+use shed_image::{ImageStore, ResolveImageError};
+use shed_state::{DirectoryLock, InstanceDir, RECORD_VERSION, RecordStatus, ShedRecord};
+use shed_types::{GuestPort, ImageName, ShedName};
+use tokio::{sync::oneshot, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    CreateShedError, DeleteShedError, NewShed, OpenShedsError, Progress, ReachGuestError, Settings,
+    ShedStatus, ShedView, StartShedError, Started, StopShedError,
+    context::Context,
+    driver::{Beginning, Driver, Handle, Message},
+    reconcile,
+};
+
+/// How long a stream to a running guest may take to open. The link of a machine that was just adopted comes up
+/// within a second; one that is stalled under software emulation may need several.
+const REACH_GUEST: Duration = Duration::from_secs(10);
+
+/// All sheds of one backend on this server.
+#[derive(Debug, Clone)]
+pub struct Sheds {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    context: Arc<Context>,
+    table: Mutex<Table>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    /// Keeps a second server away from the directory.
+    _lock: DirectoryLock,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    sheds: BTreeMap<ShedName, Handle>,
+    /// Directories whose records cannot be read: not shown, but their names stay taken.
+    unreadable: BTreeSet<ShedName>,
+}
+
+impl Sheds {
+    /// Takes the instance directory over and makes records and machines agree.
+    ///
+    /// Creates that a crash cut short are undone, deletes are finished, running machines adopted. When this
+    /// returns, every shed is in a true state.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or another server uses it.
+    pub async fn open(settings: Settings, backend: Arc<dyn Backend>) -> Result<Self, OpenShedsError> {
+        let directory = settings.instance_dir.clone();
+        let prepare = |source| OpenShedsError::Prepare { path: directory.clone(), source };
+        std::fs::create_dir_all(&directory).map_err(prepare)?;
+        let lock = DirectoryLock::take(&directory).map_err(|error| match error {
+            shed_state::LockError::Held { .. } => OpenShedsError::InUse { path: directory.clone() },
+            shed_state::LockError::Io { path, source } => OpenShedsError::Prepare { path, source },
+        })?;
+        let instances = InstanceDir::new(directory);
+        let context = Arc::new(Context { settings, backend, instances });
+        let found = reconcile::reconcile(&context).await?;
+        let sheds = Self {
+            inner: Arc::new(Inner {
+                context,
+                table: Mutex::new(Table { sheds: BTreeMap::new(), unreadable: found.unreadable }),
+                tasks: TaskTracker::new(),
+                shutdown: CancellationToken::new(),
+                _lock: lock,
+            }),
+        };
+        let mut table = sheds.table();
+        for (record, beginning) in found.sheds {
+            let name = record.name.clone();
+            let _new = table.sheds.insert(name, sheds.spawn(record, beginning));
+        }
+        drop(table);
+        Ok(sheds)
+    }
+
+    /// Returns all sheds, sorted by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<ShedView> {
+        self.table().sheds.values().map(snapshot).collect()
+    }
+
+    /// Returns one shed.
+    #[must_use]
+    pub fn get(&self, name: &ShedName) -> Option<ShedView> {
+        self.table().sheds.get(name).map(snapshot)
+    }
+
+    /// Makes a shed and brings it up.
+    ///
+    /// # Errors
+    /// On an error nothing of the shed is left.
+    ///
+    /// # Cancel safety
+    /// Dropping the future undoes the create.
+    pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
+        let settings = &self.inner.context.settings;
+        self.check_name_is_free(&new.name, &self.table())?;
+        let (image, image_name) = self.resolve_image(new.image)?;
+        for (what, path) in [("the kernel", &settings.kernel), ("the initramfs", &settings.initrd)] {
+            if !path.is_file() {
+                return Err(CreateShedError::GuestFileMissing { what, path: path.clone() });
+            }
+        }
+        let record = ShedRecord {
+            version: RECORD_VERSION,
+            name: new.name,
+            status: RecordStatus::Creating,
+            created_at: now(),
+            backend: self.inner.context.backend.kind(),
+            cpus: new.cpus.unwrap_or(settings.default_cpus),
+            memory_mb: new.memory_mb.unwrap_or(settings.default_memory_mb),
+            disk_gb: settings.default_disk_gb,
+            image: image_name,
+            repo: new.repo,
+            local_dir: new.local_dir,
+            vm: None,
+            last_error: None,
+        };
+        let (reply, answer) = oneshot::channel();
+        {
+            // Checked again and taken under one lock, so that of two creates of a name exactly one goes on.
+            let mut table = self.table();
+            self.check_name_is_free(&record.name, &table)?;
+            if self.inner.shutdown.is_cancelled() {
+                return Err(CreateShedError::ShuttingDown);
+            }
+            let name = record.name.clone();
+            let _new =
+                table.sheds.insert(name, self.spawn(record, Beginning::Create { image, progress, reply }));
+        }
+        answer.await.unwrap_or(Err(CreateShedError::ShuttingDown))
+    }
+
+    /// Brings a stopped shed up. Several callers at once get the same machine.
+    ///
+    /// # Errors
+    /// On an error the shed is as stopped as before.
+    pub async fn start(&self, name: &ShedName, progress: Progress) -> Result<Started, StartShedError> {
+        let not_found = || StartShedError::NotFound { shed: name.clone() };
+        let (reply, answer) = oneshot::channel();
+        let asked = self.ask(name, Message::Start(progress, reply)).await;
+        asked.ok_or_else(not_found)?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(if self.ending() { StartShedError::ShuttingDown } else { not_found() }))
+    }
+
+    /// Brings a running shed down; its disk stays.
+    ///
+    /// # Errors
+    /// When it does not run, or its machine cannot be shown dead.
+    pub async fn stop(&self, name: &ShedName) -> Result<ShedView, StopShedError> {
+        let not_found = || StopShedError::NotFound { shed: name.clone() };
+        let (reply, answer) = oneshot::channel();
+        self.ask(name, Message::Stop(reply)).await.ok_or_else(not_found)?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(if self.ending() { StopShedError::ShuttingDown } else { not_found() }))
+    }
+
+    /// Removes a shed and its data, whatever it is doing.
+    ///
+    /// # Errors
+    /// When something of it cannot be removed; deleting again continues.
+    pub async fn delete(&self, name: &ShedName) -> Result<(), DeleteShedError> {
+        let not_found = || DeleteShedError::NotFound { shed: name.clone() };
+        let (reply, answer) = oneshot::channel();
+        self.ask(name, Message::Delete(reply)).await.ok_or_else(not_found)?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(if self.ending() { DeleteShedError::ShuttingDown } else { not_found() }))
+    }
+
+    /// Opens a stream to a service in a running shed.
+    ///
+    /// # Errors
+    /// When the shed does not run or its agent does not answer.
+    pub async fn connect_guest(
+        &self,
+        name: &ShedName,
+        port: GuestPort,
+    ) -> Result<GuestStream, ReachGuestError> {
+        let handle = self.table().sheds.get(name).cloned();
+        let handle = handle.ok_or_else(|| ReachGuestError::NotFound { shed: name.clone() })?;
+        let vm = handle.vm.borrow().clone();
+        let Some(vm) = vm else {
+            let status = handle.view.borrow().status;
+            return Err(ReachGuestError::NotRunning { shed: name.clone(), status });
+        };
+        match timeout(REACH_GUEST, vm.connect_guest(port)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(shed_backend::ConnectGuestError::Ended { .. })) => {
+                Err(ReachGuestError::NotRunning { shed: name.clone(), status: ShedStatus::Stopped })
+            }
+            Ok(Err(source)) => Err(ReachGuestError::Connect { shed: name.clone(), source }),
+            Err(_) => Err(ReachGuestError::NoAnswer { shed: name.clone(), waited: REACH_GUEST }),
+        }
+    }
+
+    /// Ends every task and leaves the machines running, for the next server to adopt.
+    pub async fn close(&self) {
+        self.inner.shutdown.cancel();
+        let _already = self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+
+    async fn ask(&self, name: &ShedName, message: Message) -> Option<()> {
+        let handle = self.table().sheds.get(name).cloned()?;
+        handle.messages.send(message).await.ok()
+    }
+
+    fn spawn(&self, record: ShedRecord, beginning: Beginning) -> Handle {
+        let inner: Weak<Inner> = Arc::downgrade(&self.inner);
+        let forget = Box::new(move |name: &ShedName| {
+            if let Some(inner) = inner.upgrade() {
+                let _handle = lock(&inner.table).sheds.remove(name);
+            }
+        });
+        let shutdown = self.inner.shutdown.clone();
+        Driver::spawn(Arc::clone(&self.inner.context), record, beginning, shutdown, forget, |task| {
+            drop(self.inner.tasks.spawn(task));
+        })
+    }
+
+    fn check_name_is_free(&self, name: &ShedName, table: &Table) -> Result<(), CreateShedError> {
+        if table.unreadable.contains(name) {
+            let path = self.inner.context.files(name).directory;
+            return Err(CreateShedError::Occupied { shed: name.clone(), path });
+        }
+        if table.sheds.contains_key(name) {
+            return Err(CreateShedError::AlreadyExists { shed: name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Returns the file of an image and, when it has one, its name.
+    fn resolve_image(
+        &self,
+        asked: Option<ImageName>,
+    ) -> Result<(Utf8PathBuf, Option<ImageName>), CreateShedError> {
+        let settings = &self.inner.context.settings;
+        let store = ImageStore::new(settings.images_dir.clone());
+        let Some(image) = asked else {
+            return default_image(settings, &store);
+        };
+        let available = || {
+            let mut names: BTreeSet<String> = settings.images.keys().map(ToString::to_string).collect();
+            let listed = store.list().unwrap_or_default().into_iter();
+            names.extend(listed.filter(|record| !record.is_hidden()).map(|record| record.name.to_string()));
+            names.into_iter().collect()
+        };
+        let configured = settings.images.get(&image).filter(|path| path.is_file()).cloned();
+        match configured.map_or_else(|| store.resolve(&image), Ok) {
+            Ok(path) => Ok((path, Some(image))),
+            Err(ResolveImageError::Unknown { .. } | ResolveImageError::Look { .. }) => {
+                Err(CreateShedError::UnknownImage { image, available: available() })
+            }
+        }
+    }
+
+    fn ending(&self) -> bool {
+        self.inner.shutdown.is_cancelled()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        lock(&self.inner.table)
+    }
+}
+
+/// Names looked for, in this order, when neither the caller nor the config names an image (spec I.2).
+const DEFAULT_IMAGES: [&str; 2] = ["default", "base"];
+
+fn default_image(
+    settings: &Settings,
+    store: &ImageStore,
+) -> Result<(Utf8PathBuf, Option<ImageName>), CreateShedError> {
+    let candidates: Vec<Utf8PathBuf> = match &settings.base_rootfs {
+        Some(path) => vec![path.clone()],
+        None => DEFAULT_IMAGES
+            .iter()
+            .map(|name| store.rootfs(&name.parse().expect("these names follow the rules")))
+            .collect(),
+    };
+    if let Some(path) = candidates.iter().find(|path| path.is_file()) {
+        return Ok((path.clone(), image_name(path)));
+    }
+    let path = candidates.last().cloned().unwrap_or_default();
+    let available =
+        store.list().unwrap_or_default().into_iter().map(|record| record.name.to_string()).collect();
+    Err(CreateShedError::NoDefaultImage { path, available })
+}
+
+fn image_name(path: &Utf8Path) -> Option<ImageName> {
+    path.file_name()?.strip_suffix(shed_image::file_name::ROOTFS_END)?.parse().ok()
+}
+
+/// Returns the time in whole seconds, as records and the wire show it.
+fn now() -> Timestamp {
+    Timestamp::from_second(Timestamp::now().as_second()).expect("the present is within jiff's range")
+}
+
+fn snapshot(handle: &Handle) -> ShedView {
+    let mut view = handle.view.borrow().clone();
+    if view.status == ShedStatus::Running {
+        let health = *handle.health.borrow();
+        view.last_healthy = health.last_healthy;
+        view.agent_started_at = health.agent_started_at;
+    }
+    view
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().expect("no code panics while it holds this lock")
+}

@@ -1,0 +1,83 @@
+//! A shed as it looks from outside, and what is asked for when one is made.
+
+use camino::Utf8PathBuf;
+use jiff::Timestamp;
+use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, MemoryMb, ShedName};
+
+use crate::PhaseTiming;
+
+/// How a shed is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShedStatus {
+    /// It is being created or started.
+    Starting,
+    /// Its machine runs and its agent has answered.
+    Running,
+    /// It is being stopped or deleted.
+    Stopping,
+    /// It has no machine.
+    Stopped,
+    /// It cannot be started until somebody repairs what `ShedView::error` names.
+    Broken,
+}
+
+/// A snapshot of a shed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShedView {
+    /// Unique on this server.
+    pub name: ShedName,
+    /// How it is.
+    pub status: ShedStatus,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// What runs it.
+    pub backend: BackendKind,
+    /// What the caller gave as repository.
+    pub repo: Option<String>,
+    /// Host directory at /workspace.
+    pub local_dir: Option<Utf8PathBuf>,
+    /// The image it was made from.
+    pub image: Option<ImageName>,
+    /// Virtual CPUs.
+    pub cpus: CpuCount,
+    /// Memory in MiB.
+    pub memory_mb: MemoryMb,
+    /// Size of its own disk in GiB.
+    pub disk_gb: DiskGb,
+    /// Its own disk.
+    pub rootfs_path: Utf8PathBuf,
+    /// The VMM process, while there is one.
+    pub pid: Option<u32>,
+    /// Last health report; only while running.
+    pub last_healthy: Option<Timestamp>,
+    /// When the agent started; only while running.
+    pub agent_started_at: Option<Timestamp>,
+    /// Why it is broken, or why its last start failed or its machine ended.
+    pub error: Option<String>,
+}
+
+/// What a new shed shall be. Fields left out take the server's defaults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewShed {
+    /// Its name.
+    pub name: ShedName,
+    /// An image by name; absent means the default image.
+    pub image: Option<ImageName>,
+    /// Virtual CPUs.
+    pub cpus: Option<CpuCount>,
+    /// Memory in MiB.
+    pub memory_mb: Option<MemoryMb>,
+    /// Repository, as the caller gave it.
+    pub repo: Option<String>,
+    /// Host directory for /workspace.
+    pub local_dir: Option<Utf8PathBuf>,
+}
+
+/// The result of a create or start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Started {
+    /// The running shed.
+    pub shed: ShedView,
+    /// How long each phase took.
+    pub timeline: Vec<PhaseTiming>,
+}

@@ -1,0 +1,23 @@
+//! One byte pipe to the guest, many streams in it.
+//!
+//! A virtio-serial port is a single pipe that outlives the programs on both of its ends: it keeps bytes of an
+//! earlier connection, and neither end sees the other open or close it for certain. So two layers are needed, and
+//! both ends of Shed use the same ones: [`host_handshake`] and [`guest_handshake`] agree on the byte where a fresh
+//! start begins, then a [`mux`] carries one stream for each connection to a [`GuestPort`](shed_types::GuestPort).
+//!
+//! Callers: the agent (guest end) and the `qemu` backend (host end). Backends with vsock need neither layer, but
+//! open their streams by the same `CONNECT` line. Nothing here knows what the streams carry, opens devices or
+//! sockets, or retries: a broken pipe is reported and the caller connects again.
+
+mod connect;
+mod handshake;
+pub mod mux;
+mod pipe;
+mod stream;
+mod sync;
+
+pub use connect::{AcceptError, OpenError, Incoming, open_stream};
+pub use handshake::{HandshakeError, Synced, guest_handshake, host_handshake};
+pub use mux::{Acceptor, MuxClosed, MuxHandle};
+pub use stream::MuxStream;
+pub use sync::{GuestLine, GuestScanner, HostLine, HostScanner, Nonce};

@@ -1,0 +1,211 @@
+//! Envelopes of the message channel (port 1026) and the payloads of the `system:` namespaces.
+//!
+//! The host dials, sends [`HelloRequest`], gets [`HelloReply`]; then [`Identify`] makes the machine the shed it is;
+//! health events flow for as long as the channel is open (spec B.4, B.5; design §4, §5).
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Generation of this protocol. It grows when a message changes its meaning, which adding a field does not do.
+pub const GENERATION: u32 = 1;
+
+/// Namespace of [`HelloRequest`] and [`HelloReply`].
+pub const SYSTEM_HELLO: &str = "system:hello";
+/// Namespace of [`Identify`]; the reply's payload is empty or has an `error`.
+pub const SYSTEM_IDENTIFY: &str = "system:identify";
+/// Namespace of [`HealthReport`]: the answer to a request, and an event every 30 s.
+pub const SYSTEM_HEALTH: &str = "system:health";
+/// Namespace of [`PowerOff`].
+pub const SYSTEM_POWER_OFF: &str = "system:power-off";
+
+/// One message (spec A.9).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Envelope {
+    /// UUIDv7, made by the sender.
+    pub id: Uuid,
+    /// What the message is about; `system:` ones are Shed's own.
+    pub namespace: String,
+    /// Request, response or event.
+    #[serde(rename = "type")]
+    pub kind: EnvelopeKind,
+    /// The request that a response answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_reply_to: Option<Uuid>,
+    /// When the sender made it.
+    pub timestamp: Timestamp,
+    /// Whatever the namespace defines.
+    #[serde(default)]
+    pub payload: serde_json::Value,
+}
+
+/// The three kinds of message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnvelopeKind {
+    /// Wants a response.
+    Request,
+    /// Answers the request in `in_reply_to`.
+    Response,
+    /// Wants nothing.
+    Event,
+}
+
+impl Envelope {
+    /// Makes a request.
+    #[must_use]
+    pub fn request<T: Serialize>(namespace: &str, payload: &T) -> Self {
+        Self::new(namespace, EnvelopeKind::Request, None, payload)
+    }
+
+    /// Makes an event.
+    #[must_use]
+    pub fn event<T: Serialize>(namespace: &str, payload: &T) -> Self {
+        Self::new(namespace, EnvelopeKind::Event, None, payload)
+    }
+
+    /// Makes the response to this request.
+    #[must_use]
+    pub fn reply<T: Serialize>(&self, payload: &T) -> Self {
+        Self::new(&self.namespace, EnvelopeKind::Response, Some(self.id), payload)
+    }
+
+    /// Reads the payload.
+    ///
+    /// # Errors
+    /// When the payload is not the JSON of a `T`.
+    pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T, serde_json::Error> {
+        T::deserialize(&self.payload)
+    }
+
+    fn new<T: Serialize>(
+        namespace: &str,
+        kind: EnvelopeKind,
+        in_reply_to: Option<Uuid>,
+        payload: &T,
+    ) -> Self {
+        Self {
+            id: Uuid::now_v7(),
+            namespace: namespace.to_owned(),
+            kind,
+            in_reply_to,
+            timestamp: Timestamp::now(),
+            payload: serde_json::to_value(payload).expect("protocol types serialise without error"),
+        }
+    }
+}
+
+/// What a side can do beyond the generation's basics. Peers ignore names they do not know.
+pub type Feature = String;
+
+/// Opens the message channel; sent by the host first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloRequest {
+    /// The host's [`GENERATION`].
+    pub generation: u32,
+    /// Version of the server, for logs.
+    pub version: String,
+    /// What the host can do.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub features: BTreeSet<Feature>,
+}
+
+/// The guest's answer to [`HelloRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloReply {
+    /// The guest's [`GENERATION`].
+    pub generation: u32,
+    /// Version of the agent.
+    pub version: String,
+    /// What the agent can do.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub features: BTreeSet<Feature>,
+    /// The kernel's boot id; it differs after every boot and stays across agent restarts.
+    #[serde(default)]
+    pub boot_id: String,
+    /// When the agent started, by the guest's clock.
+    pub started_at: Timestamp,
+}
+
+/// Makes a machine this shed and no other (design §5). It may come again at any time, with other values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identify {
+    /// The shed's name.
+    pub name: String,
+    /// The machine's host name.
+    pub hostname: String,
+    /// The host's clock; the guest steps its own when it is off by more than a second or two.
+    pub now: Timestamp,
+    /// 32 lower-case hex digits for /etc/machine-id; absent leaves the machine's own, made at first boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// Hex of at most 512 random bytes for the guest's pool.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub random_seed: String,
+    /// How the machine reaches its network; absent leaves it to the image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkIdentity>,
+}
+
+/// How the machine reaches its network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkIdentity {
+    /// IPv4 address with prefix length, `10.0.2.15/24`.
+    pub address: String,
+    /// IPv4 address of the router.
+    pub gateway: String,
+    /// IPv4 addresses of name servers.
+    pub dns: Vec<String>,
+    /// Largest packet in bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+}
+
+/// How the guest is; answer and event of [`SYSTEM_HEALTH`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthReport {
+    /// In one word.
+    pub status: HealthStatus,
+    /// When the agent started, by the guest's clock.
+    pub started_at: Timestamp,
+}
+
+/// How the guest is, in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthStatus {
+    /// The agent answers and its file systems can be written.
+    Ok,
+    /// The agent answers, but the root file system cannot be written.
+    Degraded,
+}
+
+/// Asks the guest to write everything to its disk and power off. The reply comes before the machine goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PowerOff {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reply_names_its_request() {
+        let request = Envelope::request(SYSTEM_POWER_OFF, &PowerOff {});
+        let reply = request.reply(&PowerOff {});
+        assert_eq!(reply.in_reply_to, Some(request.id));
+        assert_eq!(reply.kind, EnvelopeKind::Response);
+        assert_eq!(reply.namespace, request.namespace);
+        assert_ne!(reply.id, request.id);
+    }
+
+    #[test]
+    fn an_envelope_from_another_sender_parses_with_unknown_keys() {
+        let json = r#"{"id":"0192f3c4-5a6b-7c8d-9e0f-a1b2c3d4e5f6","namespace":"system:hello","type":"request","final":true,
+            "timestamp":"2026-01-20T10:30:00Z","payload":{"generation":7,"version":"x","later":1}}"#;
+        let envelope: Envelope = serde_json::from_str(json).unwrap();
+        let hello: HelloRequest = envelope.parse().unwrap();
+        assert_eq!((hello.generation, hello.features.len()), (7, 0));
+    }
+}

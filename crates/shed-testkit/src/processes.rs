@@ -1,0 +1,69 @@
+//! Which processes have a text in their command line: how a machine that should be gone is found.
+
+/// A running process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// Program and arguments, separated by spaces.
+    pub command_line: String,
+}
+
+/// Returns the processes whose command line has this text, without the calling process. Zombies have none.
+#[must_use]
+pub fn processes_with(text: &str) -> Vec<Process> {
+    let own = std::process::id();
+    let mut all = list();
+    all.retain(|process| process.pid != own && process.command_line.contains(text));
+    all
+}
+
+#[cfg(target_os = "linux")]
+fn list() -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    // A process may end while it is looked at.
+    pids.filter_map(|pid| {
+        let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let words: Vec<_> = bytes.split(|&b| b == 0).map(String::from_utf8_lossy).collect();
+        Some(Process { pid, command_line: words.join(" ").trim_end().to_owned() })
+    })
+    .collect()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn list() -> Vec<Process> {
+    let output = std::process::Command::new("ps").args(["-axww", "-o", "pid=,command="]).output();
+    let text = output.expect("every Unix has ps").stdout;
+    let lines = String::from_utf8_lossy(&text).into_owned();
+    let process = |line: &str| {
+        let (pid, command_line) = line.trim_start().split_once(' ')?;
+        Some(Process { pid: pid.parse().ok()?, command_line: command_line.trim().to_owned() })
+    };
+    lines.lines().filter_map(process).collect()
+}
+
+/// Ends a process at once; nothing happens when it has ended.
+pub(crate) fn kill(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // ESRCH: it has ended by itself.
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_found_by_its_argument_and_gone_after_its_end() {
+        let mark = format!("8{:09}", std::process::id());
+        let mut child = std::process::Command::new("sleep").arg(&mark).spawn().unwrap();
+        let found = processes_with(&mark);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [child.id()], "{found:?}");
+        assert_eq!(processes_with(&mark), []);
+    }
+}

@@ -1,0 +1,17 @@
+//! Names, ids and sizes that every room of Shed agrees on.
+//!
+//! A value of one of these types has been checked; code that holds one never checks again. The edges (HTTP, CLI,
+//! config, state files) parse into them, everything below passes them on. Nothing here does I/O or knows a
+//! backend, and everything may depend on this crate.
+
+mod backend_kind;
+mod ids;
+mod names;
+mod port;
+mod sizes;
+
+pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
+pub use ids::LaunchId;
+pub use names::{ImageName, ParseNameError, ShedName};
+pub use port::{GuestPort, ParsePortError, TcpPort};
+pub use sizes::{CpuCount, DiskGb, MemoryMb, SizeError};

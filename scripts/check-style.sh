@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Checks what no compiler does: that documents name files which exist, that scripts parse, and that nothing of a
+# particular machine has slipped into the repository.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+failed=0
+complain() { printf 'style: %s\n' "$*" >&2; failed=1; }
+
+# Every path in backticks that begins with one of our top folders must exist: documents drift exactly there.
+while IFS=: read -r document path; do
+  [ -e "$path" ] || complain "$document names $path, which does not exist"
+done < <(git ls-files -co --exclude-standard '*.md' | xargs grep -oHE '`(bin|crates|guest|scripts|vm-tests|docs|\.ci|\.config)/[A-Za-z0-9_./-]*`' |
+  tr -d '`' | sed -E 's/[.,]$//' | grep -vE '[<>*{}]' | sort -u)
+
+# Home directories and checkouts of whoever wrote a line.
+if git ls-files -co --exclude-standard | grep -vE '^(Cargo\.lock|scripts/check-style\.sh)$' |
+  xargs grep -InE '(/root/|/work/|/home/[a-z]+/)' | grep -vE '/home/shed(/|\b)'; then
+  complain "the lines above name a path of one machine"
+fi
+
+for script in x .ci/run scripts/*.sh; do
+  bash -n "$script" || complain "$script does not parse"
+done
+
+exit "$failed"

@@ -1,0 +1,133 @@
+//! Looks for what must not be there: machines, sockets, directories and temporary files without a shed.
+
+use std::{collections::BTreeSet, fs};
+
+use camino::Utf8Path;
+
+use crate::{SHORT, Stage, wait_for};
+
+/// Files that a shed's directory may hold.
+const SHED_FILES: [&str; 5] = ["metadata.json", "image.ext4", "rootfs.ext4", "console.log", "vmm.log"];
+
+/// What must be there of one shed, and all that may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expect<'a> {
+    /// A directory, a machine and its sockets.
+    Running(&'a str),
+    /// A directory, and nothing that runs.
+    Stopped(&'a str),
+}
+
+impl<'a> Expect<'a> {
+    const fn name(&self) -> &'a str {
+        match self {
+            Self::Running(name) | Self::Stopped(name) => name,
+        }
+    }
+}
+
+/// A process that runs a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmmProcess {
+    /// Its process id.
+    pub pid: u32,
+    /// Its command line, words joined with spaces.
+    pub command_line: String,
+}
+
+/// Finds the processes of machines whose files are below `dir`.
+#[must_use]
+pub fn vmm_processes(dir: &Utf8Path) -> Vec<VmmProcess> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let command_line = fs::read(entry.path().join("cmdline")).ok()?;
+            let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
+            let program = command_line.split(' ').next()?.rsplit('/').next()?.to_owned();
+            let ours = program.starts_with("qemu-system") && command_line.contains(dir.as_str());
+            ours.then_some(VmmProcess { pid, command_line })
+        })
+        .collect()
+}
+
+/// Returns the process of one shed's machine.
+///
+/// # Panics
+/// When there is not exactly one.
+#[track_caller]
+#[must_use]
+pub fn machine_of(stage: &Stage, shed: &str) -> VmmProcess {
+    let directory = format!("{}/{shed}/", stage.instance_dir());
+    let mut found = vmm_processes(stage.dir());
+    found.retain(|process| process.command_line.contains(&directory));
+    assert_eq!(found.len(), 1, "one machine of {shed}: {found:?}");
+    found.remove(0)
+}
+
+impl Stage {
+    /// Checks that there is what belongs to `sheds` and nothing else.
+    ///
+    /// The server may still be removing something at the moment, so a mismatch has a few seconds to go away.
+    ///
+    /// # Panics
+    /// With all that is missing or left over.
+    #[track_caller]
+    pub fn assert_only(&self, sheds: &[Expect<'_>]) {
+        let begun = std::time::Instant::now();
+        let problems = wait_for("the leftovers to go", SHORT * 2, || {
+            let problems = self.mismatches(sheds);
+            (problems.is_empty() || begun.elapsed() > SHORT / 6).then_some(problems)
+        });
+        assert!(problems.is_empty(), "expected only {sheds:?}, but:\n  {}", problems.join("\n  "));
+    }
+
+    fn mismatches(&self, sheds: &[Expect<'_>]) -> Vec<String> {
+        let mut problems = Vec::new();
+        let names: BTreeSet<String> = sheds.iter().map(|shed| shed.name().to_owned()).collect();
+        let running: BTreeSet<&str> = sheds
+            .iter()
+            .filter_map(|shed| match shed {
+                Expect::Running(name) => Some(*name),
+                Expect::Stopped(_) => None,
+            })
+            .collect();
+        compare(&mut problems, "directory", &names, &children(self.instance_dir(), &[".lock"]));
+        for name in &names {
+            let files = children(&self.instance_dir().join(name), &SHED_FILES);
+            compare(&mut problems, "file", &BTreeSet::new(), &files);
+        }
+        let sockets: BTreeSet<String> =
+            running.iter().flat_map(|name| [format!("{name}.link"), format!("{name}.qmp")]).collect();
+        compare(&mut problems, "socket", &sockets, &children(self.socket_dir(), &[]));
+        compare(&mut problems, "temporary file", &BTreeSet::new(), &children(&self.tmp_dir(), &[]));
+        let images = children(self.images_dir(), &[]);
+        let half_made = images.into_iter().filter(|name| name.contains("tmp")).collect();
+        compare(&mut problems, "half-made image", &BTreeSet::new(), &half_made);
+
+        let machines = vmm_processes(self.dir());
+        for name in &running {
+            let directory = format!("{}/{name}/", self.instance_dir());
+            let count = machines.iter().filter(|machine| machine.command_line.contains(&directory)).count();
+            if count != 1 {
+                problems.push(format!("{name} has {count} machines"));
+            }
+        }
+        if machines.len() > running.len() {
+            problems.push(format!("machines: {machines:?}"));
+        }
+        problems
+    }
+}
+
+fn compare(problems: &mut Vec<String>, what: &str, expected: &BTreeSet<String>, found: &BTreeSet<String>) {
+    problems.extend(expected.difference(found).map(|name| format!("the {what} {name} is missing")));
+    problems.extend(found.difference(expected).map(|name| format!("the {what} {name} is left over")));
+}
+
+/// Returns the names in a directory, without `ignored` ones; a directory that is not there has none.
+fn children(dir: &Utf8Path, ignored: &[&str]) -> BTreeSet<String> {
+    let entries = dir.read_dir_utf8().into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_owned()).filter(|name| !ignored.contains(&name.as_str())).collect()
+}

@@ -1,0 +1,38 @@
+//! What the tests that boot real sheds share: a stage to play on, a client for each public door, and eyes for what
+//! must not be left behind.
+//!
+//! The tests in `tests/` and the benchmark `shed-bench` use it. It knows Shed as a stranger does: two programs, a
+//! config file, an HTTP API, a directory of sheds. It calls nothing inside the server, so that a test that passes
+//! says something about what users get. Everything a stage makes, processes included, ends with the stage, also
+//! when the test is killed.
+
+mod cli;
+mod exec;
+mod guard;
+mod guest_files;
+mod http;
+mod leftovers;
+mod parts;
+mod process;
+mod promises;
+mod pty;
+mod server;
+mod sse;
+mod stage;
+mod tree;
+mod wait;
+
+pub use cli::Cli;
+pub use exec::{ExecStream, Outcome, RawFrame, exec_request, kind};
+pub use guest_files::{damage_file_system, image_without_init, resident_bytes};
+pub use http::{Http, Reply};
+pub use leftovers::{Expect, VmmProcess, machine_of, vmm_processes};
+pub use parts::Parts;
+pub use process::{Finished, Running, is_alive, kill_process, run};
+pub use promises::Promises;
+pub use pty::Pty;
+pub use server::Server;
+pub use sse::{Event, EventStream};
+pub use stage::{Config, Stage};
+pub use tree::listing;
+pub use wait::{BOOT, SHORT, wait_for};

@@ -1,0 +1,242 @@
+//! A stage: directories, a configuration and a home of their own for one test, and the end of all that runs there.
+
+use std::{fs, path::Path};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::{Cli, Parts, Server, guard::Guard, vmm_processes};
+
+/// Lines of each log that a failed test shows.
+const LOG_LINES: usize = 40;
+
+/// What a test may want otherwise in server.yaml.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// `qemu.start_timeout`.
+    pub start_timeout: Option<&'static str>,
+    /// `qemu.stop_timeout`.
+    pub stop_timeout: Option<&'static str>,
+    /// `qemu.extra_cmdline`.
+    pub extra_cmdline: Vec<String>,
+    /// `qemu.default_disk_gb`; otherwise the server's default.
+    pub default_disk_gb: Option<u32>,
+    /// `qemu.instance_dir`; otherwise a directory of the stage.
+    pub instance_dir: Option<Utf8PathBuf>,
+}
+
+/// One test's world.
+#[derive(Debug)]
+pub struct Stage {
+    parts: Parts,
+    dir: Utf8PathBuf,
+    images: Utf8PathBuf,
+    instances: Utf8PathBuf,
+    sockets: Utf8PathBuf,
+    /// Dropped last: ends what is left and removes the directories.
+    _guard: Guard,
+}
+
+impl Stage {
+    /// Makes a stage with the base image; returns nothing when these tests are to be skipped.
+    ///
+    /// # Panics
+    /// When the parts under test are missing, or the directories cannot be made.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        Some(Self::with(Parts::find()?, Config::default()))
+    }
+
+    /// Makes a stage with another configuration.
+    ///
+    /// # Panics
+    /// When the parts under test are missing, or the directories cannot be made.
+    #[must_use]
+    pub fn configured(config: Config) -> Option<Self> {
+        Some(Self::with(Parts::find()?, config))
+    }
+
+    /// Makes a stage of these parts.
+    ///
+    /// # Panics
+    /// When the directories cannot be made.
+    #[must_use]
+    pub fn with(parts: Parts, config: Config) -> Self {
+        // Beside the guest files, because an image is hardlinked where that is possible; sockets in a short path.
+        let beside = parts.guest_dir.parent().expect("the guest files are in a directory below another");
+        let dir = keep(tempfile::Builder::new().prefix("stage-").tempdir_in(beside));
+        let sockets = keep(tempfile::Builder::new().prefix("shed-").tempdir());
+        let guard = Guard::over(&dir, std::slice::from_ref(&sockets)).expect("sh runs");
+        let (images, instances) = (dir.join("images"), dir.join("instances"));
+        let mut stage = Self { parts, images, instances, sockets, dir, _guard: guard };
+        for path in [stage.images_dir(), stage.instance_dir(), &stage.home(), &stage.tmp_dir()] {
+            fs::create_dir_all(path).expect("a directory of the stage");
+        }
+        for entry in stage.parts.guest_dir.read_dir_utf8().expect("the guest files").flatten() {
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            if is_file && !entry.file_name().starts_with("upper-") {
+                link_or_copy(entry.path(), &stage.images_dir().join(entry.file_name()));
+            }
+        }
+        stage.configure(config);
+        stage
+    }
+
+    /// Writes server.yaml anew; a server that runs does not notice.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn configure(&mut self, config: Config) {
+        if let Some(dir) = config.instance_dir {
+            self.instances = dir;
+        }
+        let mut qemu = json!({
+            "images_dir": self.images_dir(),
+            "instance_dir": self.instance_dir(),
+            "socket_dir": self.socket_dir(),
+            "extra_cmdline": config.extra_cmdline,
+        });
+        let mut set = |key: &str, value: Option<serde_json::Value>| {
+            if let Some(value) = value {
+                qemu[key] = value;
+            }
+        };
+        set("start_timeout", config.start_timeout.map(Into::into));
+        set("stop_timeout", config.stop_timeout.map(Into::into));
+        set("default_disk_gb", config.default_disk_gb.map(Into::into));
+        // JSON is YAML, so nothing needs quoting here.
+        let yaml = json!({ "name": "stage", "http_port": 0, "default_backend": "qemu", "log_level": "debug", "qemu": qemu });
+        fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
+    }
+
+    /// Starts a server, waits until it listens, and makes it the CLI's default.
+    ///
+    /// # Panics
+    /// When it does not start; the message has its log.
+    #[track_caller]
+    #[must_use]
+    pub fn serve(&self) -> Server {
+        let server = Server::start(self);
+        self.cli().use_server(server.port());
+        server
+    }
+
+    /// Returns a client with a home on this stage.
+    #[must_use]
+    pub fn cli(&self) -> Cli {
+        Cli::new(&self.parts, self.home())
+    }
+
+    /// The programs under test.
+    #[must_use]
+    pub const fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// The directory that only this stage's processes name.
+    #[must_use]
+    pub fn dir(&self) -> &Utf8Path {
+        &self.dir
+    }
+
+    /// Where the server keeps sheds.
+    #[must_use]
+    pub fn instance_dir(&self) -> &Utf8Path {
+        &self.instances
+    }
+
+    /// Where the server keeps images.
+    #[must_use]
+    pub fn images_dir(&self) -> &Utf8Path {
+        &self.images
+    }
+
+    /// Where the server keeps sockets.
+    #[must_use]
+    pub fn socket_dir(&self) -> &Utf8Path {
+        &self.sockets
+    }
+
+    /// The home of server and client.
+    #[must_use]
+    pub fn home(&self) -> Utf8PathBuf {
+        self.dir.join("home")
+    }
+
+    /// TMPDIR of server and client; empty when neither does something at the moment.
+    #[must_use]
+    pub fn tmp_dir(&self) -> Utf8PathBuf {
+        self.dir.join("tmp")
+    }
+
+    /// The server's configuration.
+    #[must_use]
+    pub fn server_yaml(&self) -> Utf8PathBuf {
+        self.dir.join("server.yaml")
+    }
+
+    /// The logs of all servers of this stage, one after the other.
+    #[must_use]
+    pub fn server_log(&self) -> Utf8PathBuf {
+        self.dir.join("server.log")
+    }
+
+    /// A file of one shed.
+    #[must_use]
+    pub fn shed_file(&self, shed: &str, file: &str) -> Utf8PathBuf {
+        self.instance_dir().join(shed).join(file)
+    }
+
+    /// Ends a test that has deleted its sheds: nothing may be left.
+    ///
+    /// # Panics
+    /// With what is left.
+    #[track_caller]
+    pub fn finish(self) {
+        self.assert_only(&[]);
+    }
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            show_end(&self.server_log());
+            for entry in self.instance_dir().read_dir_utf8().into_iter().flatten().flatten() {
+                show_end(&entry.path().join("vmm.log"));
+                show_end(&entry.path().join("console.log"));
+            }
+            say(&format!("machines that run: {:?}", vmm_processes(&self.dir)));
+        }
+    }
+}
+
+/// From here on the guard removes the directory.
+fn keep(dir: std::io::Result<TempDir>) -> Utf8PathBuf {
+    let dir = dir.expect("a temporary directory").keep();
+    Utf8PathBuf::from_path_buf(dir).expect("temporary directories have UTF-8 names")
+}
+
+fn link_or_copy(from: &Utf8Path, to: &Utf8Path) {
+    if fs::hard_link(from, to).is_ok() {
+        return;
+    }
+    // A copy of an image must stay sparse, or it takes minutes and gigabytes.
+    let copied = std::process::Command::new("cp").arg("--sparse=always").arg(from).arg(to).status();
+    assert!(copied.is_ok_and(|status| status.success()), "cannot copy {from} to {to}");
+}
+
+fn show_end(log: &Utf8Path) {
+    let Ok(bytes) = fs::read(Path::new(log)) else { return };
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    say(&format!("--- the end of {log} ---"));
+    for line in &lines[lines.len().saturating_sub(LOG_LINES)..] {
+        say(&line.chars().filter(|c| !c.is_control()).collect::<String>());
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "a failed test shows its logs")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
