@@ -32,6 +32,14 @@ impl Arch {
         }
     }
 
+    /// Returns the number ELF files of this architecture have (elf(5), `e_machine`).
+    pub(crate) const fn elf_machine(self) -> u16 {
+        match self {
+            Self::Amd64 => 62,
+            Self::Arm64 => 183,
+        }
+    }
+
     /// Returns the names of the kernel files the VMMs of this architecture boot.
     pub(crate) const fn kernel_files(self) -> &'static [&'static str] {
         match self {

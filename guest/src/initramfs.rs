@@ -22,6 +22,7 @@ use shed_image::{Initramfs, ModuleTree, file_name};
 
 use crate::{
     Common, Programs,
+    arch::Arch,
     inputs::{Inputs, Stamp, files_below},
     kernel::KernelCache,
     module_list::ModuleList,
@@ -57,8 +58,6 @@ pub(crate) fn build(out: &OutDir, common: &Common, programs: &Programs) -> Resul
     }
 
     let step = Step::begin("pack the initramfs");
-    check_program(&programs.init)?;
-    check_program(&programs.agent)?;
     let release = cache.release()?;
     let list = fs::read_to_string(&list_path).with_context(|| format!("cannot read {list_path}"))?;
     let list = ModuleList::parse(&list, common.arch)?;
@@ -185,10 +184,18 @@ fn uncompressed(path: &Utf8Path) -> &Utf8Path {
     Utf8Path::new(path.as_str().strip_suffix(".xz").unwrap_or(path.as_str()))
 }
 
+/// Refuses programs that could not run in a guest, before anything is downloaded for them.
+pub(crate) fn check_programs(programs: &Programs, arch: Arch) -> Result<()> {
+    check_program(&programs.init, arch)?;
+    check_program(&programs.agent, arch)
+}
+
 /// Refuses a program that could not run in a guest: in the initramfs there is no dynamic linker.
-fn check_program(path: &Utf8Path) -> Result<()> {
+fn check_program(path: &Utf8Path, arch: Arch) -> Result<()> {
     let bytes = fs::read(path).with_context(|| format!("cannot read {path}"))?;
     ensure!(bytes.starts_with(b"\x7fELF"), "{path} is no ELF program");
+    let machine = bytes.get(18..20).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+    ensure!(machine == Some(arch.elf_machine()), "{path} is not a program for {}", arch.debian());
     ensure!(
         !needs_interpreter(&bytes),
         "{path} is linked dynamically; build it with -C target-feature=+crt-static"
@@ -238,7 +245,10 @@ mod tests {
     fn a_dynamic_test_program_is_refused_as_init() {
         // This test's own program is linked dynamically on every supported host.
         let own = Utf8PathBuf::from_path_buf(std::env::current_exe().unwrap()).unwrap();
-        let error = check_program(&own).unwrap_err();
+        let error = check_program(&own, Arch::host()).unwrap_err();
         assert!(error.to_string().contains("linked dynamically"), "{error}");
+        let other = if Arch::host() == Arch::Amd64 { Arch::Arm64 } else { Arch::Amd64 };
+        let error = check_program(&own, other).unwrap_err();
+        assert!(error.to_string().contains("is not a program for"), "{error}");
     }
 }

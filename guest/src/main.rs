@@ -104,12 +104,14 @@ fn run(cli: &Cli) -> Result<()> {
             initramfs::publish_kernel_alone(&out, common)
         }
         Command::Initramfs { common, programs } => {
+            initramfs::check_programs(programs, common.arch)?;
             let out = OutDir::open(&common.out)?;
             kernel::build(&out, common)?;
             initramfs::build(&out, common, programs)
         }
         Command::Image { recipe, common } => image::build(&OutDir::open(&common.out)?, common, recipe),
         Command::All { common, programs } => {
+            initramfs::check_programs(programs, common.arch)?;
             let out = OutDir::open(&common.out)?;
             kernel::build(&out, common)?;
             initramfs::build(&out, common, programs)?;

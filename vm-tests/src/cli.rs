@@ -38,7 +38,6 @@ impl Cli {
 
     /// Runs it; it has the time of a boot.
     #[track_caller]
-    #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Finished {
         run(&mut self.command(arguments), b"", BOOT)
     }
@@ -52,14 +51,12 @@ impl Cli {
 
     /// Runs `shed exec NAME -- WORDS…` without input.
     #[track_caller]
-    #[must_use]
     pub fn exec(&self, shed: &str, words: &[&str]) -> Finished {
         self.exec_with(shed, words, b"")
     }
 
     /// Runs `shed exec NAME -- WORDS…` with input.
     #[track_caller]
-    #[must_use]
     pub fn exec_with(&self, shed: &str, words: &[&str], input: &[u8]) -> Finished {
         run(&mut self.exec_command(shed, words), input, SHORT * 4)
     }
@@ -69,7 +66,6 @@ impl Cli {
     /// # Panics
     /// When it does not succeed.
     #[track_caller]
-    #[must_use]
     pub fn sh(&self, shed: &str, script: &str) -> String {
         self.exec(shed, &["sh", "-c", script]).ok().out()
     }
@@ -93,13 +89,13 @@ impl Cli {
     #[track_caller]
     pub fn create(&self, shed: &str, more: &[&str]) {
         let arguments: Vec<&str> = ["create", shed].into_iter().chain(more.iter().copied()).collect();
-        let _created = self.run(&arguments).ok();
+        self.run(&arguments).ok();
     }
 
     /// Deletes a shed.
     #[track_caller]
     pub fn delete(&self, shed: &str) {
-        let _deleted = self.run(&["delete", "--force", shed]).ok();
+        self.run(&["delete", "--force", shed]).ok();
     }
 
     /// Waits until commands run in a shed, for at most `deadline`.
@@ -116,7 +112,7 @@ impl Cli {
     /// Makes the server at this port of this machine the default one.
     #[track_caller]
     pub(crate) fn use_server(&self, port: u16) {
-        let _none_yet = self.run(&["server", "remove", "stage"]);
-        let _added = self.run(&["server", "add", "127.0.0.1", "--port", &port.to_string(), "--name", "stage"]).ok();
+        self.run(&["server", "remove", "stage"]);
+        self.run(&["server", "add", "127.0.0.1", "--port", &port.to_string(), "--name", "stage"]).ok();
     }
 }

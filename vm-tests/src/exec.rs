@@ -114,7 +114,7 @@ impl ExecStream {
     ///
     /// # Errors
     /// When the stream breaks inside a frame or says nothing for half a minute.
-    pub fn next(&mut self) -> io::Result<Option<RawFrame>> {
+    pub fn next_frame(&mut self) -> io::Result<Option<RawFrame>> {
         self.reader.get_ref().set_read_timeout(Some(Duration::from_secs(30)))?;
         let mut header = [0; 5];
         match self.reader.read(&mut header[..1]) {
@@ -138,7 +138,7 @@ impl ExecStream {
     #[must_use]
     pub fn outcome(mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        while let Some(frame) = self.next().expect("whole frames, then the end") {
+        while let Some(frame) = self.next_frame().expect("whole frames, then the end") {
             assert!(outcome.exit.is_none(), "the exit frame is the last one, but then came {frame:?}");
             match frame.kind {
                 kind::DATA => outcome.stdout.extend(frame.payload),

@@ -71,7 +71,6 @@ impl Reply {
     /// # Panics
     /// When it is another one; the message has the body.
     #[track_caller]
-    #[must_use]
     pub fn is(self, status: u16) -> Self {
         assert_eq!(self.status, status, "status; the body: {}", self.text());
         self
@@ -87,28 +86,24 @@ impl Http {
 
     /// Asks with GET.
     #[track_caller]
-    #[must_use]
     pub fn get(&self, path: &str) -> Reply {
         self.request("GET", path, "", None)
     }
 
     /// Asks with DELETE.
     #[track_caller]
-    #[must_use]
     pub fn delete(&self, path: &str) -> Reply {
         self.request("DELETE", path, "", None)
     }
 
     /// Asks with POST and, when there is one, a body that claims to be JSON.
     #[track_caller]
-    #[must_use]
     pub fn post(&self, path: &str, body: Option<&str>) -> Reply {
         self.request("POST", path, "", body.map(str::as_bytes))
     }
 
     /// Creates a shed and waits for the answer.
     #[track_caller]
-    #[must_use]
     pub fn create(&self, body: &Value) -> Reply {
         self.post("/api/sheds", Some(&body.to_string()))
     }
@@ -152,7 +147,6 @@ impl Http {
 
     /// Opens an exec stream: sends the request for an upgrade and expects that it is granted.
     #[track_caller]
-    #[must_use]
     pub fn exec(&self, name: &str) -> ExecStream {
         let upgrade = "Connection: Upgrade\r\nUpgrade: shed-exec\r\n";
         let response = self.open("GET", &format!("/api/sheds/{name}/exec"), upgrade, None);
@@ -164,7 +158,6 @@ impl Http {
 
     /// Sends a request and reads the whole answer.
     #[track_caller]
-    #[must_use]
     pub fn request(&self, method: &str, path: &str, headers: &str, body: Option<&[u8]>) -> Reply {
         self.open(method, path, headers, body).read().expect("the server answers with a whole response")
     }

@@ -27,7 +27,7 @@ pub use exec::{ExecStream, Outcome, RawFrame, exec_request, kind};
 pub use guest_files::{damage_file_system, image_without_init, resident_bytes};
 pub use http::{Http, Reply};
 pub use leftovers::{Expect, VmmProcess, machine_of, vmm_processes};
-pub use parts::Parts;
+pub use parts::{Parts, skipped};
 pub use process::{Finished, Running, is_alive, kill_process, run};
 pub use promises::Promises;
 pub use pty::Pty;

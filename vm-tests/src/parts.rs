@@ -73,7 +73,7 @@ impl Parts {
 
 /// Tells whoever reads the test's output why it did nothing.
 #[expect(clippy::print_stderr, reason = "a skipped test says why")]
-pub(crate) fn skipped(reason: &str) {
+pub fn skipped(reason: &str) {
     eprintln!("SKIPPED: {reason}");
 }
 

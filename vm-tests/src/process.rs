@@ -44,7 +44,6 @@ impl Finished {
     /// # Panics
     /// When its exit code is not 0.
     #[track_caller]
-    #[must_use]
     pub fn ok(self) -> Self {
         self.exits(0)
     }
@@ -54,7 +53,6 @@ impl Finished {
     /// # Panics
     /// When it has another one; the message shows the end of both outputs.
     #[track_caller]
-    #[must_use]
     pub fn exits(self, code: i32) -> Self {
         assert_eq!(self.code, code, "exit code; stdout: {} stderr: {}", end(&self.out()), end(&self.err()));
         self

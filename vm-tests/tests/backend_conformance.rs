@@ -1,16 +1,22 @@
-//! The conformance suite of `shed-backend`, run on the `qemu` backend with real machines.
+//! The `qemu` backend with real machines: the conformance suite of `shed-backend`, and what only this backend promises.
 
 use std::{fs, process::Command, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use futures::{SinkExt, StreamExt};
 use shed_backend::{
-    Backend, Disk, DiskAccess, VmIdentity, VmSpec,
+    Backend, Disk, DiskAccess, Vm, VmIdentity, VmSpec,
     conformance::{self, BackendHarness},
     process,
     qemu::{QemuBackend, QemuConfig},
 };
-use shed_types::{LaunchId, ShedName};
-use vm_tests::{BOOT, Parts};
+use shed_protocol::{
+    Envelope, ExecRequest, Frame, FrameCodec, FrameKind, HelloReply, HelloRequest, SYSTEM_HELLO,
+};
+use shed_types::{GuestPort, LaunchId, ShedName};
+use tokio::{io::AsyncReadExt, time::timeout};
+use tokio_util::codec::Framed;
+use vm_tests::{BOOT, Parts, SHORT};
 
 /// Kernels in the order in which they are liked: the unpacked one boots faster.
 const KERNELS: [&str; 3] = ["vmlinux", "Image", "bzImage"];
@@ -21,6 +27,10 @@ struct Harness {
 }
 
 impl Harness {
+    fn new(parts: Parts) -> Self {
+        Self { guest: parts.guest_dir, dir: tempfile::tempdir().unwrap() }
+    }
+
     fn path(&self) -> &Utf8Path {
         Utf8Path::from_path(self.dir.path()).expect("temporary directories have UTF-8 names")
     }
@@ -115,11 +125,76 @@ impl Drop for Harness {
 #[tokio::test(flavor = "multi_thread")]
 async fn qemu_keeps_every_promise_of_a_backend() {
     let Some(parts) = Parts::find() else { return };
-    let harness = Harness { guest: parts.guest_dir, dir: tempfile::tempdir().unwrap() };
+    let harness = Harness::new(parts);
     if let Err(failed) = conformance::run(&harness).await {
         let consoles = fs::read_to_string(harness.path().join("guest.console")).unwrap_or_default();
         let tail: Vec<&str> = consoles.lines().rev().take(20).collect();
         let promises: String = failed.iter().map(|failed| format!("\n- {failed}")).collect();
         panic!("{promises}\nlast lines of the guest's console, newest first:\n{}", tail.join("\n"));
     }
+}
+
+async fn within<T>(patience: Duration, what: &str, future: impl Future<Output = T>) -> T {
+    timeout(patience, future).await.unwrap_or_else(|_| panic!("{what} did not come within {patience:?}"))
+}
+
+/// Asks the agent which boot this is.
+async fn boot_id(vm: &dyn Vm) -> String {
+    let stream = within(BOOT, "the agent", vm.connect_guest(GuestPort::Messages)).await.unwrap();
+    let mut frames = Framed::new(stream, FrameCodec);
+    let hello = HelloRequest { generation: 1, version: "test".into(), features: [].into() };
+    let request = Envelope::request(SYSTEM_HELLO, &hello);
+    frames.send(Frame::json(FrameKind::Message, &request)).await.unwrap();
+    loop {
+        let frame = within(SHORT, "the agent's hello", frames.next()).await.unwrap().unwrap();
+        let envelope: Envelope = frame.parse().unwrap();
+        if envelope.in_reply_to == Some(request.id) {
+            return envelope.parse::<HelloReply>().unwrap().boot_id;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_panics_while_it_boots_ends_its_machine_and_the_logs_say_why() {
+    let Some(parts) = Parts::find() else { return };
+    let harness = Harness::new(parts);
+    let shed: ShedName = "panic".parse().unwrap();
+    // Without an init in the initramfs the kernel looks for a root disk, and panics.
+    let spec = VmSpec { extra_cmdline: vec!["rdinit=/no-such-init".into()], ..harness.spec(&shed) };
+    let vm = harness.backend().start(&spec).await.unwrap();
+    within(BOOT, "the end of the machine", vm.ended()).await;
+    let console = fs::read_to_string(&spec.console_log).unwrap();
+    assert_eq!(console.matches("Kernel panic").count(), 1, "{console}");
+    let log = fs::read_to_string(&spec.vmm_log).unwrap();
+    assert!(log.contains("reset itself before its agent had answered"), "{log}");
+    assert_eq!(harness.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_reboots_is_reached_again_in_the_same_process_and_ends_by_its_power_button() {
+    let Some(parts) = Parts::find() else { return };
+    let harness = Harness::new(parts);
+    let shed: ShedName = "reboot".parse().unwrap();
+    let vm = harness.backend().start(&harness.spec(&shed)).await.unwrap();
+    let first = boot_id(&*vm).await;
+    assert_eq!(boot_id(&*vm).await, first);
+
+    let mut held = within(SHORT, "a stream", vm.connect_guest(GuestPort::Health)).await.unwrap();
+    let stream = within(SHORT, "a command", vm.connect_guest(GuestPort::Exec)).await.unwrap();
+    let mut frames = Framed::new(stream, FrameCodec);
+    let cmd = vec!["systemctl".to_owned(), "reboot".to_owned()];
+    let reboot = ExecRequest { cmd, user: "root".into(), ..ExecRequest::default() };
+    frames.send(Frame::json(FrameKind::ExecRequest, &reboot)).await.unwrap();
+    // The old boot's streams end, one way or the other; what comes after is the next boot.
+    let mut rest = Vec::new();
+    within(BOOT, "the end of the old streams", held.read_to_end(&mut rest)).await.ok();
+
+    let second = boot_id(&*vm).await;
+    assert_ne!(second, first);
+    assert!(!second.is_empty());
+    assert!(!vm.has_ended());
+
+    within(SHORT, "the answer of the VMM", vm.press_power_button()).await.unwrap();
+    within(BOOT, "the end of the machine", vm.ended()).await;
+    assert_eq!(harness.leftovers(), Vec::<String>::new());
 }

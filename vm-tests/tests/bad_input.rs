@@ -2,12 +2,15 @@
 
 use std::io::Write;
 
-use rand::RngCore;
+use rand::Rng;
 use serde_json::{Value, json};
 use vm_tests::{Cli, Expect, Http, Promises, SHORT, Server, Stage, exec_request, kind, listing};
 
 /// A shed that runs while the bad requests come.
 const SHED: &str = "victim";
+
+/// Codes of a body that cannot be read: the name could not be either (spec A.2).
+const UNREADABLE: &str = "INVALID_SHED_NAME|INVALID_REQUEST";
 
 /// Requests that must be refused: what is wrong, the body, the status, the code.
 fn bad_creates() -> Vec<(&'static str, String, u16, &'static str)> {
@@ -36,29 +39,31 @@ fn bad_creates() -> Vec<(&'static str, String, u16, &'static str)> {
         ("a NUL", name("a\0b"), 400, "INVALID_SHED_NAME"),
         ("a line feed", name("abc\n"), 400, "INVALID_SHED_NAME"),
         ("the reserved name", name("_api"), 400, "INVALID_SHED_NAME"),
-        ("a name that is a number", r#"{"name":7}"#.to_owned(), 400, "INVALID_SHED_NAME"),
-        ("a name that is null", r#"{"name":null}"#.to_owned(), 400, "INVALID_SHED_NAME"),
-        ("no name", "{}".to_owned(), 400, "INVALID_SHED_NAME"),
-        ("no JSON", "name=fresh".to_owned(), 400, "INVALID_SHED_NAME"),
-        ("empty body", String::new(), 400, "INVALID_SHED_NAME"),
-        ("half a body", r#"{"name":"fresh""#.to_owned(), 400, "INVALID_SHED_NAME"),
-        ("two bodies", r#"{"name":"fresh"}{"name":"fresh"}"#.to_owned(), 400, "INVALID_SHED_NAME"),
-        ("a list", r#"["fresh"]"#.to_owned(), 400, "INVALID_SHED_NAME"),
-        ("deep JSON", format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), 400, "INVALID_SHED_NAME"),
-        ("the name twice", r#"{"name":"fresh","name":"other"}"#.to_owned(), 400, "INVALID_SHED_NAME"),
-        ("cpus that are no whole number", with("cpus", json!(1.5)), 400, "INVALID_SHED_NAME"),
+        ("a name that is a number", r#"{"name":7}"#.to_owned(), 400, UNREADABLE),
+        ("a name that is null", r#"{"name":null}"#.to_owned(), 400, UNREADABLE),
+        ("no name", "{}".to_owned(), 400, UNREADABLE),
+        ("no JSON", "name=fresh".to_owned(), 400, UNREADABLE),
+        ("empty body", String::new(), 400, UNREADABLE),
+        ("half a body", r#"{"name":"fresh""#.to_owned(), 400, UNREADABLE),
+        ("two bodies", r#"{"name":"fresh"}{"name":"fresh"}"#.to_owned(), 400, UNREADABLE),
+        ("a list", r#"["fresh"]"#.to_owned(), 400, UNREADABLE),
+        ("deep JSON", format!("{}{}", "[".repeat(100_000), "]".repeat(100_000)), 400, UNREADABLE),
+        ("the name twice", r#"{"name":"fresh","name":"other"}"#.to_owned(), 400, UNREADABLE),
+        ("cpus that are no whole number", with("cpus", json!(1.5)), 400, UNREADABLE),
+        ("cpus 0", with("cpus", json!(0)), 400, "INVALID_REQUEST"),
         ("cpus -1", with("cpus", json!(-1)), 400, "INVALID_REQUEST"),
         ("cpus 33", with("cpus", json!(33)), 400, "INVALID_REQUEST"),
         ("cpus 1000", with("cpus", json!(1000)), 400, "INVALID_REQUEST"),
-        ("cpus 2^63", with("cpus", json!(9_223_372_036_854_775_808_u64)), 400, "INVALID_SHED_NAME"),
-        ("cpus that are text", with("cpus", json!("2")), 400, "INVALID_SHED_NAME"),
+        ("cpus 2^63", with("cpus", json!(9_223_372_036_854_775_808_u64)), 400, UNREADABLE),
+        ("cpus that are text", with("cpus", json!("2")), 400, UNREADABLE),
+        ("memory 0", with("memory_mb", json!(0)), 400, "INVALID_REQUEST"),
         ("memory 1", with("memory_mb", json!(1)), 400, "INVALID_REQUEST"),
         ("memory -1", with("memory_mb", json!(-1)), 400, "INVALID_REQUEST"),
         ("memory 10^9", with("memory_mb", json!(1_000_000_000)), 400, "INVALID_REQUEST"),
-        ("memory that is text", with("memory_mb", json!("512")), 400, "INVALID_SHED_NAME"),
+        ("memory that is text", with("memory_mb", json!("512")), 400, UNREADABLE),
         ("an unknown image", with("image", json!("no-such-image")), 400, "UNKNOWN_IMAGE"),
-        ("an image that is a path", with("image", json!("../base")), 400, "UNKNOWN_IMAGE"),
-        ("an unknown backend", with("backend", json!("docker")), 400, "BACKEND_NOT_ENABLED"),
+        ("an image that is a path", with("image", json!("../base")), 400, "UNKNOWN_IMAGE|INVALID_REQUEST"),
+        ("an unknown backend", with("backend", json!("docker")), 400, "BACKEND_NOT_ENABLED|INVALID_REQUEST"),
         ("a backend that does not run here", with("backend", json!("vz")), 400, "BACKEND_NOT_ENABLED"),
         ("a relative local_dir", with("local_dir", json!("src")), 400, "INVALID_LOCAL_DIR"),
         ("a local_dir that is not there", with("local_dir", json!("/no/such/dir")), 400, "INVALID_LOCAL_DIR"),
@@ -143,7 +148,7 @@ fn bad_input_is_refused_and_changes_nothing() {
         promises.keep(&format!("a create with {what} is refused"), || {
             let reply = http.post("/api/sheds", Some(&body)).is(status);
             let (found, message) = reply.error();
-            assert_eq!(found, code, "{message}");
+            assert!(code.split('|').any(|code| code == found), "{found}, not {code}: {message}");
             assert!(message.len() < 2000, "a message of {} bytes", message.len());
         });
     }
@@ -168,7 +173,7 @@ fn bad_input_is_refused_and_changes_nothing() {
         assert_eq!((last.name.as_str(), code.and_then(Value::as_str)), ("error", Some("SHED_ALREADY_EXISTS")), "{late:?}");
     });
     for (what, method, path, status) in bad_paths() {
-        promises.keep(&format!("{what} is refused: {method} {:.60}", path), || {
+        promises.keep(&format!("{what} is refused: {method} {path:.60}"), || {
             let reply = http.request(method, &path, "", None).is(status);
             let _shape = reply.error();
         });
@@ -206,7 +211,7 @@ fn bad_input_is_refused_and_changes_nothing() {
     });
 
     promises.keep("exec on a stopped shed is a 503 that says how to start it", || {
-        let _ = cli.run(&["stop", SHED]).ok();
+        cli.run(&["stop", SHED]).ok();
         let upgrade = "Connection: Upgrade\r\nUpgrade: shed-exec\r\n";
         let reply = http.request("GET", &format!("/api/sheds/{SHED}/exec"), upgrade, None).is(503);
         let (code, message) = reply.error();

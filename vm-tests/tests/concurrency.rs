@@ -8,12 +8,12 @@ use vm_tests::{Expect, Promises, Reply, SHORT, Stage, machine_of};
 /// Runs `count` calls at the same time and returns their results in order.
 fn at_once<T: Send>(count: usize, call: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let barrier = std::sync::Barrier::new(count);
+    let call = |number| {
+        barrier.wait();
+        call(number)
+    };
+    let call = &call;
     thread::scope(|scope| {
-        let call = |number| {
-            barrier.wait();
-            call(number)
-        };
-        let call = &call;
         let threads: Vec<_> = (0..count).map(|number| scope.spawn(move || call(number))).collect();
         threads.into_iter().map(|thread| thread.join().expect("the call does not panic")).collect()
     })
@@ -70,7 +70,7 @@ fn requests_on_one_shed_at_the_same_time() {
         assert_eq!(exec.is(503).error().0, "SHED_NOT_RUNNING");
         // Delete cancels it.
         let begun = Instant::now();
-        let _ = http.delete("/api/sheds/slow").is(204);
+        http.delete("/api/sheds/slow").is(204);
         assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
         let last = events.all().pop().expect("an event");
         assert_eq!(last.name, "error", "{last:?}");
@@ -87,16 +87,16 @@ fn requests_on_one_shed_at_the_same_time() {
         let create = cli.spawn(&["create", "gone", "--memory", "768"]);
         vm_tests::wait_for("the create to boot", SHORT, || create.stderr_so_far().contains("Booting").then_some(()));
         create.signal(rustix::process::Signal::INT);
-        let _ = create.wait(SHORT).exits(130);
+        create.wait(SHORT).exits(130);
         vm_tests::wait_for("the create to be undone", SHORT, || http.names().is_empty().then_some(()));
         stage.assert_only(&[]);
     });
     promises.keep("stop cancels a start, and the shed is stopped", || {
         cli.create("one", &["--memory", "768"]);
-        let _ = cli.run(&["stop", "one"]).ok();
+        cli.run(&["stop", "one"]).ok();
         let mut events = http.start_events("one");
         events.wait_for_phase("boot");
-        let _ = http.post("/api/sheds/one/stop", None).is(200);
+        http.post("/api/sheds/one/stop", None).is(200);
         assert_eq!(events.all().pop().expect("an event").name, "error");
         assert_eq!(http.status("one"), "stopped");
         stage.assert_only(&[Expect::Stopped("one")]);
@@ -119,7 +119,7 @@ fn eight_creates_at_once() {
         let replies =
             at_once(8, |number| http.create(&json!({ "name": names[number], "memory_mb": 512, "cpus": 1 })));
         for reply in replies {
-            let _ = reply.is(201);
+            reply.is(201);
         }
         assert_eq!(http.names(), names);
     });

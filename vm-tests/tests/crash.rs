@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rand::Rng;
+use rand::RngExt;
 use serde_json::json;
 use vm_tests::{BOOT, Cli, Expect, Http, Promises, Stage, wait_for};
 
@@ -48,7 +48,7 @@ fn settle(stage: &Stage, http: Http, cli: &Cli) -> Fate {
             Fate::Gone
         }
         Some("running") => {
-            let _ = cli.exec(SHED, &["true"]).ok();
+            cli.exec(SHED, &["true"]).ok();
             stage.assert_only(&[Expect::Running(SHED)]);
             Fate::Running
         }
@@ -133,15 +133,15 @@ fn a_crash_during_start_stop_or_delete_is_put_right() {
     let mut promises = Promises::new();
     let server = stage.serve();
     cli.create(SHED, &["--memory", "768"]);
-    let _ = cli.sh(SHED, "echo precious > /workspace/file; sync");
-    let _ = cli.run(&["stop", SHED]).ok();
+    cli.sh(SHED, "echo precious > /workspace/file; sync");
+    cli.run(&["stop", SHED]).ok();
     server.crash();
 
     for phase in START_PHASES {
         promises.keep(&format!("crash as `{phase}` of a start begins"), || {
             let server = stage.serve();
             if server.http().status(SHED) == "running" {
-                let _ = cli.run(&["stop", SHED]).ok();
+                cli.run(&["stop", SHED]).ok();
             }
             let mut events = server.http().start_events(SHED);
             events.wait_for_phase(phase);
@@ -154,7 +154,7 @@ fn a_crash_during_start_stop_or_delete_is_put_right() {
     promises.keep("after all these crashes the shed starts and has its files", || {
         let server = stage.serve();
         if server.http().status(SHED) == "stopped" {
-            let _ = cli.run(&["start", SHED]).ok();
+            cli.run(&["start", SHED]).ok();
         }
         assert_eq!(cli.sh(SHED, "cat /workspace/file"), "precious");
     });
@@ -162,7 +162,7 @@ fn a_crash_during_start_stop_or_delete_is_put_right() {
         promises.keep(&format!("crash {moment:?} into a stop"), || {
             let server = stage.serve();
             if server.http().status(SHED) == "stopped" {
-                let _ = cli.run(&["start", SHED]).ok();
+                cli.run(&["start", SHED]).ok();
             }
             let mut stop = cli.spawn(&["stop", SHED]);
             stop.close_stdin();
@@ -173,7 +173,7 @@ fn a_crash_during_start_stop_or_delete_is_put_right() {
             let fate = settle(&stage, server.http(), &cli);
             assert_ne!(fate, Fate::Gone);
             if fate == Fate::Stopped {
-                let _ = cli.run(&["start", SHED]).ok();
+                cli.run(&["start", SHED]).ok();
             }
             assert_eq!(cli.sh(SHED, "cat /workspace/file"), "precious");
         });

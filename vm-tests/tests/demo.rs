@@ -30,11 +30,11 @@ fn the_first_five_minutes() {
     });
     promises.keep("servers can be added twice under two names, made the default and removed", || {
         let port = server.port().to_string();
-        let _ = cli.run(&["server", "add", "127.0.0.1", "--port", &port, "--name", "second"]).ok();
-        let _ = cli.run(&["server", "set-default", "second"]).ok();
+        cli.run(&["server", "add", "127.0.0.1", "--port", &port, "--name", "second"]).ok();
+        cli.run(&["server", "set-default", "second"]).ok();
         assert_eq!(cli.run(&["list", "--json"]).ok().json()["sheds"], serde_json::json!([]));
-        let _ = cli.run(&["server", "set-default", "stage"]).ok();
-        let _ = cli.run(&["server", "remove", "second"]).ok();
+        cli.run(&["server", "set-default", "stage"]).ok();
+        cli.run(&["server", "remove", "second"]).ok();
         assert!(!cli.run(&["server", "list"]).ok().out().contains("second"));
         assert_eq!(cli.run(&["--server", "second", "list"]).code, 4, "a server that is not there");
     });
@@ -81,19 +81,19 @@ fn the_first_five_minutes() {
         assert!(refused.err().contains("already running"), "{}", refused.err());
     });
     promises.keep("delete with nobody to ask does nothing without --force", || {
-        let _ = cli.run(&["delete", "demo"]).exits(2);
-        let _ = cli.run(&["delete", "demo", "--json"]).exits(2);
+        cli.run(&["delete", "demo"]).exits(2);
+        cli.run(&["delete", "demo", "--json"]).exits(2);
         assert_eq!(http.status("demo"), "running");
     });
     promises.keep("commands about a shed that is not there exit with 4", || {
-        let _ = cli.run(&["stop", "nobody"]).exits(4);
-        let _ = cli.run(&["start", "nobody"]).exits(4);
-        let _ = cli.run(&["delete", "--force", "nobody"]).exits(4);
-        let _ = cli.exec("nobody", &["true"]).exits(255);
+        cli.run(&["stop", "nobody"]).exits(4);
+        cli.run(&["start", "nobody"]).exits(4);
+        cli.run(&["delete", "--force", "nobody"]).exits(4);
+        cli.exec("nobody", &["true"]).exits(255);
     });
 
     promises.keep("stop powers the guest off and keeps its files; a second stop is refused", || {
-        let _ = cli.sh("demo", "echo precious > /workspace/file && sync");
+        cli.sh("demo", "echo precious > /workspace/file && sync");
         let stopped = cli.run(&["stop", "demo", "--json"]).ok().json();
         assert_eq!((stopped["status"].as_str(), stopped["action"].as_str()), (Some("ok"), Some("stop")), "{stopped}");
         let shed = http.shed("demo");
@@ -144,7 +144,7 @@ fn the_first_five_minutes() {
         let deleted = cli.run(&["delete", "--force", "--json", "demo", "second"]).ok().out();
         assert_eq!(deleted.lines().count(), 2, "{deleted}");
         assert!(http.names().is_empty());
-        let _ = http.delete("/api/sheds/demo").is(404);
+        http.delete("/api/sheds/demo").is(404);
     });
     promises.keep("SIGTERM ends the server at once", || {
         assert!(server.terminate() < BOOT / 8);

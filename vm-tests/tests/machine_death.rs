@@ -18,7 +18,7 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
     let (cli, http) = (stage.cli(), server.http());
     let mut promises = Promises::new();
     cli.create(SHED, &[]);
-    let _ = cli.sh(SHED, "echo synced > /workspace/file; sync");
+    cli.sh(SHED, "echo synced > /workspace/file; sync");
 
     promises.keep("a killed VMM reads `stopped` within 2 s, and running commands fail at once", || {
         let running = cli.spawn(&["exec", SHED, "--", "sh", "-c", "echo on; exec sleep 86400"]);
@@ -27,7 +27,7 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
         kill_process(machine_of(&stage, SHED).pid, Signal::KILL);
         wait_for("the shed to read stopped", SHORT, || (http.status(SHED) == "stopped").then_some(()));
         assert!(killed.elapsed() < NOTICED, "it took {:?}", killed.elapsed());
-        let _ = running.wait(NOTICED * 5).exits(255);
+        running.wait(NOTICED * 5).exits(255);
         assert!(http.shed(SHED).get("pid").is_none());
         stage.assert_only(&[Expect::Stopped(SHED)]);
     });
@@ -36,7 +36,7 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
         assert!(refused.err().contains("not running") && refused.err().contains("shed start"), "{}", refused.err());
     });
     promises.keep("start works again, and the file system is intact", || {
-        let _ = cli.run(&["start", SHED]).ok();
+        cli.run(&["start", SHED]).ok();
         assert_eq!(cli.sh(SHED, "cat /workspace/file"), "synced");
         let log = cli.sh(SHED, "sudo -n dmesg | grep -ciE 'EXT4-fs error|corrupt' || true");
         assert_eq!(log, "0");
@@ -48,12 +48,12 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
         let server = stage.serve();
         assert_eq!(server.http().status(SHED), "stopped");
         stage.assert_only(&[Expect::Stopped(SHED)]);
-        let _ = cli.run(&["start", SHED]).ok();
+        cli.run(&["start", SHED]).ok();
         assert_eq!(cli.sh(SHED, "cat /workspace/file"), "synced");
     });
     promises.keep("a VMM that dies while its shed boots fails the start with a reason", || {
         let server = stage.serve();
-        let _ = cli.run(&["stop", SHED]).ok();
+        cli.run(&["stop", SHED]).ok();
         let mut events = server.http().start_events(SHED);
         events.wait_for_phase("boot");
         let pid = wait_for("the machine", SHORT, || vm_tests::vmm_processes(stage.dir()).first().map(|vmm| vmm.pid));
@@ -67,11 +67,11 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
     stage.configure(Config { stop_timeout: Some("4s"), ..Config::default() });
     promises.keep("a machine that is frozen is stopped by force soon after stop_timeout", || {
         let server = stage.serve();
-        let _ = cli.run(&["start", SHED]).ok();
+        cli.run(&["start", SHED]).ok();
         let pid = machine_of(&stage, SHED).pid;
         kill_process(pid, Signal::STOP);
         let begun = Instant::now();
-        let _ = cli.run(&["stop", SHED]).ok();
+        cli.run(&["stop", SHED]).ok();
         assert!(begun.elapsed() < Duration::from_secs(4) + SHORT / 2, "it took {:?}", begun.elapsed());
         assert!(!is_alive(pid));
         stage.assert_only(&[Expect::Stopped(SHED)]);
@@ -79,7 +79,7 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
     });
     promises.keep("a machine that is frozen can be deleted at once", || {
         let _server = stage.serve();
-        let _ = cli.run(&["start", SHED]).ok();
+        cli.run(&["start", SHED]).ok();
         kill_process(machine_of(&stage, SHED).pid, Signal::STOP);
         let begun = Instant::now();
         cli.delete(SHED);

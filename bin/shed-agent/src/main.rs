@@ -10,6 +10,7 @@
 mod exec;
 mod health;
 mod identify;
+mod inheritance;
 mod log;
 mod messages;
 mod network;

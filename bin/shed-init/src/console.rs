@@ -36,7 +36,8 @@ pub(crate) fn warn(text: &str) {
 
 /// Prints one line, writes everything to disk and powers the machine off.
 pub(crate) fn power_off(last_words: &str) -> ! {
-    say(last_words);
+    // Firmware and kernel may have left the cursor in the middle of a line.
+    say(&format!("\r\n{last_words}"));
     if let Some(console) = open() {
         let _undrained = rustix::termios::tcdrain(console.as_fd());
     }

@@ -5,7 +5,10 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt, symlink},
+    },
     path::{Path, PathBuf},
 };
 
@@ -29,6 +32,14 @@ const NEW_ROOT: &str = "/newroot";
 /// Directories on the shed's disk that appear in the root past the overlay: file by file, container engines need a
 /// real file system for their own overlays (design §3).
 const PAST_OVERLAY: [(&str, &str); 2] = [("docker", "/var/lib/docker"), ("containerd", "/var/lib/containerd")];
+
+/// Where the initramfs' own things appear inside. systemd takes mounts below this directory for the initramfs' and
+/// does not try to unmount them while they are in use, but makes them read-only at the end (systemd: mount-setup,
+/// `mount_is_extrinsic`; umount.c): that is how the shed's disk comes to a clean end below the root.
+const KEPT: &str = "/run/initramfs";
+
+/// The agent's directory, for everybody: a link into [`KEPT`].
+const SHED: &str = "/run/shed";
 
 /// Mounts the kernel's file systems in the initramfs.
 pub(crate) fn mount_kernel_file_systems() -> Result<(), BootError> {
@@ -90,20 +101,23 @@ pub(crate) struct Detached {
 }
 
 fn pick_up() -> Result<Vec<Detached>, BootError> {
-    let release = rustix::system::uname().release().to_string_lossy().into_owned();
-    let modules = format!("/lib/modules/{release}");
-    let mut wanted = vec![("/shed".to_owned(), PathBuf::from("/run/shed"), true)];
-    wanted.extend(PAST_OVERLAY.map(|(name, target)| (format!("{UPPER}/{name}"), PathBuf::from(target), false)));
+    let modules = modules_directory();
+    let kept = |name: &str| Path::new(KEPT).join(name);
+    let mut wanted = vec![("/shed".to_owned(), kept("shed"), true), (UPPER.to_owned(), kept("disk"), false)];
     if Path::new(&modules).is_dir() {
-        // Where /lib is a link to usr/lib this is the same place.
-        wanted.push((modules.clone(), PathBuf::from(modules), false));
+        wanted.push((modules, kept("modules"), false));
     }
+    wanted.extend(PAST_OVERLAY.map(|(name, target)| (format!("{UPPER}/{name}"), PathBuf::from(target), false)));
     let pick = |(source, target, needed): (String, PathBuf, bool)| {
         let tree = open_tree(CWD, &source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
             .map_err(|errno| BootError::InsideMount { what: source, source: errno.into() })?;
         Ok(Detached { tree, target, needed })
     };
     wanted.into_iter().map(pick).collect()
+}
+
+fn modules_directory() -> String {
+    format!("/lib/modules/{}", rustix::system::uname().release().to_string_lossy())
 }
 
 /// Makes the new root the root of everything. From here on paths are the image's.
@@ -123,6 +137,8 @@ pub(crate) fn furnish(detached: Vec<Detached>) -> Result<(), BootError> {
     for (fs, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev"), ("tmpfs", "/run")] {
         mount_kernel_fs(fs, Path::new(target)).map_err(|source| inside(target, source))?;
     }
+    // Nobody but root has any business there.
+    fs::DirBuilder::new().mode(0o711).create(KEPT).map_err(|source| inside(KEPT, source))?;
     for Detached { tree, target, needed } in detached {
         let attached = make_directory(&target).and_then(|()| {
             move_mount(&tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(io::Error::from)
@@ -133,7 +149,31 @@ pub(crate) fn furnish(detached: Vec<Detached>) -> Result<(), BootError> {
             Err(source) => console::warn(&format!("cannot mount {}: {source}", target.display())),
         }
     }
+    symlink(Path::new(KEPT).join("shed"), SHED).map_err(|source| inside(SHED, source))?;
+    if let Err(error) = link_modules(Path::new("/"), &modules_directory()) {
+        console::warn(&format!("cannot put the kernel's modules in place: {error}"));
+    }
     Ok(())
+}
+
+/// Lets modprobe find this kernel's modules. Links of kernels that the shed was started with before are taken away;
+/// a directory that the image brings for the same kernel is left.
+fn link_modules(root: &Path, directory: &str) -> io::Result<()> {
+    let target = Path::new(KEPT).join("modules");
+    let link = root.join(directory.trim_start_matches('/'));
+    let Some(parent) = link.parent() else { return Ok(()) };
+    fs::create_dir_all(parent)?;
+    for entry in fs::read_dir(parent)?.flatten() {
+        if entry.path() != link && fs::read_link(entry.path()).is_ok_and(|to| to == target) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    // An empty one is of no use to anybody; one with modules in it cannot be removed this way.
+    let _in_use = fs::remove_dir(&link);
+    match symlink(&target, &link) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }
 
 fn mount_kernel_fs(fs: &str, target: &Path) -> io::Result<()> {
@@ -149,4 +189,23 @@ fn mount_kernel_fs(fs: &str, target: &Path) -> io::Result<()> {
 
 fn make_directory(path: impl AsRef<Path>) -> io::Result<()> {
     fs::create_dir_all(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_of_this_kernel_are_linked_and_old_links_go() {
+        let root = tempfile::tempdir().unwrap();
+        let modules = root.path().join("lib/modules");
+        for kernel in ["6.1", "6.2", "6.2"] {
+            link_modules(root.path(), &format!("/lib/modules/{kernel}")).unwrap();
+        }
+        assert!(fs::symlink_metadata(modules.join("6.1")).is_err());
+        assert_eq!(fs::read_link(modules.join("6.2")).unwrap(), Path::new(KEPT).join("modules"));
+        fs::create_dir_all(modules.join("6.3/kernel")).unwrap();
+        link_modules(root.path(), "/lib/modules/6.3").unwrap();
+        assert!(fs::symlink_metadata(modules.join("6.3")).unwrap().is_dir());
+    }
 }

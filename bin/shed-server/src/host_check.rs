@@ -4,7 +4,8 @@ use std::fmt;
 
 use camino::Utf8Path;
 use rustix::fs::{Access, access};
-use shed_image::ImageStore;
+use shed_backend::Accelerator;
+use shed_image::{ImageStore, Mke2fs};
 
 use crate::{backends, config::Config, http::chain};
 
@@ -34,6 +35,8 @@ impl HostCheck {
             check.add(what, file(path));
         }
         check.add("default image", default_image(config));
+        // Formats the empty disk that new sheds copy.
+        check.add("mke2fs", Mke2fs::find().map(|_found| "found".to_owned()).map_err(|error| chain(&error)));
         for (what, path) in
             [("images", &qemu.images_dir), ("instances", &qemu.instance_dir), ("sockets", &qemu.socket_dir)]
         {
@@ -57,10 +60,12 @@ impl HostCheck {
         match backend.check_host().await {
             Ok(report) => {
                 self.add("machine monitor", Ok(report.vmm));
-                self.add(
-                    "accelerator",
-                    Ok(format!("{:?}: {}", report.accelerator, report.reason).to_lowercase()),
-                );
+                let name = match report.accelerator {
+                    Accelerator::Kvm => "KVM",
+                    Accelerator::Hvf => "HVF",
+                    Accelerator::Tcg => "TCG, software emulation",
+                };
+                self.add("accelerator", Ok(format!("{name}: {}", report.reason)));
             }
             Err(error) => self.add("machine monitor", Err(chain(&error))),
         }

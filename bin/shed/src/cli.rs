@@ -37,7 +37,7 @@ Files:
 Without any server in that file, one on this machine at http://127.0.0.1:8080 is used.
 
 Examples:
-  shed create web --repo owner/web     make a shed and clone a repository into it
+  shed create web                      make a shed
   shed exec web -- npm test            run a command in it
   shed list                            see what there is
   shed stop web && shed start web      its files stay

@@ -215,10 +215,12 @@ impl Driver {
                 Event::CreatorGone => self.creator_gone(),
                 Event::MachineEnded => self.machine_ended().await,
                 Event::Message(Some(message)) => self.handle(message).await,
-                Event::Message(None) | Event::Shutdown => return,
+                Event::Message(None) | Event::Shutdown => break,
             }
             self.publish();
         }
+        // Work on files cannot be cancelled; it ends before the directory is given to another server.
+        self.lane.run(|| ()).await;
     }
 
     async fn next_event(&mut self) -> Event {
@@ -243,10 +245,10 @@ impl Driver {
         match (decide(activity, request), message) {
             (Decision::Begin, Message::Start(progress, reply)) => self.begin_start(progress, reply).await,
             (Decision::Begin | Decision::CancelThenBegin, Message::Stop(reply)) => {
-                self.begin_stop(reply).await
+                self.begin_stop(reply).await;
             }
             (Decision::Begin | Decision::CancelThenBegin, Message::Delete(reply)) => {
-                self.begin_delete(reply).await
+                self.begin_delete(reply).await;
             }
             (Decision::Join, message) => self.join(message),
             (Decision::Refuse(refusal), message) => self.refuse(refusal, activity, message),

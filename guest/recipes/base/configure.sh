@@ -40,6 +40,8 @@ systemctl mask systemd-firstboot.service systemd-homed-firstboot.service
 systemctl mask getty.target getty@.service serial-getty@.service console-getty.service
 # Only what waits for the network would wait for it.
 systemctl mask systemd-networkd-wait-online.service systemd-networkd-wait-online@.service
+# Network settings come with the lease or from the agent: none on the kernel command line, none kept from the last boot.
+systemctl mask systemd-network-generator.service systemd-networkd-persistent-storage.service
 # Background work that makes a shed slow at a random time; the image is rebuilt instead.
 systemctl mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer e2scrub_reap.service \
     fstrim.timer man-db.timer motd-news.timer

@@ -70,13 +70,14 @@ pub(crate) fn build(sources: Sources<'_>, user: &User) -> Variables {
 
 /// Variables that systemd gives to the agent's service and that would mislead a command.
 fn is_agents_alone(name: &str) -> bool {
-    const EXACT: [&str; 10] = [
+    const EXACT: [&str; 11] = [
         "INVOCATION_ID",
         "JOURNAL_STREAM",
         "NOTIFY_SOCKET",
         "SYSTEMD_EXEC_PID",
         "MEMORY_PRESSURE_WATCH",
         "MEMORY_PRESSURE_WRITE",
+        "PATH",
         "SHELL",
         "TERM",
         "MAINPID",

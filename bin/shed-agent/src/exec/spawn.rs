@@ -20,6 +20,7 @@ use rustix::{
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::{plan::Plan, pty::Master, users::User};
+use crate::inheritance;
 
 /// Size of each pipe, in bytes: fewer switches between the agent and a command that moves much data. More than Linux'
 /// own 64 KiB; a refusal is no harm.
@@ -116,7 +117,7 @@ fn open_terminal((rows, cols): (u16, u16), user: &User) -> io::Result<(Master, O
     Ok((Master::new(master)?, slave))
 }
 
-/// What the new process does between fork and exec. Signal mask and handlers are put back by the standard library.
+/// What the new process does between fork and exec.
 fn prepare_child(command: &mut std::process::Command, plan: &Plan) {
     let terminal = plan.terminal.is_some();
     let directories: Vec<CString> = plan.directories.clone();
@@ -130,6 +131,7 @@ fn prepare_child(command: &mut std::process::Command, plan: &Plan) {
             ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
         rustix::process::umask(Mode::WGRP | Mode::WOTH);
+        inheritance::forget();
         // The agent is spared when memory runs out; what it starts is not.
         if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
             let _kept = rustix::io::write(&file, b"0");

@@ -58,6 +58,8 @@ async fn talk(stream: impl ByteStream, state: &State, every: Duration) {
                     }
                 }
                 if let Some(then) = then {
+                    // Lets the link send the answer before anything ends this process.
+                    tokio::task::yield_now().await;
                     then();
                 }
             }

@@ -10,14 +10,15 @@ mod signals;
 
 use std::{
     io,
-    process::ExitCode,
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
     time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, WaitOptions, wait};
 
 use self::signals::{Event, Signals};
-use crate::{log, network};
+use crate::{inheritance, log, network};
 
 /// Shortest time between two starts of the service.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
@@ -90,8 +91,15 @@ impl Service {
 }
 
 fn spawn_service() -> io::Result<Pid> {
-    // The standard library gives the child an empty signal mask again.
-    let child = std::process::Command::new("/proc/self/exe").arg("serve").spawn()?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("shed-agent").arg("serve");
+    let child_side = || {
+        inheritance::forget();
+        Ok(())
+    };
+    // SAFETY: the closure does nothing but async-signal-safe calls; it says so itself.
+    unsafe { command.pre_exec(child_side) };
+    let child = command.spawn()?;
     Pid::from_raw(child.id().cast_signed()).ok_or_else(|| io::Error::other("a child without a pid"))
 }
 

@@ -3,11 +3,17 @@
 use std::{fs, path::Path};
 
 use rustix::{
-    fs::{Mode, OFlags, chmod},
-    mount::{MountFlags, mount},
+    fs::{Mode, chmod},
+    mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount},
 };
 
 use crate::log;
+
+/// Where shed-init keeps what is its own.
+const INITRAMFS: &str = "/run/initramfs";
+
+/// The shed's disk below the overlay.
+const OWN_DISK: &str = "/run/initramfs/disk";
 
 struct Mount {
     kind: &'static str,
@@ -74,23 +80,26 @@ fn open_fuse() {
 }
 
 /// Whether the text of /proc/mounts has something on `target`.
-pub(super) fn is_mounted(mounts: &str, target: &str) -> bool {
+fn is_mounted(mounts: &str, target: &str) -> bool {
     mounts.lines().any(|line| line.split(' ').nth(1) == Some(target))
 }
 
-/// The mounted directories, innermost first.
-pub(super) fn mounted_below_root() -> Vec<String> {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|path| *path != "/").map(str::to_owned).collect()
+/// The mounted directories, innermost first, without the root and what shed-init keeps for itself.
+fn mounted_below_root(mounts: &str) -> Vec<&str> {
+    let kept = |path: &str| matches!(path, "/" | "/proc" | "/dev" | "/run") || path.starts_with(INITRAMFS);
+    mounts.lines().rev().filter_map(|line| line.split(' ').nth(1)).filter(|path| !kept(path)).collect()
 }
 
-/// Asks the kernel to write everything out and make every file system read-only, hidden ones included (kernel doc:
-/// admin-guide/sysrq.rst).
-pub(super) fn freeze_file_systems() {
-    for command in [b"s", b"u"] {
-        if let Ok(trigger) = rustix::fs::open("/proc/sysrq-trigger", OFlags::WRONLY, Mode::empty()) {
-            // A kernel without it leaves a journal to be replayed, no more.
-            let _unsupported = rustix::io::write(&trigger, command);
+/// Unmounts what can be unmounted and makes the rest read-only, the shed's disk below the root last.
+pub(super) fn settle() {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    for path in mounted_below_root(&mounts) {
+        // What is busy stays; its data has been written out.
+        let _busy = unmount(path, UnmountFlags::empty());
+    }
+    for path in ["/", OWN_DISK] {
+        if let Err(error) = mount_remount(path, MountFlags::RDONLY, c"") {
+            log::error(&format!("cannot make {path} read-only: {error}"));
         }
     }
 }
@@ -104,6 +113,13 @@ mod tests {
         let mounts = "proc /proc proc rw 0 0\ntmpfs /run/lock tmpfs rw 0 0\n";
         assert!(is_mounted(mounts, "/proc"));
         assert!(!is_mounted(mounts, "/run") && !is_mounted(mounts, "proc") && !is_mounted("", "/"));
+    }
+
+    #[test]
+    fn inner_mounts_are_settled_before_outer_ones_and_the_root_stays() {
+        let mounts = "overlay / overlay rw\nproc /proc proc rw\ntmpfs /run tmpfs rw\n\
+            /dev/vdb /run/initramfs/disk ext4 rw\n/dev/vdb /var/lib/docker ext4 rw\ntmpfs /tmp tmpfs rw\ntmpfs /tmp/x tmpfs rw\n";
+        assert_eq!(mounted_below_root(mounts), ["/tmp/x", "/tmp", "/var/lib/docker"]);
     }
 
     #[test]

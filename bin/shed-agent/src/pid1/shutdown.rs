@@ -7,7 +7,6 @@ use std::{
 
 use rustix::{
     io::Errno,
-    mount::{UnmountFlags, unmount},
     process::{WaitOptions, wait},
     system::{RebootCommand, reboot},
 };
@@ -28,13 +27,7 @@ pub(super) fn power_off(signals: &Signals) -> ExitCode {
     end_all(libc::SIGTERM, TERM_GRACE, signals);
     end_all(libc::SIGKILL, KILL_GRACE, signals);
     rustix::fs::sync();
-    for path in mounts::mounted_below_root() {
-        if !matches!(path.as_str(), "/proc" | "/dev" | "/sys") {
-            // What is still in use is made read-only below.
-            let _busy = unmount(path, UnmountFlags::empty());
-        }
-    }
-    mounts::freeze_file_systems();
+    mounts::settle();
     power_off_now()
 }
 

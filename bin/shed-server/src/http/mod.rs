@@ -8,6 +8,7 @@ mod create;
 mod error;
 mod exec;
 mod extract;
+mod guard;
 mod info;
 mod observe;
 mod repo;
@@ -54,6 +55,7 @@ pub fn router(app: App) -> Router {
         .route("/api/sheds/{name}/exec", get(exec::exec))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(middleware::from_fn(guard::refuse_web_pages))
         .layer(middleware::from_fn(observe::observe))
         .with_state(app)
 }

@@ -57,3 +57,36 @@ fn request_id(request: &Request) -> HeaderValue {
         HeaderValue::try_from(Uuid::new_v4().simple().to_string()).expect("hexadecimal digits fit a header")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, middleware, routing::get};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+    };
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_error_in_the_error_shape_and_harms_no_other_request() {
+        async fn panics() -> &'static str {
+            panic!("this panic belongs to the test")
+        }
+        let router = Router::new().route("/panic", get(panics)).route("/fine", get(|| async { "fine" }));
+        let router = router.layer(middleware::from_fn(super::observe));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move { axum::serve(listener, router).await });
+        for (path, status, body) in
+            [("/panic", "500", r#"{"error":{"code":"INTERNAL_ERROR","#), ("/fine", "200", "fine")]
+        {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).await.unwrap();
+            assert!(reply.starts_with(&format!("HTTP/1.1 {status} ")), "{reply}");
+            assert!(reply.contains("x-request-id: ") && reply.contains(body), "{reply}");
+        }
+        server.abort();
+    }
+}

@@ -23,8 +23,9 @@ use crate::{
 const NOT_FOUND: i32 = 127;
 
 const AFTER_HELP: &str = "\
-A single argument is a line for the shell: it is run with `bash -lc`. Several are a program and its arguments, and \
-no shell comes in between.
+A single argument with spaces or other characters that mean something to a shell is a line for one: it is run with \
+`bash -lc`. Anything else is a program and its arguments, and no shell comes in between. Without a command, a login \
+shell is started.
 
 Input, output and errors are passed on unchanged. A terminal is used when both stdin and stdout are one; then keys \
 such as Ctrl-C go to the command. Otherwise SIGINT and SIGTERM are passed on, and a second one ends the client.
@@ -33,6 +34,7 @@ The exit code is that of the command: 128 + n after signal n, 127 when there is 
 cannot be run. It is 255 when `shed exec` fails itself.
 
 Examples:
+  shed exec web
   shed exec web -- npm test
   shed exec web 'cd src && ls -l | wc -l'
   shed exec -t web -- htop
@@ -66,8 +68,8 @@ pub(crate) struct ExecArgs {
     /// The shed
     name: ShedName,
 
-    /// One line for the shell, or a program and its arguments
-    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    /// A program and its arguments, or one line for the shell; a login shell when left out
+    #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
 
@@ -130,7 +132,7 @@ fn tty(args: &ExecArgs) -> Tty {
 
 fn request(args: &ExecArgs, tty: Tty) -> Result<ExecRequest, CommandError> {
     let cmd = match args.command.as_slice() {
-        [line] => ["bash", "-lc", line].map(str::to_owned).to_vec(),
+        [line] if is_shell_line(line) => ["bash", "-lc", line].map(str::to_owned).to_vec(),
         words => words.to_vec(),
     };
     let mut env = args.env.clone();
@@ -160,8 +162,16 @@ fn request(args: &ExecArgs, tty: Tty) -> Result<ExecRequest, CommandError> {
     }
 }
 
+/// Returns whether a single argument needs a shell to be understood. A plain word does not, and is spared the time
+/// that a login shell takes to read its profile.
+fn is_shell_line(line: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-+./:@%,".contains(c);
+    line.is_empty() || !line.chars().all(plain)
+}
+
 fn shell_is_missing(args: &ExecArgs, status: &ExitStatus) -> bool {
-    args.command.len() == 1 && status.code == NOT_FOUND
+    let ran_a_shell = matches!(args.command.as_slice(), [line] if is_shell_line(line));
+    ran_a_shell && status.code == NOT_FOUND
 }
 
 /// Returns the code a parent process sees: the lowest byte, as the kernel has it.
@@ -214,6 +224,10 @@ mod tests {
     fn one_argument_is_a_line_for_the_shell_and_several_are_left_alone() {
         let one = request(&args(&["cd x && ls"]), Tty::None).unwrap();
         assert_eq!(one.cmd, ["bash", "-lc", "cd x && ls"]);
+        let word = request(&args(&["/usr/bin/true"]), Tty::None).unwrap();
+        assert_eq!(word.cmd, ["/usr/bin/true"], "a plain word needs no shell");
+        let shell = request(&args(&[]), Tty::None).unwrap();
+        assert_eq!(shell.cmd, Vec::<String>::new(), "nothing is a login shell");
         let several = request(&args(&["echo", "$HOME; x"]), Tty::None).unwrap();
         assert_eq!(several.cmd, ["echo", "$HOME; x"]);
         assert_eq!((several.env, several.tty), (vec!["A=1".to_owned()], false));

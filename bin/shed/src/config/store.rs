@@ -134,8 +134,11 @@ impl ConfigStore {
     }
 
     fn save(&self, config: &ClientConfig) -> Result<(), ConfigError> {
-        let text = serde_saphyr::to_string(config)
+        let mut text = serde_saphyr::to_string(config)
             .map_err(|source| ConfigError::Serialise { path: self.path.clone(), source: Box::new(source) })?;
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
         // A rename would put a plain file where the user has a link into, say, a repository of dotfiles.
         let target = self.path.canonicalize_utf8().unwrap_or_else(|_| self.path.clone());
         Ok(shed_state::atomic::write(&target, text.as_bytes(), 0o600)?)

@@ -157,7 +157,7 @@ fn what_the_agent_could_not_run_is_said_with_its_reason() {
     });
     assert_eq!(ran.stderr, "error: nosuch: there is no such command\n");
     ran.exits(127);
-    run(&["exec", "web", "ls"], move |stage| stage.exit(&missing)).exits(127).says("sh -c 'LINE'");
+    run(&["exec", "web", "ls | wc"], move |stage| stage.exit(&missing)).exits(127).says("sh -c 'LINE'");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Runs the real `shed`: as users who make mistakes, and against servers and peers that misbehave.
 
+mod create;
 mod exec;
 mod peer;
 mod server;

@@ -1,10 +1,10 @@
-//! A peer for `shed exec` that plays one scene: it takes the upgrade and then does what the test wants.
+//! A peer that plays one scene: it takes one request and then does what the test wants.
 //!
 //! For what a real server and agent never or only by chance do: hang up half-way, refuse to read, send rubbish.
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     thread::{self, JoinHandle},
 };
 
@@ -40,6 +40,10 @@ impl Peer {
             assert_eq!(first.kind, FrameKind::ExecRequest);
             stage.request = first.parse().unwrap();
             scene(&mut stage);
+            // A close with input unread would be a reset, and the client might lose what came before it (RFC 2525
+            // §2.17); so the end is told, and the client hangs up first.
+            let _gone = stage.stream.shutdown(Shutdown::Write);
+            let _reset = std::io::copy(&mut stage.stream, &mut std::io::sink());
         });
         Self { port, thread }
     }
@@ -53,6 +57,27 @@ impl Peer {
             let (mut stream, _) = listener.accept().unwrap();
             read_head(&mut stream);
             stream.write_all(reply.as_bytes()).unwrap();
+        });
+        Self { port, thread }
+    }
+
+    /// Takes one request that is answered with events, and plays `scene` with the request and the connection.
+    pub(crate) fn events(scene: impl FnOnce(&str, &mut TcpStream) + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let thread = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = read_head(&mut stream);
+            let length = request
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            let mut body = vec![0; length.unwrap_or(0)];
+            stream.read_exact(&mut body).unwrap();
+            request.push_str(&String::from_utf8(body).unwrap());
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+                .unwrap();
+            scene(&request, &mut stream);
         });
         Self { port, thread }
     }

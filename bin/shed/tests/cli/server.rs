@@ -1,8 +1,6 @@
 //! Commands against a real shed-server that has no image, so none of its sheds ever gets a machine. What sheds do is
 //! tested in vm-tests.
 
-use std::sync::{Arc, Barrier};
-
 use shed_testkit::{Setup, TestServer};
 
 use crate::user::{User, closed_port};
@@ -39,40 +37,6 @@ async fn a_server_is_added_under_its_own_name_and_becomes_the_default() {
     assert!(user.config().contains("default_server: test"), "{host}: {}", user.config());
     let ran = user.shed(&["version", "-v"]).exits(0);
     assert!(!ran.stdout.contains("offline") && ran.stdout.contains("again"), "{ran:?}");
-}
-
-#[tokio::test]
-async fn servers_added_at_once_are_all_kept() {
-    let (_server, address) = server().await;
-    let (_, port) = address.rsplit_once(':').unwrap();
-    // Different addresses of one server.
-    let hosts: Vec<String> = (1..=6).map(|number| format!("127.0.0.{number}")).collect();
-    let user = Arc::new(User::new());
-    let start = Arc::new(Barrier::new(hosts.len()));
-    let threads: Vec<_> = hosts
-        .iter()
-        .map(|host| {
-            let (user, start, host, port) =
-                (Arc::clone(&user), Arc::clone(&start), host.clone(), port.to_owned());
-            std::thread::spawn(move || {
-                start.wait();
-                user.shed(&[
-                    "server",
-                    "add",
-                    &host,
-                    "-p",
-                    &port,
-                    "-n",
-                    &format!("s{}", host.replace('.', "-")),
-                ])
-            })
-        })
-        .collect();
-    // The server listens on 127.0.0.1 alone; the others must fail and leave nothing.
-    let added = threads.into_iter().map(|thread| thread.join().unwrap()).filter(|ran| ran.code == 0).count();
-    let kept = json(&user.shed(&["server", "list", "--json"]).exits(0).stdout);
-    assert!(added >= 1);
-    assert_eq!(kept["servers"].as_array().unwrap().len(), added);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Command lines that are wrong, and servers that are not there: messages, exit codes, and nothing done.
 
+use std::process::Stdio;
+
 use crate::{
     peer::Peer,
     user::{User, closed_port},
@@ -21,7 +23,6 @@ fn wrong_command_lines_exit_with_2_and_say_what_is_wrong() {
         (&["create", "web", "--repo", "a/b", "--local-dir", "/x"], "cannot be used with"),
         (&["start"], "required"),
         (&["stop", "web", "No"], "shed name: it"),
-        (&["exec", "web"], "required"),
         (&["exec", "-e", "=x", "web", "ls"], "NAME=VALUE"),
         (&["exec", "web", "", "x"], "first word is empty"),
         (&["server", "add", "https://mini"], "HTTPS"),
@@ -154,6 +155,24 @@ fn a_server_is_removed_and_chosen_without_being_asked() {
 }
 
 #[test]
+fn changes_made_at_once_are_all_kept() {
+    let user = User::new();
+    let entries: Vec<String> =
+        (0..10).map(|number| format!("s{number}: {{host: 10.0.0.{number}}}")).collect();
+    user.write_config(&format!("servers: {{{}}}\n", entries.join(", ")));
+    let names: Vec<String> = (1..10).map(|number| format!("s{number}")).collect();
+    let children: Vec<_> = names
+        .iter()
+        .map(|name| user.command(&["server", "remove", name]).stdout(Stdio::null()).spawn().unwrap())
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let list = user.shed(&["server", "remove", "nosuch"]).exits(4);
+    assert!(list.stderr.contains("the servers are s0;"), "{list:?}");
+}
+
+#[test]
 fn a_known_name_or_address_is_refused_before_anybody_is_asked() {
     let user = User::with_server(9);
     user.shed(&["server", "add", "127.0.0.1:9"]).exits(1).says("already added, as test");
@@ -205,7 +224,6 @@ fn completions_and_manual_pages_cover_every_command() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_error_message() {
-    use std::process::Stdio;
     let user = User::new();
     let mut child =
         user.command(&["completions", "bash"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -8,7 +8,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// Longest pause before connecting again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Resets that may follow an answer of the agent until it answers again. One reboot is two of them on x86: the
+/// firmware notices that it has run before and resets the machine once more. A third means that booting fails.
+const RESETS_ALLOWED: u8 = 2;
+
 /// Whether the machine was started just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
@@ -36,6 +40,15 @@ pub(super) enum Age {
     Fresh,
     /// It was found running; nobody knows how far it has booted.
     Adopted,
+}
+
+/// What it means that a guest was reset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reset {
+    /// It boots anew, as its user or its kernel wants.
+    Reboot,
+    /// It cannot boot: its agent has not answered since the last time.
+    BootFails,
 }
 
 /// The link to one guest. Dropping it lets go of the socket, so that another server can take it.
@@ -48,8 +61,8 @@ pub(super) struct GuestLink {
 
 #[derive(Debug)]
 struct Shared {
-    /// Whether the agent has answered since the guest's last boot.
-    answered: AtomicBool,
+    /// How many resets are taken for a reboot until the agent has answered again.
+    resets_allowed: AtomicU8,
     /// Asks for a fresh connection.
     reconnect: Notify,
 }
@@ -57,8 +70,12 @@ struct Shared {
 impl GuestLink {
     /// Begins to connect to the socket at `path`.
     pub(super) fn start(shed: ShedName, path: Utf8PathBuf, age: Age) -> Self {
-        let answered = AtomicBool::new(age == Age::Adopted);
-        let shared = Arc::new(Shared { answered, reconnect: Notify::new() });
+        let resets_allowed = AtomicU8::new(match age {
+            // The first boot needs none.
+            Age::Fresh => 0,
+            Age::Adopted => RESETS_ALLOWED,
+        });
+        let shared = Arc::new(Shared { resets_allowed, reconnect: Notify::new() });
         let (sender, mux) = watch::channel(None);
         let keeper = Keeper { shed, path, shared: Arc::clone(&shared), mux: sender };
         Self { shared, mux, task: AbortOnDropHandle::new(tokio::spawn(keeper.run())) }
@@ -92,11 +109,14 @@ impl GuestLink {
         self.shared.reconnect.notify_one();
     }
 
-    /// Tells the link that the guest boots anew. Returns whether its agent had answered since the boot before.
-    pub(super) fn guest_reset(&self) -> bool {
-        let answered = self.shared.answered.swap(false, Ordering::AcqRel);
+    /// Tells the link that the guest was reset, and returns what that means.
+    pub(super) fn guest_reset(&self) -> Reset {
         self.reconnect();
-        answered
+        let one_less = |left: u8| left.checked_sub(1);
+        match self.shared.resets_allowed.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less) {
+            Ok(_) => Reset::Reboot,
+            Err(_) => Reset::BootFails,
+        }
     }
 
     /// Lets go of the socket for good.
@@ -153,7 +173,7 @@ impl Keeper {
             Err(error) => return io::Error::other(error),
         };
         let (handle, driver) = mux::host(pipe);
-        self.shared.answered.store(true, Ordering::Release);
+        self.shared.resets_allowed.store(RESETS_ALLOWED, Ordering::Release);
         tracing::debug!(shed = %self.shed, waited = ?began.elapsed(), "the guest link is up");
         self.mux.send_replace(Some(handle));
         io::Error::other(driver.await)
@@ -227,8 +247,8 @@ mod tests {
             (acceptor, driver)
         };
         let ((), _agent) = timeout(SOON, async { tokio::join!(ask(&link), guest) }).await.unwrap();
-        assert!(link.guest_reset(), "the agent has answered");
-        assert!(!link.guest_reset(), "and not since");
+        // A reboot, the firmware's own reset, and then one too many.
+        assert_eq!([(); 3].map(|()| link.guest_reset()), [Reset::Reboot, Reset::Reboot, Reset::BootFails]);
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     command_line::AGENT_DEVICE,
-    link::GuestLink,
+    link::{GuestLink, Reset},
     qmp::{Event, Events, QmpClient, QmpError},
 };
 
@@ -186,10 +186,9 @@ impl Keeper {
     }
 
     async fn guest_reset(&self, client: &QmpClient) {
-        if self.link.guest_reset() {
-            tracing::info!(shed = %self.shed, "the guest reboots");
-        } else {
-            self.end(client, "the guest reset itself before its agent had answered").await;
+        match self.link.guest_reset() {
+            Reset::Reboot => tracing::info!(shed = %self.shed, "the guest reboots"),
+            Reset::BootFails => self.end(client, "the guest reset itself before its agent had answered").await,
         }
     }
 
@@ -333,9 +332,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reboot_after_the_agent_answered_is_let_pass_once() {
+    async fn a_reboot_is_let_pass_and_a_loop_is_ended() {
         let Setup { monitor, listener, link, log: _log, _dir } = setup(Age::Adopted);
         let mut qemu = Qemu::accept(&listener, "running").await;
+        // One reboot.
+        qemu.guest_resets().await;
         qemu.guest_resets().await;
         // A command of ours comes through as the next one: no `quit` was sent.
         tokio::join!(

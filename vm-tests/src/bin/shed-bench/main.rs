@@ -1,1 +1,82 @@
-fn main() {}
+//! `shed-bench`: what Shed costs on top of the machine it starts, as ratios measured in one run.
+//!
+//! `./x bench` builds everything and runs it. Every figure has its yardstick beside it, measured on the same host in
+//! the same run and, where times are compared, in turns: raw QEMU for booting, a bare connection to the agent for
+//! commands. It starts its own server on a stage of its own and leaves nothing behind. A missed target is printed;
+//! only with `--check` is it a failure.
+
+mod boot;
+mod command;
+mod disk;
+mod memory;
+mod raw;
+mod report;
+mod stats;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use camino::Utf8PathBuf;
+use clap::Parser;
+use vm_tests::{Config, Parts, Stage};
+
+use report::Report;
+
+/// Measures Shed against raw QEMU and a bare agent, in one run.
+#[derive(Debug, Parser)]
+#[command(name = "shed-bench")]
+struct Cli {
+    /// How often each boot is measured
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    runs: u32,
+
+    /// Write the figures to this file, too
+    #[arg(long, value_name = "FILE")]
+    json: Option<Utf8PathBuf>,
+
+    /// Exit with 1 when a target is missed
+    #[arg(long)]
+    check: bool,
+
+    /// Measure only these: boot, exec, create, memory
+    #[arg(value_name = "PART")]
+    parts: Vec<Part>,
+}
+
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// A cold create to the first command's output, against raw QEMU.
+    Boot,
+    /// A command in a running shed, against a bare connection to the agent.
+    Exec,
+    /// A create's own work before its machine runs, and what a new shed takes on the disk.
+    Create,
+    /// Memory of the idle server and of the agent.
+    Memory,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let parts = Parts::try_find().map_err(anyhow::Error::msg).context("run this as `./x bench`")?;
+    let wanted = |part| cli.parts.is_empty() || cli.parts.contains(&part);
+    let stage = || Stage::with(parts.clone(), Config::default());
+    let mut report = Report::new();
+    if wanted(Part::Boot) {
+        boot::measure(&stage(), cli.runs, &mut report)?;
+    }
+    if wanted(Part::Exec) {
+        command::measure(&stage(), &mut report)?;
+    }
+    if wanted(Part::Create) {
+        disk::measure(&stage(), cli.runs, &mut report)?;
+    }
+    if wanted(Part::Memory) {
+        memory::measure(&stage(), &mut report)?;
+    }
+    report.print();
+    if let Some(file) = &cli.json {
+        std::fs::write(file, report.to_json()).with_context(|| format!("cannot write {file}"))?;
+    }
+    Ok(if cli.check && report.missed() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}

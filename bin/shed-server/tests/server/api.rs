@@ -1,0 +1,180 @@
+//! The API in this process, on a port of its own, over a fake host.
+
+use std::{sync::Arc, time::Duration};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use serde_json::{Value, json};
+use shed_api::ServerInfo;
+use shed_backend::fake::{BootFault, FakeWorld, Faults};
+use shed_client::{Client, Timeouts};
+use shed_image::file_name;
+use shed_lifecycle::{Settings, Sheds};
+use shed_server::serve::Server;
+use shed_testkit::wait_for;
+use shed_types::{DiskGb, ShedName};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use crate::common::{PATIENCE, RawReply, send};
+
+pub(crate) struct Api {
+    pub(crate) world: FakeWorld,
+    pub(crate) port: u16,
+    pub(crate) client: Client,
+    dir: TempDir,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+}
+
+impl Api {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    /// Starts the API on a new state directory; `prepare` may change it first.
+    pub(crate) async fn with(prepare: impl FnOnce(&mut Settings)) -> Self {
+        let dir = TempDir::new().unwrap();
+        let root = Utf8Path::from_path(dir.path()).unwrap();
+        let mut settings = settings(root);
+        write(&settings.kernel);
+        write(&settings.initrd);
+        write(&settings.images_dir.join("base-rootfs.ext4"));
+        // Stands for what mke2fs would make, which is no part of these tests.
+        let template = file_name::upper_template(settings.default_disk_gb);
+        write(&settings.images_dir.join(file_name::CACHE).join(template));
+        prepare(&mut settings);
+        let world = FakeWorld::new();
+        let sheds = Sheds::open(settings, Arc::new(world.backend())).await.unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let info = ServerInfo {
+            name: "test".into(),
+            version: "1.2.3".into(),
+            ssh_port: 2222,
+            http_port: port,
+            backend: "qemu".into(),
+        };
+        let server = Server::new(sheds, info);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let serving = tokio::spawn(async move {
+            server.answer(&listener, stopped.cancelled()).await;
+            drop(listener);
+            server.end().await;
+        });
+        let client = Client::new(format!("127.0.0.1:{port}").parse().unwrap(), Timeouts::default());
+        Self { world, port, client, dir, stop, serving }
+    }
+
+    pub(crate) async fn send(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> RawReply {
+        send(self.port, method, path, body).await
+    }
+
+    /// Creates a shed that must come up.
+    pub(crate) async fn create(&self, name: &str) -> ShedName {
+        let reply = self.send("POST", "/api/sheds", json!({ "name": name }).to_string()).await;
+        assert_eq!(reply.status, 201, "{reply:?}");
+        name.parse().unwrap()
+    }
+
+    /// Makes boots of this shed hang, or take a while.
+    pub(crate) fn set_boot(&self, shed: &ShedName, boot: BootFault) {
+        self.world.set_faults(shed, Faults { boot, ..Faults::default() });
+    }
+
+    pub(crate) async fn wait_for_status(&self, name: &ShedName, wanted: &str) {
+        wait_for(wanted, PATIENCE, || async {
+            matches!(self.client.get(name).await, Ok(shed) if shed.status.as_str() == wanted)
+        })
+        .await
+        .unwrap();
+    }
+
+    /// Waits until nothing is left of any shed: no machine, no socket, no directory.
+    pub(crate) async fn wait_until_clean(&self) {
+        wait_for("everything to be gone", PATIENCE, || std::future::ready(self.leftovers().is_empty()))
+            .await
+            .unwrap_or_else(|error| panic!("{error}: {:?}", self.leftovers()));
+    }
+
+    pub(crate) fn assert_clean(&self) {
+        assert_eq!(self.leftovers(), Vec::<String>::new());
+    }
+
+    fn leftovers(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.instance_dir()).unwrap().flatten();
+        let files =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).filter(|name| name != ".lock");
+        let machines = self.world.running().into_iter().map(|shed| format!("machine of {shed}"));
+        let sockets = self.world.sockets().into_iter().map(|shed| format!("sockets of {shed}"));
+        files.chain(machines).chain(sockets).collect()
+    }
+
+    pub(crate) fn instance_dir(&self) -> Utf8PathBuf {
+        settings(Utf8Path::from_path(self.dir.path()).unwrap()).instance_dir
+    }
+
+    /// Asks the server to end, and returns when it has.
+    pub(crate) async fn end(&mut self) {
+        self.stop.cancel();
+        tokio::time::timeout(PATIENCE, &mut self.serving).await.expect("the server ends").unwrap();
+    }
+}
+
+fn settings(root: &Utf8Path) -> Settings {
+    Settings {
+        instance_dir: root.join("instances"),
+        images_dir: root.join("images"),
+        kernel: root.join("images/kernel"),
+        initrd: root.join("images/initrd"),
+        base_rootfs: None,
+        images: [].into(),
+        default_cpus: 2.try_into().unwrap(),
+        default_memory_mb: 512.try_into().unwrap(),
+        default_disk_gb: DiskGb::try_from(1).unwrap(),
+        start_timeout: PATIENCE,
+        stop_timeout: Duration::from_secs(5),
+        extra_cmdline: Vec::new(),
+    }
+}
+
+fn write(path: &Utf8Path) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, "x").unwrap();
+}
+
+/// Replaces what differs from run to run, where it is there.
+pub(crate) fn redact(mut value: Value) -> Value {
+    fn walk(value: &mut Value) {
+        match value {
+            Value::Object(object) => {
+                for (key, value) in object {
+                    match key.as_str() {
+                        "created_at" | "last_healthy" | "started_at" => {
+                            let time = value.as_str().unwrap();
+                            assert!(
+                                time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(),
+                                "{key}: {time}"
+                            );
+                            *value = json!("[time]");
+                        }
+                        "start_ms" | "ms" | "elapsed_ms" | "pid" | "http_port" => {
+                            assert!(value.is_u64(), "{key}: {value}");
+                            *value = json!("[number]");
+                        }
+                        "rootfs_path" => {
+                            assert!(value.as_str().unwrap().ends_with("/rootfs.ext4"));
+                            *value = json!("[path]");
+                        }
+                        _ => walk(value),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter_mut().for_each(walk),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+    walk(&mut value);
+    value
+}

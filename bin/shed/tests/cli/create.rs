@@ -1,0 +1,186 @@
+//! `shed create` and `shed start` against a peer that tells events as the test wants them: what is shown, and how a
+//! wait is given up. Real creates are tested in vm-tests.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::Stdio,
+    sync::mpsc,
+};
+
+use rustix::process::Signal;
+
+use crate::{
+    exec::{PATIENCE, signal},
+    peer::Peer,
+    user::{Ran, User},
+};
+
+const SHED: &str = r#"{"name":"web","status":"running","created_at":"2026-01-02T03:04:05Z","timeline":[{"phase":"disk","start_ms":0,"ms":12},{"phase":"boot","start_ms":12,"ms":1200}]}"#;
+
+fn tell(stream: &mut TcpStream, name: &str, data: &str) {
+    stream.write_all(format!("event: {name}\ndata: {data}\n\n").as_bytes()).unwrap();
+}
+
+/// Tells of a create that goes well, with a warning.
+fn success(_request: &str, stream: &mut TcpStream) {
+    tell(stream, "progress", r#"{"message":"Making the disk","phase":"disk"}"#);
+    tell(stream, "progress", r#"{"message":"The clone failed","warning":true}"#);
+    tell(stream, "complete", SHED);
+}
+
+/// Tells of a create that does not end, and waits until the client hangs up.
+fn endless(ready: mpsc::Sender<()>) -> impl FnOnce(&str, &mut TcpStream) + Send + 'static {
+    move |_request, stream| {
+        tell(stream, "progress", r#"{"message":"Booting"}"#);
+        // A client that has a timeout does not wait for the test.
+        let _unheard = ready.send(());
+        let mut rest = Vec::new();
+        // A reset is a hang-up, too.
+        let _reset = stream.read_to_end(&mut rest);
+        assert_eq!(rest, b"");
+    }
+}
+
+#[test]
+fn the_request_says_what_the_flags_say() {
+    let peer = Peer::events(|request, stream| {
+        let (head, body) = request.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("POST /api/sheds HTTP/1.1"), "{head}");
+        assert!(head.to_lowercase().contains("accept: text/event-stream"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(body).unwrap();
+        let expected = serde_json::json!({
+            "name": "web", "image": "base", "backend": "qemu", "local_dir": "/srv/web", "cpus": 4, "memory_mb": 8192,
+            "no_provision": true,
+        });
+        assert_eq!(body, expected);
+        success(request, stream);
+    });
+    let user = User::with_server(peer.port);
+    let line = [
+        "create",
+        "web",
+        "-i",
+        "base",
+        "--backend",
+        "qemu",
+        "--local-dir",
+        "/srv/web/",
+        "--cpus",
+        "4",
+        "--memory",
+        "8g",
+        "--no-provision",
+    ];
+    let ran = user.shed(&line).exits(0);
+    assert!(ran.stdout.starts_with("Created shed web on test in "), "{ran:?}");
+    assert!(user.config().contains("status: running"), "where the shed is, is kept: {}", user.config());
+    peer.end();
+}
+
+#[test]
+fn without_a_terminal_progress_is_plain_lines_on_stderr_and_warnings_stand_out() {
+    let peer = Peer::events(success);
+    let ran = User::with_server(peer.port).shed(&["create", "web", "--trace"]).exits(0);
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert!(lines[0].starts_with("web: Making the disk ("), "{ran:?}");
+    assert_eq!(lines[1..], ["warning: web: The clone failed"], "{ran:?}");
+    let table: Vec<Vec<&str>> =
+        ran.stdout.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(
+        table[..3],
+        [vec!["PHASE", "START", "MS"], vec!["disk", "0", "12"], vec!["boot", "12", "1200"]]
+    );
+    assert_eq!(table[3], ["server,", "all", "phases", "1212"]);
+    assert_eq!(table.last().unwrap()[0], "total");
+    peer.end();
+}
+
+#[test]
+fn with_json_there_is_one_line_with_all_of_it_and_nothing_on_stderr() {
+    let peer = Peer::events(success);
+    let ran = User::with_server(peer.port).shed(&["create", "web", "--trace", "--json"]).exits(0);
+    assert_eq!((ran.stderr.as_str(), ran.stdout.lines().count()), ("", 1), "{ran:?}");
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(
+        (&value["status"], &value["action"], &value["name"], &value["server"]),
+        (&"ok".into(), &"create".into(), &"web".into(), &"test".into())
+    );
+    let details = &value["details"];
+    assert_eq!(details["warnings"], serde_json::json!(["The clone failed"]));
+    assert_eq!(details["timeline"][1]["ms"], 1200);
+    assert!(details["client_ms"].is_u64(), "{details}");
+    peer.end();
+}
+
+#[test]
+fn an_error_event_is_an_error_with_its_hint() {
+    let peer = Peer::events(|_, stream| {
+        tell(
+            stream,
+            "error",
+            r#"{"code":"SHED_ALREADY_EXISTS","message":"there is a shed named `web`\u001b[2J already"}"#,
+        );
+    });
+    let ran = User::with_server(peer.port).shed(&["create", "web"]).exits(1);
+    assert_eq!(
+        ran.stderr,
+        "error: there is a shed named `web`\u{fffd}[2J already\n\
+         hint: choose another name, or delete that shed first: shed delete web\n"
+    );
+    peer.end();
+}
+
+#[test]
+fn events_that_end_without_a_result_are_an_error() {
+    let peer = Peer::events(|_, stream| tell(stream, "progress", r#"{"message":"Booting"}"#));
+    let ran = User::with_server(peer.port).shed(&["create", "web"]);
+    assert!(ran.code == 1 || ran.code == 3, "{ran:?}");
+    ran.says("error: ");
+    peer.end();
+}
+
+#[test]
+fn an_interrupted_create_hangs_up_and_says_so() {
+    for (signal_name, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let (ready, begun) = mpsc::channel();
+        let peer = Peer::events(endless(ready));
+        let user = User::with_server(peer.port);
+        let child =
+            user.command(&["create", "web"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        begun.recv_timeout(PATIENCE).unwrap();
+        signal(&child, signal_name);
+        let ran = Ran::of(&child.wait_with_output().unwrap());
+        peer.end();
+        ran.exits(code).says("the create of shed web was interrupted; it is cancelled");
+        assert!(!user.config().contains("sheds"));
+    }
+}
+
+#[test]
+fn a_create_that_takes_too_long_is_cancelled() {
+    let peer = Peer::events(endless(mpsc::channel().0));
+    let ran = User::with_server(peer.port).shed(&["create", "web", "--timeout", "200ms"]).exits(1);
+    peer.end();
+    ran.says("took longer than 200ms; it is cancelled").says("--timeout");
+}
+
+#[test]
+fn the_config_file_may_say_how_long_a_create_takes() {
+    let peer = Peer::events(endless(mpsc::channel().0));
+    let user = User::new();
+    user.write_config(&format!(
+        "servers: {{test: {{host: 127.0.0.1, http_port: {}}}}}\ncreate_timeout: 150ms\n",
+        peer.port
+    ));
+    user.shed(&["create", "web"]).exits(1).says("took longer than 150ms");
+    peer.end();
+}
+
+#[test]
+fn a_start_that_is_not_waited_for_goes_on() {
+    let peer = Peer::events(endless(mpsc::channel().0));
+    let ran = User::with_server(peer.port).shed(&["start", "web", "--timeout", "200ms"]).exits(1);
+    peer.end();
+    ran.says("takes longer than 200ms; it goes on on the server").says("shed list");
+}
