@@ -30,7 +30,8 @@ fn the_first_five_minutes() {
     });
     promises.keep("servers can be added twice under two names, made the default and removed", || {
         let port = server.port().to_string();
-        cli.run(&["server", "add", "127.0.0.1", "--port", &port, "--name", "second"]).ok();
+        cli.run(&["server", "add", "localhost", "--port", &port, "--name", "second"]).ok();
+        cli.run(&["server", "add", "localhost", "--port", &port, "--name", "third"]).exits(1);
         cli.run(&["server", "set-default", "second"]).ok();
         assert_eq!(cli.run(&["list", "--json"]).ok().json()["sheds"], serde_json::json!([]));
         cli.run(&["server", "set-default", "stage"]).ok();
@@ -139,6 +140,10 @@ fn the_first_five_minutes() {
         let shed = http.shed("second");
         assert_eq!((shed["cpus"].as_u64(), shed["memory_mb"].as_u64()), (Some(1), Some(512)), "{shed}");
         assert_eq!(cli.sh("second", "nproc"), "1");
+    });
+    promises.keep("other sheds that come and go do not disturb the first", || {
+        assert_eq!(http.status("demo"), "running");
+        assert_eq!(cli.sh("demo", "cat /workspace/file"), "precious");
     });
     promises.keep("several sheds are stopped and deleted by one command", || {
         let deleted = cli.run(&["delete", "--force", "--json", "demo", "second"]).ok().out();

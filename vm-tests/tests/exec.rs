@@ -7,8 +7,7 @@ use std::{
 
 use rand::Rng;
 use rustix::process::Signal;
-use sha2::{Digest, Sha256};
-use vm_tests::{Cli, Finished, Promises, Running, SHORT, Server, Stage, exec_request, kind, wait_for};
+use vm_tests::{Cli, Promises, Running, SHORT, Server, Stage, exec_request, kind, wait_for};
 
 /// The shed that all promises of this file are proved on.
 const SHED: &str = "runner";
@@ -164,10 +163,9 @@ fn commands_run_as_they_would_at_home() {
         promises.keep("100 MB of random bytes come back identical", || {
             let mut bytes = vec![0; 100_000_000];
             rand::rng().fill_bytes(&mut bytes);
-            let done: Finished = cli.exec_with(SHED, &["cat"], &bytes).ok();
+            let done = cli.exec_with(SHED, &["cat"], &bytes).ok();
             assert_eq!(done.stdout.len(), bytes.len());
-            assert!(Sha256::digest(&done.stdout) == Sha256::digest(&bytes), "the bytes differ");
-            eprintln!("100 MB there and back in {} ms", done.took.as_millis());
+            assert!(done.stdout == bytes, "the bytes differ");
         });
         promises.keep("a request on the raw stream is answered with output and one exit frame", || {
             let mut stream = server.http().exec(SHED);

@@ -98,6 +98,9 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
     let listener = TcpListener::bind(wanted).await.map_err(bind_failed)?;
     let address = listener.local_addr().map_err(bind_failed)?;
 
+    for key in &config.idle_keys {
+        tracing::warn!(%key, "this version of shed-server does not act on this key of server.yaml");
+    }
     let backend = backends::choose(config)?;
     let host = backend.check_host().await.map_err(ServeError::Host)?;
     let kind = backend.kind();

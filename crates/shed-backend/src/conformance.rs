@@ -77,7 +77,10 @@ pub async fn run(harness: &dyn BackendHarness) -> Result<(), Vec<CheckFailed>> {
     }
     check!("the host can be checked, twice, with the same result", host_check(harness));
     check!("a start that fails leaves nothing", failed_start(harness));
-    check!("a start that is given up leaves nothing that find and kill would not end", cancelled_start(harness));
+    check!(
+        "a start that is given up leaves nothing that find and kill would not end",
+        cancelled_start(harness)
+    );
     check!("a machine runs on without its handle and is found again", found_again(harness));
     check!("another launch id or a wrong identity finds nothing", not_confused(harness));
     check!("the end of a process is an event, also for an adopted one", death_is_an_event(harness));
@@ -135,7 +138,8 @@ async fn found_again(harness: &dyn BackendHarness) -> Result<(), String> {
     drop(backend);
     let next = harness.backend();
     for known in [Some(&identity), None] {
-        let vm = find(&*next, &spec, known).await?.ok_or_else(|| format!("it is not found with {known:?}"))?;
+        let vm =
+            find(&*next, &spec, known).await?.ok_or_else(|| format!("it is not found with {known:?}"))?;
         ensure(vm.identity() == identity, || format!("it became {:?}", vm.identity()))?;
         ensure(!vm.has_ended(), || "it is said to have ended".to_owned())?;
     }
@@ -172,7 +176,9 @@ async fn death_is_an_event(harness: &dyn BackendHarness) -> Result<(), String> {
     within(SOON, "the old news", own.ended()).await?;
     let error = within(SOON, "a connection", own.connect_guest(GuestPort::Health)).await?.err();
     ensure(matches!(error, Some(ConnectGuestError::Ended { .. })), || format!("connecting gives {error:?}"))?;
-    ensure(find(&*next, &spec, Some(&own.identity())).await?.is_none(), || "it is found after its end".to_owned())?;
+    ensure(find(&*next, &spec, Some(&own.identity())).await?.is_none(), || {
+        "it is found after its end".to_owned()
+    })?;
     within(SOON, "killing the dead", own.kill(Duration::ZERO)).await?.map_err(text)
 }
 
@@ -180,10 +186,9 @@ async fn kill_is_idempotent(harness: &dyn BackendHarness) -> Result<(), String> 
     let backend = harness.backend();
     for grace in [Duration::ZERO, Duration::from_secs(20)] {
         let vm = start(&*backend, &harness.spec(&shed("kill"))).await?;
-        let (one, other) = within(PROCESS, "two kills at once", async {
-            tokio::join!(vm.kill(grace), vm.kill(grace))
-        })
-        .await?;
+        let (one, other) =
+            within(PROCESS, "two kills at once", async { tokio::join!(vm.kill(grace), vm.kill(grace)) })
+                .await?;
         one.and(other).map_err(text)?;
         ensure(vm.has_ended(), || "it has not ended".to_owned())?;
         within(SOON, "a third kill", vm.kill(grace)).await?.map_err(text)?;
@@ -265,7 +270,8 @@ async fn talk(
         // An error is as good an end as any.
         held.read_to_end(&mut rest).await.ok();
     };
-    let (killed, ()) = within(PROCESS, "the end of a stream", async { tokio::join!(vm.kill(Duration::ZERO), read) }).await?;
+    let (killed, ()) =
+        within(PROCESS, "the end of a stream", async { tokio::join!(vm.kill(Duration::ZERO), read) }).await?;
     killed.map_err(text)
 }
 

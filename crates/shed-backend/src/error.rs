@@ -11,10 +11,16 @@ pub enum CheckHostError {
     #[error("`{program}` was not found; install it or set its path in server.yaml ({remedy})")]
     ProgramMissing { program: String, remedy: &'static str },
     #[error("`{program}` did not tell its version")]
-    Version { program: String, #[source] source: io::Error },
+    Version {
+        program: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("`{program}` is version {found}; at least {oldest} is needed")]
     TooOld { program: String, found: String, oldest: String },
-    #[error("the socket directory {path} has {length} bytes; it must be absolute and have at most {longest} (key qemu.socket_dir)")]
+    #[error(
+        "the socket directory {path} has {length} bytes; it must be absolute and have at most {longest} (key qemu.socket_dir)"
+    )]
     SocketDir { path: Utf8PathBuf, length: usize, longest: usize },
     #[error("accelerator {wanted} was asked for, but {reason}")]
     Accelerator { wanted: &'static str, reason: String },
@@ -26,13 +32,29 @@ pub enum StartVmError {
     #[error("the path {path} cannot be given to the VMM: {reason}")]
     Path { path: Utf8PathBuf, reason: &'static str },
     #[error("could not prepare {path} for shed `{shed}`")]
-    Prepare { shed: ShedName, path: Utf8PathBuf, #[source] source: io::Error },
+    Prepare {
+        shed: ShedName,
+        path: Utf8PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("could not start `{program}` for shed `{shed}`")]
-    Spawn { shed: ShedName, program: String, #[source] source: io::Error },
+    Spawn {
+        shed: ShedName,
+        program: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("the VMM of shed `{shed}` ended at once: {output}")]
     EndedAtOnce { shed: ShedName, output: String },
     #[error("the VMM of shed `{shed}` did not answer on {path} within {waited:?}")]
-    NoMonitor { shed: ShedName, path: Utf8PathBuf, waited: Duration, #[source] source: io::Error },
+    NoMonitor {
+        shed: ShedName,
+        path: Utf8PathBuf,
+        waited: Duration,
+        #[source]
+        source: io::Error,
+    },
     #[error("this host cannot run the machine")]
     Host(#[from] CheckHostError),
 }
@@ -43,7 +65,12 @@ pub enum AttachVmError {
     #[error("the process table could not be read")]
     Processes(#[source] io::Error),
     #[error("the VMM of shed `{shed}` (pid {pid}) runs but cannot be watched")]
-    Watch { shed: ShedName, pid: u32, #[source] source: io::Error },
+    Watch {
+        shed: ShedName,
+        pid: u32,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Why no stream to the guest could be opened.
@@ -54,16 +81,30 @@ pub enum ConnectGuestError {
     #[error("the guest of shed `{shed}` refused port {port}: {reason}")]
     Refused { shed: ShedName, port: GuestPort, reason: String },
     #[error("the link to the guest of shed `{shed}` broke while opening port {port}")]
-    Broken { shed: ShedName, port: GuestPort, #[source] source: io::Error },
+    Broken {
+        shed: ShedName,
+        port: GuestPort,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Why a machine could not be ended or asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum EndVmError {
     #[error("the VMM of shed `{shed}` could not be asked to power off")]
-    Ask { shed: ShedName, #[source] source: io::Error },
+    Ask {
+        shed: ShedName,
+        #[source]
+        source: io::Error,
+    },
     #[error("the VMM of shed `{shed}` (pid {pid}) still runs {waited:?} after SIGKILL")]
     StillRunning { shed: ShedName, pid: u32, waited: Duration },
     #[error("the VMM of shed `{shed}` (pid {pid}) could not be signalled")]
-    Signal { shed: ShedName, pid: u32, #[source] source: io::Error },
+    Signal {
+        shed: ShedName,
+        pid: u32,
+        #[source]
+        source: io::Error,
+    },
 }

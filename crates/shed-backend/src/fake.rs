@@ -22,8 +22,8 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, ConnectGuestError, DiskAccess, EndVmError,
-    GuestStream, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
+    Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, ConnectGuestError, DiskAccess,
+    EndVmError, GuestStream, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
 };
 
 /// What a stream to the guest holds at most in each direction, in bytes.
@@ -122,7 +122,10 @@ struct Machine {
 
 impl fmt::Debug for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Machine").field("shed", &self.spec.shed).field("identity", &self.identity).finish_non_exhaustive()
+        f.debug_struct("Machine")
+            .field("shed", &self.spec.shed)
+            .field("identity", &self.identity)
+            .finish_non_exhaustive()
     }
 }
 
@@ -152,7 +155,8 @@ impl FakeWorld {
     /// Returns which sheds have a running machine; a shed appears once for each.
     #[must_use]
     pub fn running(&self) -> Vec<ShedName> {
-        let mut running: Vec<_> = self.host().machines.values().map(|machine| machine.spec.shed.clone()).collect();
+        let mut running: Vec<_> =
+            self.host().machines.values().map(|machine| machine.spec.shed.clone()).collect();
         running.sort();
         running
     }
@@ -308,7 +312,8 @@ impl FakeBackend {
         for path in [&spec.kernel, &spec.initrd].into_iter().chain(spec.disks.iter().map(|disk| &disk.path)) {
             std::fs::metadata(path).map_err(prepare(path))?;
         }
-        let at_once = |output: &str| StartVmError::EndedAtOnce { shed: spec.shed.clone(), output: output.to_owned() };
+        let at_once =
+            |output: &str| StartVmError::EndedAtOnce { shed: spec.shed.clone(), output: output.to_owned() };
         let mut host = self.world.host();
         *host.starts.entry(spec.shed.clone()).or_default() += 1;
         let faults = host.faults.get(&spec.shed).copied().unwrap_or(host.faults_of_others);
@@ -320,8 +325,11 @@ impl FakeBackend {
             return Err(at_once("another machine holds the lock of a disk"));
         }
         host.last_pid += 1;
-        let identity =
-            VmIdentity { pid: host.last_pid, start_time: u64::from(host.last_pid), launch_id: spec.launch_id };
+        let identity = VmIdentity {
+            pid: host.last_pid,
+            start_time: u64::from(host.last_pid),
+            launch_id: spec.launch_id,
+        };
         let machine = Arc::new(Machine {
             spec: spec.clone(),
             identity,
@@ -375,7 +383,11 @@ impl Backend for FakeBackend {
         Ok(Arc::new(FakeVm(machine)))
     }
 
-    async fn find(&self, spec: &VmSpec, known: Option<&VmIdentity>) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
+    async fn find(
+        &self,
+        spec: &VmSpec,
+        known: Option<&VmIdentity>,
+    ) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
         let found = self.world.host().machines.get(&spec.launch_id).cloned();
         let ours = found
             .filter(|machine| machine.spec.shed == spec.shed)
@@ -415,8 +427,11 @@ impl Vm for FakeVm {
             () = self.0.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
             _ready = ready.wait_for(|ready| *ready) => {}
         }
-        let service = agent::service(port, &self.0)
-            .ok_or_else(|| ConnectGuestError::Refused { shed: shed(), port, reason: "a fake has none".to_owned() })?;
+        let service = agent::service(port, &self.0).ok_or_else(|| ConnectGuestError::Refused {
+            shed: shed(),
+            port,
+            reason: "a fake has none".to_owned(),
+        })?;
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let ended = self.0.ended.clone();
         tokio::spawn(async move {

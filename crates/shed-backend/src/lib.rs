@@ -66,7 +66,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// When a process matches but cannot be adopted.
-    async fn find(&self, spec: &VmSpec, known: Option<&VmIdentity>) -> Result<Option<Arc<dyn Vm>>, AttachVmError>;
+    async fn find(
+        &self,
+        spec: &VmSpec,
+        known: Option<&VmIdentity>,
+    ) -> Result<Option<Arc<dyn Vm>>, AttachVmError>;
 
     /// Removes what a launch of this shed may have left outside its directory (sockets). Idempotent.
     ///
@@ -96,7 +100,8 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// When the machine has ended, or the guest refuses the port.
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError>;
 
-    /// Asks the machine to power off as by its power button, for a guest whose agent does not answer.
+    /// Asks the machine to power off as by its power button, for a guest whose agent does not answer. A guest that
+    /// still boots may miss it.
     ///
     /// # Errors
     /// When the VMM cannot be asked.

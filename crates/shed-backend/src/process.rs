@@ -147,11 +147,7 @@ mod tests {
 
     fn sleeper(tag: &str) -> Child {
         // The tag is `$0` of the script: on the command line, and of no effect.
-        Command::new("sh")
-            .args(["-c", "read line", tag])
-            .stdin(Stdio::piped())
-            .spawn()
-            .unwrap()
+        Command::new("sh").args(["-c", "read line", tag]).stdin(Stdio::piped()).spawn().unwrap()
     }
 
     fn id_of(child: &Child) -> ProcessId {
@@ -184,9 +180,10 @@ mod tests {
         let watched = WatchedProcess::open(id_of(&child)).unwrap().unwrap();
         let waiters = futures::future::join_all((0..5).map(|_| watched.dead()));
         let kill = async { child.kill() };
-        let (results, killed) = tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(waiters, kill) })
-            .await
-            .expect("within 10 s");
+        let (results, killed) =
+            tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(waiters, kill) })
+                .await
+                .expect("within 10 s");
         killed.unwrap();
         assert!(results.into_iter().all(|result| result.is_ok()));
         child.wait().unwrap();

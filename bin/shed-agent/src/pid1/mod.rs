@@ -11,6 +11,7 @@ mod signals;
 use std::{
     io,
     os::unix::process::CommandExt,
+    path::PathBuf,
     process::{Command, ExitCode},
     time::{Duration, Instant},
 };
@@ -91,7 +92,9 @@ impl Service {
 }
 
 fn spawn_service() -> io::Result<Pid> {
-    let mut command = Command::new("/proc/self/exe");
+    // By its path rather than by /proc/self/exe, for the process to have the right name.
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
+    let mut command = Command::new(program);
     command.arg0("shed-agent").arg("serve");
     let child_side = || {
         inheritance::forget();

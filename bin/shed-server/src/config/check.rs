@@ -10,7 +10,7 @@ use shed_types::{BackendChoice, ImageName, SizeError};
 
 use super::{
     Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings, duration,
-    file::{ForeignKeys, QemuFile, ServerFile, Value},
+    file::{RemovedKeys, QemuFile, ServerFile, Value},
     locate::User,
 };
 
@@ -22,12 +22,6 @@ const RUN_DIR: &str = if cfg!(target_os = "macos") { "/var/run/shed" } else { "/
 
 /// The kernel that QEMU boots on this machine's architecture.
 const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE } else { file_name::BZIMAGE };
-
-/// Why keys that are known, but not to this build, are refused.
-const FOREIGN_BACKEND: &str =
-    "this build of shed-server has no such backend; remove the section, and use `qemu:`";
-const NOT_YET: &str =
-    "this version of shed-server does not act on it; remove it, so that nothing seems configured that is not";
 
 /// The file the values are from, for error messages.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +36,7 @@ pub(super) fn check(
     surroundings: &Surroundings,
 ) -> Result<Config, LoadConfigError> {
     let source = Source { file };
+    let idle_keys = idle_keys(&raw);
     let name = match raw.name {
         None => "shed-server".to_owned(),
         Some(name) => {
@@ -95,6 +90,7 @@ pub(super) fn check(
     )?;
     let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
     Ok(Config {
+        idle_keys,
         file: file.map(Utf8Path::to_owned),
         name,
         listen,
@@ -106,26 +102,32 @@ pub(super) fn check(
     })
 }
 
-/// Refuses keys that this build does not act on.
-pub(super) fn refuse_foreign_keys(raw: &ForeignKeys, file: &Utf8Path) -> Result<(), LoadConfigError> {
+/// Refuses keys that are gone.
+pub(super) fn refuse_removed_keys(raw: &RemovedKeys, file: &Utf8Path) -> Result<(), LoadConfigError> {
     let source = Source { file: Some(file) };
     let keys = [
-        ("firecracker", &raw.firecracker, FOREIGN_BACKEND),
-        ("vz", &raw.vz, FOREIGN_BACKEND),
         ("enabled_backends", &raw.enabled_backends, "is gone; name the one backend in `default_backend`"),
         ("docker", &raw.docker, "is gone with the Docker backend; sheds are machines now, see `qemu:`"),
-        ("default_image", &raw.default_image, "is gone; set `qemu.base_rootfs` to the path of an image"),
-        ("credentials", &raw.credentials, NOT_YET),
-        ("mounts", &raw.mounts, NOT_YET),
-        ("env_file", &raw.env_file, NOT_YET),
-        ("terminal", &raw.terminal, NOT_YET),
-        ("extensions", &raw.extensions, NOT_YET),
-        ("git", &raw.git, NOT_YET),
     ];
     match keys.into_iter().find_map(|(key, value, hint)| value.as_ref().map(|value| (key, value, hint))) {
         None => Ok(()),
         Some((key, value, hint)) => Err(source.bad(value, key, hint)),
     }
+}
+
+/// Returns the keys in the file that this build does not act on.
+fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
+    let keys = [
+        ("firecracker", &raw.firecracker),
+        ("vz", &raw.vz),
+        ("default_image", &raw.default_image),
+        ("credentials", &raw.credentials),
+        ("env_file", &raw.env_file),
+        ("terminal", &raw.terminal),
+        ("extensions", &raw.extensions),
+        ("git", &raw.git),
+    ];
+    keys.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect()
 }
 
 fn check_qemu(

@@ -19,23 +19,24 @@ pub(super) struct ServerFile {
     pub(super) default_backend: Value<String>,
     pub(super) log_level: Value<String>,
     pub(super) qemu: Option<QemuFile>,
-}
 
-/// Keys that have a meaning elsewhere in Shed's history or future. They are looked for first, and each is refused with
-/// a hint of its own.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct ForeignKeys {
+    // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
+    // machines or versions, so they are accepted, and named in the log.
     pub(super) firecracker: Value<IgnoredAny>,
     pub(super) vz: Value<IgnoredAny>,
-    pub(super) enabled_backends: Value<IgnoredAny>,
-    pub(super) docker: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
     pub(super) credentials: Value<IgnoredAny>,
-    pub(super) mounts: Value<IgnoredAny>,
     pub(super) env_file: Value<IgnoredAny>,
     pub(super) terminal: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
     pub(super) git: Value<IgnoredAny>,
+}
+
+/// Keys of earlier versions that are gone. They are looked for first, and each is refused with a hint of its own.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct RemovedKeys {
+    pub(super) enabled_backends: Value<IgnoredAny>,
+    pub(super) docker: Value<IgnoredAny>,
 }
 
 /// The `qemu:` section.

@@ -2,7 +2,7 @@
 //!
 //! [`load`] is the only door. It reads the file into [`file`]'s plain shapes, which keep line and column of each
 //! value, and [`check`]s every value once; the rest of the server holds a [`Config`] and checks nothing again. A
-//! key that this build does not act on is an error with a hint, never ignored.
+//! key that is gone or unknown is an error; one that this build does not act on is named in the log, never ignored.
 
 mod check;
 mod duration;
@@ -40,6 +40,8 @@ pub struct Config {
     pub log_level: LogLevel,
     /// The QEMU backend.
     pub qemu: QemuSection,
+    /// Keys of the file that this build does not act on.
+    pub idle_keys: Vec<&'static str>,
 }
 
 /// How much is logged.
@@ -165,8 +167,8 @@ fn read(path: &Utf8Path) -> Result<String, LoadConfigError> {
 
 fn parse(path: &Utf8Path, text: &str) -> Result<file::ServerFile, LoadConfigError> {
     // Text that is no mapping at all has no such keys, and is refused below.
-    if let Ok(Some(foreign)) = serde_saphyr::from_str::<Option<file::ForeignKeys>>(text) {
-        check::refuse_foreign_keys(&foreign, path)?;
+    if let Ok(Some(removed)) = serde_saphyr::from_str::<Option<file::RemovedKeys>>(text) {
+        check::refuse_removed_keys(&removed, path)?;
     }
     // Comments alone are an empty document, which is a mapping without keys here.
     let parsed: Result<Option<file::ServerFile>, _> = serde_saphyr::from_str(text);

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use shed_protocol::{
-    Command, Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameError, FrameKind, GENERATION,
-    HealthReport, HealthStatus, HelloReply, Identify, MAX_PAYLOAD, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
-    SYSTEM_POWER_OFF, Signal,
+    Command, Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameError, FrameKind,
+    GENERATION, HealthReport, HealthStatus, HelloReply, Identify, MAX_PAYLOAD, SYSTEM_HEALTH, SYSTEM_HELLO,
+    SYSTEM_IDENTIFY, SYSTEM_POWER_OFF, Signal,
 };
 use shed_types::GuestPort;
 use tokio::{io::DuplexStream, time::sleep};

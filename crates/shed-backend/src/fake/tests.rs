@@ -1,8 +1,8 @@
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use shed_protocol::{
-    Envelope, ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind, HelloReply, HelloRequest, PowerOff, SYSTEM_HELLO,
-    SYSTEM_POWER_OFF,
+    Envelope, ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind, HelloReply, HelloRequest, PowerOff,
+    SYSTEM_HELLO, SYSTEM_POWER_OFF,
 };
 use tokio::time::timeout;
 use tokio_util::codec::Framed;
@@ -117,7 +117,8 @@ async fn commands_have_output_and_exit_codes() {
         (vec!["nonsense"], "", "", 127),
     ] {
         let mut frames = connect(&vm, GuestPort::Exec).await;
-        let request = ExecRequest { cmd: cmd.iter().map(ToString::to_string).collect(), ..ExecRequest::default() };
+        let request =
+            ExecRequest { cmd: cmd.iter().map(ToString::to_string).collect(), ..ExecRequest::default() };
         frames.send(Frame::json(FrameKind::ExecRequest, &request)).await.unwrap();
         if !input.is_empty() {
             frames.send(Frame::new(FrameKind::Data, Bytes::from(input))).await.unwrap();
@@ -149,7 +150,8 @@ async fn a_guest_says_hello_and_powers_off_when_told() {
     ] {
         frames.send(Frame::json(FrameKind::Message, &request)).await.unwrap();
         let reply: Envelope = loop {
-            let envelope: Envelope = timeout(SOON, frames.next()).await.unwrap().unwrap().unwrap().parse().unwrap();
+            let envelope: Envelope =
+                timeout(SOON, frames.next()).await.unwrap().unwrap().unwrap().parse().unwrap();
             if envelope.in_reply_to == Some(request.id) {
                 break envelope;
             }

@@ -34,7 +34,9 @@ fn stat(pid: u32) -> io::Result<Option<Stat>> {
     let Some(text) = read_of_process(pid, "stat")? else { return Ok(None) };
     match parse_stat(&text) {
         Some(stat) => Ok(Some(stat)),
-        None => Err(io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown form"))),
+        None => {
+            Err(io::Error::new(io::ErrorKind::InvalidData, format!("/proc/{pid}/stat has an unknown form")))
+        }
     }
 }
 
@@ -67,7 +69,11 @@ pub(super) fn command_line(pid: u32) -> io::Result<Option<Vec<Vec<u8>>>> {
     };
     Ok(content.map(|content| {
         let words = content.strip_suffix(b"\0").unwrap_or(&content);
-        if words.is_empty() { Vec::new() } else { words.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect() }
+        if words.is_empty() {
+            Vec::new()
+        } else {
+            words.split(|&byte| byte == 0).map(<[u8]>::to_vec).collect()
+        }
     }))
 }
 

@@ -62,7 +62,8 @@ pub(super) fn command_line(pid: u32) -> io::Result<Option<Vec<Vec<u8>>>> {
 }
 
 pub(super) fn all_command_lines() -> io::Result<Vec<(u32, Vec<Vec<u8>>)>> {
-    let output = Command::new("/bin/ps").args(["-axww", "-o", "pid=,command="]).stdin(Stdio::null()).output()?;
+    let output =
+        Command::new("/bin/ps").args(["-axww", "-o", "pid=,command="]).stdin(Stdio::null()).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = |line: &str| {
         let mut words = line.split_ascii_whitespace();

@@ -84,17 +84,16 @@ pub(super) fn choose(
     let unreal = facts.arch == "x86_64" && !facts.cpu_virtualization;
     match choice {
         AcceleratorChoice::Auto => Ok(choose_best(foreign, unreal, facts)),
-        AcceleratorChoice::Tcg => {
-            Ok(Chosen { accelerator: Accelerator::Tcg, reason: "qemu.accel in server.yaml says so".to_owned() })
-        }
-        AcceleratorChoice::Kvm => {
-            insist("kvm", Accelerator::Kvm, foreign, &facts.kvm).map(|mut chosen| {
-                if unreal {
-                    chosen.reason.push_str(", although the CPU shows neither vmx nor svm");
-                }
-                chosen
-            })
-        }
+        AcceleratorChoice::Tcg => Ok(Chosen {
+            accelerator: Accelerator::Tcg,
+            reason: "qemu.accel in server.yaml says so".to_owned(),
+        }),
+        AcceleratorChoice::Kvm => insist("kvm", Accelerator::Kvm, foreign, &facts.kvm).map(|mut chosen| {
+            if unreal {
+                chosen.reason.push_str(", although the CPU shows neither vmx nor svm");
+            }
+            chosen
+        }),
         AcceleratorChoice::Hvf => insist("hvf", Accelerator::Hvf, foreign, &facts.hvf),
     }
 }
@@ -118,16 +117,20 @@ fn choose_best(foreign: Option<String>, unreal: bool, facts: &HostFacts) -> Chos
     let tcg = |reason| Chosen { accelerator: Accelerator::Tcg, reason };
     match (foreign, &facts.kvm, &facts.hvf) {
         (Some(reason), _, _) => tcg(reason),
-        (None, Offer::Opens, _) if unreal => tcg(
-            "/dev/kvm opens, but the CPU shows neither vmx nor svm, so no guest would boot on it".to_owned(),
-        ),
-        (None, Offer::Opens, _) => {
-            Chosen { accelerator: Accelerator::Kvm, reason: "/dev/kvm opens and the CPU has virtualisation".to_owned() }
+        (None, Offer::Opens, _) if unreal => {
+            tcg("/dev/kvm opens, but the CPU shows neither vmx nor svm, so no guest would boot on it"
+                .to_owned())
         }
+        (None, Offer::Opens, _) => Chosen {
+            accelerator: Accelerator::Kvm,
+            reason: "/dev/kvm opens and the CPU has virtualisation".to_owned(),
+        },
         (None, Offer::No(_), Offer::Opens) => {
             Chosen { accelerator: Accelerator::Hvf, reason: "this Mac has Hypervisor.framework".to_owned() }
         }
-        (None, Offer::No(kvm), Offer::No(hvf)) => tcg(if cfg!(target_os = "macos") { hvf } else { kvm }.clone()),
+        (None, Offer::No(kvm), Offer::No(hvf)) => {
+            tcg(if cfg!(target_os = "macos") { hvf } else { kvm }.clone())
+        }
     }
 }
 
@@ -167,7 +170,8 @@ fn probe_kvm() -> Offer {
         Ok(_) => Offer::Opens,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Offer::No("there is no /dev/kvm".to_owned()),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Offer::No(
-            "/dev/kvm may not be opened by this user (on most systems: add the user to the group kvm)".to_owned(),
+            "/dev/kvm may not be opened by this user (on most systems: add the user to the group kvm)"
+                .to_owned(),
         ),
         Err(error) => Offer::No(format!("/dev/kvm does not open: {error}")),
     }
@@ -260,7 +264,10 @@ mod tests {
     fn the_advice_names_the_accelerator_and_the_key() {
         let chosen = Chosen { accelerator: Accelerator::Kvm, reason: "because".into() };
         let text = advice(&chosen);
-        assert!(text.contains("kvm") && text.contains("because") && text.contains("qemu.accel: tcg"), "{text}");
+        assert!(
+            text.contains("kvm") && text.contains("because") && text.contains("qemu.accel: tcg"),
+            "{text}"
+        );
     }
 
     #[test]

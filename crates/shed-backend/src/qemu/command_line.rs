@@ -271,8 +271,16 @@ mod tests {
             initrd: "/guest/initrd.img".into(),
             extra_cmdline: vec!["shed.base=shed-base".into(), "systemd.show_status=false".into()],
             disks: vec![
-                Disk { path: "/sheds/api/base.ext4".into(), serial: "shed-base", access: DiskAccess::ReadOnly },
-                Disk { path: "/sheds/api/rootfs.ext4".into(), serial: "shed-root", access: DiskAccess::ReadWrite },
+                Disk {
+                    path: "/sheds/api/base.ext4".into(),
+                    serial: "shed-base",
+                    access: DiskAccess::ReadOnly,
+                },
+                Disk {
+                    path: "/sheds/api/rootfs.ext4".into(),
+                    serial: "shed-root",
+                    access: DiskAccess::ReadWrite,
+                },
             ],
             console_log: "/sheds/api/console.log".into(),
             vmm_log: "/sheds/api/vmm.log".into(),
@@ -299,7 +307,11 @@ mod tests {
     }
 
     fn as_words(args: &[String]) -> Vec<Vec<u8>> {
-        ["qemu"].into_iter().chain(args.iter().map(String::as_str)).map(|word| word.as_bytes().to_vec()).collect()
+        ["qemu"]
+            .into_iter()
+            .chain(args.iter().map(String::as_str))
+            .map(|word| word.as_bytes().to_vec())
+            .collect()
     }
 
     #[test]

@@ -84,7 +84,11 @@ impl QemuConfig {
 }
 
 /// Finds a program in a `PATH` and in the usual places. `is_program` says whether a path is one.
-pub(super) fn find_program(name: &str, path: &str, is_program: impl Fn(&Utf8Path) -> bool) -> Option<Utf8PathBuf> {
+pub(super) fn find_program(
+    name: &str,
+    path: &str,
+    is_program: impl Fn(&Utf8Path) -> bool,
+) -> Option<Utf8PathBuf> {
     // An entry that is not absolute would mean another program in another directory.
     let dirs = path.split(':').filter(|dir| dir.starts_with('/')).chain(USUAL_PLACES);
     dirs.map(|dir| Utf8Path::new(dir).join(name)).find(|candidate| is_program(candidate))

@@ -129,24 +129,21 @@ fn reap(mut child: Child) {
 
 /// Marks descriptors that this process was started with as not for its children. Rust opens all others that way.
 fn keep_inherited_descriptors_here() {
-    static ONCE: std::sync::Once = std::sync::Once::new();
-    ONCE.call_once(|| {
-        let Ok(entries) = fs::read_dir("/dev/fd") else { return };
-        for fd in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok()) {
-            if fd <= 2 {
-                continue;
-            }
-            // SAFETY: the number may have been closed since, or have a new owner; either way only a flag is set, which
-            // all owners in this process want.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-            if let Ok(flags) = fcntl_getfd(borrowed)
-                && !flags.contains(FdFlags::CLOEXEC)
-            {
-                // Closed since: nothing to keep.
-                let _closed = fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC);
-            }
+    let Ok(entries) = fs::read_dir("/dev/fd") else { return };
+    for fd in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok()) {
+        if fd <= 2 {
+            continue;
         }
-    });
+        // SAFETY: the number may have been closed since, or have a new owner; either way only a flag is set, which
+        // all owners in this process want.
+        let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+        if let Ok(flags) = fcntl_getfd(borrowed)
+            && !flags.contains(FdFlags::CLOEXEC)
+        {
+            // Closed since: nothing to keep.
+            let _closed = fcntl_setfd(borrowed, flags | FdFlags::CLOEXEC);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -219,7 +216,10 @@ mod tests {
         UnixStream::connect(&setup.paths.link).unwrap();
         launched.process.signal(Signal::KILL).unwrap();
         dead(&launched.process).await;
-        assert_eq!(UnixStream::connect(&setup.paths.qmp).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            UnixStream::connect(&setup.paths.qmp).unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
     }
 
     #[tokio::test]

@@ -293,7 +293,8 @@ mod tests {
             acceptor.accept().await.unwrap().refuse("not here").await.unwrap();
             (acceptor, driver)
         };
-        let (result, _agent) = timeout(SOON, async { tokio::join!(link.open(GuestPort::NineP), guest) }).await.unwrap();
+        let (result, _agent) =
+            timeout(SOON, async { tokio::join!(link.open(GuestPort::NineP), guest) }).await.unwrap();
         assert!(matches!(result, Err(OpenError::Refused { reason, .. }) if reason == "not here"));
     }
 }

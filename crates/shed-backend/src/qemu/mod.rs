@@ -76,10 +76,11 @@ impl QemuBackend {
             return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest });
         }
         let arch = self.config.arch;
-        let facts = spawn_blocking(accelerator::probe).await.map_err(|error| CheckHostError::Accelerator {
-            wanted: "auto",
-            reason: format!("looking at this host failed: {error}"),
-        })?;
+        let facts =
+            spawn_blocking(accelerator::probe).await.map_err(|error| CheckHostError::Accelerator {
+                wanted: "auto",
+                reason: format!("looking at this host failed: {error}"),
+            })?;
         let chosen = accelerator::choose(self.config.accel, arch, &facts)?;
         let missing = |program: String| CheckHostError::ProgramMissing { program, remedy: arch.remedy() };
         let binary = match &self.config.binary {
@@ -101,7 +102,7 @@ impl QemuBackend {
                 oldest: probe::OLDEST.to_string(),
             });
         }
-        tracing::info!(
+        tracing::debug!(
             program = %binary, version = %program.version, sandbox = ?program.sandbox,
             accelerator = ?chosen.accelerator, reason = %chosen.reason, "QEMU runs the machines"
         );
@@ -135,10 +136,8 @@ impl QemuBackend {
             memory: MemoryKind::host(),
         };
         let launched = command_line::arguments(spec, &around).and_then(|args| {
-            launch::launch(&host.binary, &args, listeners, &spec.vmm_log).map_err(|source| StartVmError::Spawn {
-                shed: spec.shed.clone(),
-                program: host.binary.to_string(),
-                source,
+            launch::launch(&host.binary, &args, listeners, &spec.vmm_log).map_err(|source| {
+                StartVmError::Spawn { shed: spec.shed.clone(), program: host.binary.to_string(), source }
             })
         });
         launched.inspect_err(|_| {
@@ -178,14 +177,24 @@ impl Backend for QemuBackend {
         let id = process.id();
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
         let sockets = self.sockets(&spec.shed);
-        let vm =
-            QemuVm::attach(spec.shed.clone(), identity, process, sockets.clone(), spec.vmm_log.clone(), Age::Fresh);
+        let vm = QemuVm::attach(
+            spec.shed.clone(),
+            identity,
+            process,
+            sockets.clone(),
+            spec.vmm_log.clone(),
+            Age::Fresh,
+        );
         let vm = Unfinished { vm: Some(Arc::new(vm)), sockets };
         vm.wait_for_monitor(spec, &output).await?;
         Ok(vm.finish())
     }
 
-    async fn find(&self, spec: &VmSpec, known: Option<&VmIdentity>) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
+    async fn find(
+        &self,
+        spec: &VmSpec,
+        known: Option<&VmIdentity>,
+    ) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
         let (shed, launch_id, known) = (spec.shed.clone(), spec.launch_id, known.copied());
         let found = spawn_blocking(move || find_process(&shed, launch_id, known))
             .await

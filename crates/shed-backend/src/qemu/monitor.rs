@@ -40,7 +40,12 @@ pub(super) struct Monitor {
 
 impl Monitor {
     /// Begins to connect to the socket at `path`. What the monitor decides is also noted in `vmm_log`.
-    pub(super) fn start(shed: ShedName, path: Utf8PathBuf, vmm_log: Utf8PathBuf, link: Arc<GuestLink>) -> Self {
+    pub(super) fn start(
+        shed: ShedName,
+        path: Utf8PathBuf,
+        vmm_log: Utf8PathBuf,
+        link: Arc<GuestLink>,
+    ) -> Self {
         Self::start_with(shed, path, vmm_log, link, ROOM_RETRY)
     }
 
@@ -188,7 +193,9 @@ impl Keeper {
     async fn guest_reset(&self, client: &QmpClient) {
         match self.link.guest_reset() {
             Reset::Reboot => tracing::info!(shed = %self.shed, "the guest reboots"),
-            Reset::BootFails => self.end(client, "the guest reset itself before its agent had answered").await,
+            Reset::BootFails => {
+                self.end(client, "the guest reset itself before its agent had answered").await
+            }
         }
     }
 
@@ -311,8 +318,10 @@ mod tests {
         let Setup { monitor, listener, link: _link, log: _log, _dir } = setup(Age::Fresh);
         for _ in 0..2 {
             let mut qemu = Qemu::accept(&listener, "running").await;
-            let (result, ()) =
-                tokio::join!(monitor.execute("system_powerdown", SOON), qemu.answer("system_powerdown", json!({})));
+            let (result, ()) = tokio::join!(
+                monitor.execute("system_powerdown", SOON),
+                qemu.answer("system_powerdown", json!({}))
+            );
             result.unwrap();
             drop(qemu);
             // Only then is the next connection sure to be the one that commands use.

@@ -87,7 +87,9 @@ async fn greeting(binary: &Utf8Path, extra: &[&str]) -> io::Result<Version> {
         child.wait().await?;
         Ok(version)
     });
-    answer.await.unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {PATIENCE:?}"))))
+    answer.await.unwrap_or_else(|_| {
+        Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {PATIENCE:?}")))
+    })
 }
 
 /// Reads the first line of a monitor (QEMU, docs/interop/qmp-spec).

@@ -115,7 +115,9 @@ impl QmpClient {
         let mut lines = Framed::new(stream, LinesCodec::new_with_max_length(LINE_MAX));
         let early = timeout(GREETING, greet(&mut lines))
             .await
-            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, format!("no greeting in {GREETING:?}"))))
+            .unwrap_or_else(|_| {
+                Err(io::Error::new(io::ErrorKind::TimedOut, format!("no greeting in {GREETING:?}")))
+            })
             .map_err(QmpError::Greeting)?;
         let (commands, receiver) = mpsc::channel(COMMANDS_WAITING);
         let (events, event_receiver) = mpsc::channel(EVENTS_WAITING);
@@ -124,7 +126,8 @@ impl QmpClient {
                 return Err(QmpError::Greeting(invalid("too many events before the greeting was answered")));
             }
         }
-        let connection = Connection { lines, commands: receiver, events, waiting: HashMap::new(), next_id: 1 };
+        let connection =
+            Connection { lines, commands: receiver, events, waiting: HashMap::new(), next_id: 1 };
         tokio::spawn(connection.run());
         Ok((Self { commands }, event_receiver))
     }
@@ -133,7 +136,12 @@ impl QmpClient {
     ///
     /// # Errors
     /// When the monitor refuses, does not answer within `patience`, or is gone.
-    pub(super) async fn execute(&self, name: &str, arguments: Value, patience: Duration) -> Result<Value, QmpError> {
+    pub(super) async fn execute(
+        &self,
+        name: &str,
+        arguments: Value,
+        patience: Duration,
+    ) -> Result<Value, QmpError> {
         let (answer, receiver) = oneshot::channel();
         let command = Command { name: name.to_owned(), arguments, answer };
         let reply = timeout(patience, async {
@@ -169,7 +177,9 @@ async fn greet(lines: &mut Lines) -> io::Result<Vec<Event>> {
         let line = next_line(lines).await?;
         match line {
             Line { answer: Some(_), id: Some(0), .. } => return Ok(early),
-            Line { error: Some(Refusal { class, desc }), .. } => return Err(invalid(&format!("{class}: {desc}"))),
+            Line { error: Some(Refusal { class, desc }), .. } => {
+                return Err(invalid(&format!("{class}: {desc}")));
+            }
             Line { event: Some(name), data, .. } if early.len() < EVENTS_WAITING => {
                 early.extend(parse_event(&name, &data));
             }
@@ -262,7 +272,9 @@ impl Connection {
             if let Some(event) = parse_event(&name, &line.data) {
                 match self.events.try_send(event) {
                     Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-                    Err(mpsc::error::TrySendError::Full(_)) => return Err(invalid("events come faster than allowed")),
+                    Err(mpsc::error::TrySendError::Full(_)) => {
+                        return Err(invalid("events come faster than allowed"));
+                    }
                 }
             }
             return Ok(());
@@ -286,7 +298,8 @@ mod tests {
 
     use super::*;
 
-    const GREETING_LINE: &str = r#"{"QMP":{"version":{"qemu":{"micro":2,"minor":0,"major":10}},"capabilities":[]}}"#;
+    const GREETING_LINE: &str =
+        r#"{"QMP":{"version":{"qemu":{"micro":2,"minor":0,"major":10}},"capabilities":[]}}"#;
     const SOON: Duration = Duration::from_secs(10);
 
     /// The monitor's end of a socket.

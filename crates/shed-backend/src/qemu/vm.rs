@@ -49,8 +49,7 @@ impl QemuVm {
     ) -> Self {
         let process = Arc::new(process);
         let link = Arc::new(GuestLink::start(shed.clone(), sockets.link.clone(), age));
-        let monitor =
-            Arc::new(Monitor::start(shed.clone(), sockets.qmp.clone(), vmm_log, Arc::clone(&link)));
+        let monitor = Arc::new(Monitor::start(shed.clone(), sockets.qmp.clone(), vmm_log, Arc::clone(&link)));
         let ended = CancellationToken::new();
         let watcher = watch(
             shed.clone(),
@@ -60,7 +59,15 @@ impl QemuVm {
             sockets,
             ended.clone(),
         );
-        Self { shed, identity, process, monitor, link, ended, _watcher: AbortOnDropHandle::new(tokio::spawn(watcher)) }
+        Self {
+            shed,
+            identity,
+            process,
+            monitor,
+            link,
+            ended,
+            _watcher: AbortOnDropHandle::new(tokio::spawn(watcher)),
+        }
     }
 
     /// Resolves when QEMU's monitor answers.
