@@ -5,7 +5,7 @@ use std::{fs, process::Command, sync::Arc, time::Duration};
 use camino::{Utf8Path, Utf8PathBuf};
 use futures::{SinkExt, StreamExt};
 use shed_backend::{
-    Backend, Disk, DiskAccess, Vm, VmIdentity, VmSpec,
+    Backend, Disk, DiskAccess, GuestStream, Vm, VmIdentity, VmSpec,
     conformance::{self, BackendHarness},
     process,
     qemu::{QemuBackend, QemuConfig},
@@ -159,6 +159,16 @@ async fn boot_id(vm: &dyn Vm) -> String {
     }
 }
 
+/// Begins a command as root, whose end is nobody's business.
+async fn begin(vm: &dyn Vm, command: &[&str]) -> Framed<GuestStream, FrameCodec> {
+    let stream = within(SHORT, "a command", vm.connect_guest(GuestPort::Exec)).await.unwrap();
+    let mut frames = Framed::new(stream, FrameCodec);
+    let cmd = command.iter().map(ToString::to_string).collect();
+    let request = ExecRequest { cmd, user: "root".into(), ..ExecRequest::default() };
+    frames.send(Frame::json(FrameKind::ExecRequest, &request)).await.unwrap();
+    frames
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_panics_while_it_boots_ends_its_machine_and_the_logs_say_why() {
     let Some(parts) = Parts::find() else { return };
@@ -176,7 +186,7 @@ async fn a_guest_that_panics_while_it_boots_ends_its_machine_and_the_logs_say_wh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_guest_that_reboots_is_reached_again_in_the_same_process_and_ends_by_its_power_button() {
+async fn a_guest_is_reached_again_after_its_agent_died_and_after_a_reboot_and_ends_by_its_power_button() {
     let Some(parts) = Parts::find() else { return };
     let harness = Harness::new(parts);
     let shed: ShedName = "reboot".parse().unwrap();
@@ -184,19 +194,17 @@ async fn a_guest_that_reboots_is_reached_again_in_the_same_process_and_ends_by_i
     let first = boot_id(&*vm).await;
     assert_eq!(boot_id(&*vm).await, first);
 
-    let mut held = within(SHORT, "a stream", vm.connect_guest(GuestPort::Health)).await.unwrap();
-    let stream = within(SHORT, "a command", vm.connect_guest(GuestPort::Exec)).await.unwrap();
-    let mut frames = Framed::new(stream, FrameCodec);
-    let cmd = vec!["systemctl".to_owned(), "reboot".to_owned()];
-    let reboot = ExecRequest { cmd, user: "root".into(), ..ExecRequest::default() };
-    frames.send(Frame::json(FrameKind::ExecRequest, &reboot)).await.unwrap();
-    // The old boot's streams end, one way or the other; what comes after is the next boot.
-    let mut rest = Vec::new();
-    within(BOOT, "the end of the old streams", held.read_to_end(&mut rest)).await.ok();
-
-    let second = boot_id(&*vm).await;
-    assert_ne!(second, first);
-    assert!(!second.is_empty());
+    // A new agent in the same boot, then a new boot.
+    for (command, same_boot) in
+        [(["pkill", "-KILL", "shed-agent"], true), (["systemctl", "reboot", "--quiet"], false)]
+    {
+        let mut held = within(SHORT, "a stream", vm.connect_guest(GuestPort::Health)).await.unwrap();
+        let _running = begin(&*vm, &command).await;
+        // Streams to the old agent end, one way or the other; what comes after is the next one's.
+        let mut rest = Vec::new();
+        within(BOOT, "the end of the old streams", held.read_to_end(&mut rest)).await.ok();
+        assert_eq!(boot_id(&*vm).await == first, same_boot, "{command:?}");
+    }
     assert!(!vm.has_ended());
 
     // The agent answers before the guest listens to its button, which it does late in its boot; so it is pressed again.

@@ -7,6 +7,7 @@
 
 pub mod backends;
 pub mod config;
+mod guest_peer;
 pub mod host_check;
 pub mod http;
 pub mod logging;

@@ -26,6 +26,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     backends::{self, ChooseBackendError},
     config::Config,
+    guest_peer::{self, Origin},
     http::{self, App},
 };
 
@@ -210,12 +211,29 @@ impl Server {
             let permit =
                 Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept().await {
-                Ok((stream, _peer)) => self.serve(stream, router.clone(), permit),
+                Ok((stream, peer)) => {
+                    let router = match self.origin(&stream, peer) {
+                        Origin::Client => router.clone(),
+                        Origin::Guest => {
+                            tracing::warn!(%peer, "refused a connection of a guest to the API");
+                            http::router_for_guests()
+                        }
+                    };
+                    self.serve(stream, router, permit);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+    }
+
+    fn origin(&self, stream: &TcpStream, peer: SocketAddr) -> Origin {
+        match stream.local_addr() {
+            Ok(local) => guest_peer::origin(peer, local, &self.app.sheds.machine_pids()),
+            // The connection is gone already.
+            Err(_) => Origin::Client,
         }
     }
 

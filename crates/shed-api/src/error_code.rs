@@ -48,6 +48,8 @@ error_codes! {
     UnknownImage = "UNKNOWN_IMAGE", 400;
     /// This server does not run the backend that was asked for.
     BackendNotEnabled = "BACKEND_NOT_ENABLED", 400;
+    /// The request comes from one of the server's own guests.
+    Forbidden = "FORBIDDEN", 403;
     /// No shed has this name.
     ShedNotFound = "SHED_NOT_FOUND", 404;
     /// No such path.

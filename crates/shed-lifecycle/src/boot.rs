@@ -36,6 +36,8 @@ pub(crate) struct Boot {
     pub lane: FileLane,
     pub progress: Arc<Progress>,
     pub health: watch::Sender<Health>,
+    /// Is told the VMM process as soon as there is one.
+    pub pid: watch::Sender<Option<u32>>,
 }
 
 /// The record as it is on disk now, and the machine.
@@ -96,6 +98,7 @@ impl Boot {
         mark: &ConsoleMark,
     ) -> Result<Booted, BootShedError> {
         self.progress.enter(Phase::Boot);
+        let _before = self.pid.send_replace(Some(vm.identity().pid));
         let shed = record.name.clone();
         let network = self.context.backend.guest_network();
         let waited = self.context.settings.start_timeout;

@@ -46,6 +46,8 @@ pub(crate) struct Handle {
     pub view: watch::Receiver<ShedView>,
     pub vm: watch::Receiver<Option<Arc<dyn Vm>>>,
     pub health: watch::Receiver<Health>,
+    /// The VMM process, from its start on, before its guest is ready.
+    pub pid: watch::Receiver<Option<u32>>,
 }
 
 /// What a driver begins with.
@@ -74,6 +76,7 @@ pub(crate) struct Driver {
     view: watch::Sender<ShedView>,
     vm: watch::Sender<Option<Arc<dyn Vm>>>,
     health: watch::Sender<Health>,
+    pid: watch::Sender<Option<u32>>,
     shutdown: CancellationToken,
     /// Takes the shed out of the table; called once, before anyone is told that it is gone.
     forget: Option<Forget>,
@@ -148,11 +151,13 @@ impl Driver {
         let files = context.files(&record.name);
         let view = watch::Sender::new(initial_view(&record, files.rootfs));
         let (vm, health) = (watch::Sender::new(None), watch::Sender::new(Health::default()));
+        let pid = watch::Sender::new(None);
         let handle = Handle {
             messages: sender,
             view: view.subscribe(),
             vm: vm.subscribe(),
             health: health.subscribe(),
+            pid: pid.subscribe(),
         };
         let mut driver = Self {
             context,
@@ -163,6 +168,7 @@ impl Driver {
             view,
             vm,
             health,
+            pid,
             shutdown,
             forget: Some(forget),
         };
@@ -178,6 +184,7 @@ impl Driver {
             Beginning::Stopped => State::Stopped,
             Beginning::Broken(reason) => State::Broken(reason),
             Beginning::Adopt(vm) => {
+                let _before = self.pid.send_replace(Some(vm.identity().pid));
                 let network = self.context.backend.guest_network();
                 let keeper = Keeper::spawn(
                     self.record.name.clone(),
@@ -523,6 +530,7 @@ impl Driver {
         self.record.vm = None;
         self.state = State::Stopped;
         let _before = self.health.send_replace(Health::default());
+        let _before = self.pid.send_replace(None);
         self.save().await;
     }
 
@@ -541,6 +549,7 @@ impl Driver {
             lane: self.lane.clone(),
             progress: Arc::clone(&progress),
             health: self.health.clone(),
+            pid: self.pid.clone(),
         };
         (boot, progress)
     }

@@ -211,6 +211,12 @@ impl Sheds {
         }
     }
 
+    /// Returns the VMM processes of all machines, those that still boot among them.
+    #[must_use]
+    pub fn machine_pids(&self) -> Vec<u32> {
+        self.table().sheds.values().filter_map(|handle| *handle.pid.borrow()).collect()
+    }
+
     /// Ends every task and leaves the machines running, for the next server to adopt.
     pub async fn close(&self) {
         self.inner.shutdown.cancel();

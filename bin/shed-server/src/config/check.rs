@@ -10,7 +10,7 @@ use shed_types::{BackendChoice, ImageName, SizeError};
 
 use super::{
     Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings, duration,
-    file::{RemovedKeys, QemuFile, ServerFile, Value},
+    file::{QemuFile, RemovedKeys, ServerFile, Value},
     locate::User,
 };
 

@@ -60,6 +60,18 @@ pub fn router(app: App) -> Router {
         .with_state(app)
 }
 
+/// Returns what guests get of the API: a refusal, whatever they ask for.
+pub fn router_for_guests() -> Router {
+    Router::new().fallback(refuse_guest).layer(middleware::from_fn(observe::observe))
+}
+
+async fn refuse_guest() -> ApiError {
+    ApiError::new(
+        ErrorCode::Forbidden,
+        "this request comes from a shed of this server; sheds may not use its API",
+    )
+}
+
 async fn no_such_path(request: Request) -> ApiError {
     ApiError::new(ErrorCode::NotFound, format!("there is nothing at {}", request.uri().path()))
 }

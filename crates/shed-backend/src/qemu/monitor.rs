@@ -194,7 +194,7 @@ impl Keeper {
         match self.link.guest_reset() {
             Reset::Reboot => tracing::info!(shed = %self.shed, "the guest reboots"),
             Reset::BootFails => {
-                self.end(client, "the guest reset itself before its agent had answered").await
+                self.end(client, "the guest reset itself before its agent had answered").await;
             }
         }
     }
