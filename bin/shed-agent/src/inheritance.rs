@@ -1,13 +1,34 @@
 //! What a child would inherit from the agent and must not. The standard library leaves all of it as it is.
 
-use std::{mem::MaybeUninit, ptr};
+use std::{mem::MaybeUninit, ptr, sync::OnceLock};
+
+/// The signals that this process ignores, and its children with it. Handlers end at exec by themselves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ignored(&'static [libc::c_int]);
+
+impl Ignored {
+    /// Looks once: nothing here changes it while the agent runs. Not for use between fork and exec.
+    pub(crate) fn look() -> Self {
+        static IGNORED: OnceLock<Vec<libc::c_int>> = OnceLock::new();
+        Self(IGNORED.get_or_init(|| (1..=64).filter(|&signal| is_ignored(signal)).collect()))
+    }
+}
+
+fn is_ignored(signal: libc::c_int) -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: with a null new action sigaction(2) only fills the old one, which is read when it says that it did.
+    unsafe {
+        libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0
+            && action.assume_init().sa_sigaction == libc::SIG_IGN
+    }
+}
 
 /// Gives the calling process default signal handlers, no blocked signals, and after its exec no descriptors but the
 /// standard three. Async-signal-safe: for use between fork and exec.
-pub(crate) fn forget() {
-    for signal in 1..=64 {
-        // SAFETY: signal(2) with the default handler installs no code, and it is async-signal-safe. Signals that cannot
-        // be handled, or that the C library keeps for itself, are refused, which is as good.
+pub(crate) fn forget(ignored: Ignored) {
+    for &signal in ignored.0 {
+        // SAFETY: signal(2) with the default handler installs no code, and it is async-signal-safe. A refusal leaves
+        // the signal ignored, which is no harm.
         let _refused = unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
     let mut none = MaybeUninit::uninit();

@@ -16,7 +16,7 @@ mod superblock;
 
 use std::{convert::Infallible, fs, panic, path::Path};
 
-use crate::{cmdline::Cmdline, disks::DiskWatch, errors::BootError};
+use crate::{cmdline::Cmdline, disks::DiskWatch, errors::BootError, modules::Loading};
 
 fn main() {
     if rustix::process::getpid().as_raw_nonzero().get() != 1 {
@@ -35,8 +35,8 @@ fn boot() -> Result<Infallible, BootError> {
     console::adopt();
     let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     let watch = DiskWatch::open();
-    modules::load_listed();
-    let detached = root::assemble(&watch)?;
+    let modules = Loading::start();
+    let detached = root::assemble(&watch, &modules)?;
     root::enter()?;
     root::furnish(detached)?;
     let top = Path::new("/");
@@ -45,6 +45,7 @@ fn boot() -> Result<Infallible, BootError> {
     if let Err(error) = handover::install_unit(top) {
         console::warn(&format!("cannot install the agent's unit: {error}"));
     }
+    modules.finish();
     console::say("shed-init: root assembled");
     Err(handover::become_init(&init))
 }

@@ -22,6 +22,7 @@ use crate::{
     console,
     disks::DiskWatch,
     errors::{BootError, DiskRole},
+    modules::Loading,
     superblock::{FileSystem, probe},
 };
 
@@ -50,19 +51,20 @@ pub(crate) fn mount_kernel_file_systems() -> Result<(), BootError> {
 }
 
 /// Mounts both disks and the overlay, and picks up what is to appear inside it.
-pub(crate) fn assemble(watch: &DiskWatch) -> Result<Vec<Detached>, BootError> {
-    mount_image(&watch.find(DiskRole::Image)?)?;
-    mount_own(&watch.find(DiskRole::Own)?)?;
+pub(crate) fn assemble(watch: &DiskWatch, modules: &Loading) -> Result<Vec<Detached>, BootError> {
+    mount_image(&watch.find(DiskRole::Image)?, modules)?;
+    mount_own(&watch.find(DiskRole::Own)?, modules)?;
     make_directory(NEW_ROOT).map_err(|source| BootError::Overlay { source })?;
     // redirect_dir: directories of the image can be renamed, as programs expect of a file system.
     let options = format!("lowerdir={LOWER},upperdir={UPPER}/upper,workdir={UPPER}/work,redirect_dir=on,xino=auto");
     let options = std::ffi::CString::new(options).expect("the options hold no zero byte");
+    modules.wait_for_file_system("overlay");
     mount("overlay", NEW_ROOT, "overlay", MountFlags::empty(), Some(options.as_c_str()))
         .map_err(|source| BootError::Overlay { source: source.into() })?;
     pick_up()
 }
 
-fn mount_image(device: &Path) -> Result<(), BootError> {
+fn mount_image(device: &Path, modules: &Loading) -> Result<(), BootError> {
     let image = |source| BootError::ImageMount { device: device.to_owned(), source };
     make_directory(LOWER).map_err(image)?;
     let kind = match probe(device).map_err(image)? {
@@ -70,10 +72,11 @@ fn mount_image(device: &Path) -> Result<(), BootError> {
         Some(FileSystem::Erofs) => "erofs",
         None => return Err(BootError::ImageUnknown { device: device.to_owned() }),
     };
+    modules.wait_for_file_system(kind);
     mount(device, LOWER, kind, MountFlags::RDONLY, None).map_err(|errno| image(errno.into()))
 }
 
-fn mount_own(device: &Path) -> Result<(), BootError> {
+fn mount_own(device: &Path, modules: &Loading) -> Result<(), BootError> {
     let own = |source| BootError::OwnMount { device: device.to_owned(), source };
     make_directory(UPPER).map_err(own)?;
     match probe(device).map_err(own)? {
@@ -81,6 +84,7 @@ fn mount_own(device: &Path) -> Result<(), BootError> {
         Some(FileSystem::Ext4 { has_errors: true }) => return Err(BootError::OwnErrors { device: device.to_owned() }),
         Some(FileSystem::Erofs) | None => return Err(BootError::OwnUnknown { device: device.to_owned() }),
     }
+    modules.wait_for_file_system("ext4");
     // After an error nothing more is written, so that e2fsck finds what can be saved.
     mount(device, UPPER, "ext4", MountFlags::empty(), Some(c"errors=remount-ro")).map_err(|errno| own(errno.into()))?;
     let directories = ["upper", "work"].into_iter().chain(PAST_OVERLAY.map(|(name, _)| name));

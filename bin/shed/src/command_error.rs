@@ -219,6 +219,9 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         ErrorCode::NotFound | ErrorCode::MethodNotAllowed => {
             Some("compare the versions of client and server: shed version -v".to_owned())
         }
+        ErrorCode::Forbidden => {
+            Some("ask the server from its own host or another machine, not from a shed".to_owned())
+        }
         ErrorCode::InvalidShedName
         | ErrorCode::InvalidRequest
         | ErrorCode::UnknownImage

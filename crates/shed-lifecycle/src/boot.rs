@@ -105,19 +105,23 @@ impl Boot {
         let mut channel = match timeout(waited, self.reach_agent(&*vm)).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(ChannelError::Connect(ConnectGuestError::Ended { .. }))) => {
-                return Err(BootShedError::Ended { shed, console: mark.describe() });
+                return Err(BootShedError::Ended { shed, console: self.describe(mark) });
             }
             Ok(Err(error)) => {
-                return Err(BootShedError::Agent { shed, reason: chain(&error), console: mark.describe() });
+                return Err(BootShedError::Agent {
+                    shed,
+                    reason: chain(&error),
+                    console: self.describe(mark),
+                });
             }
-            Err(_) => return Err(BootShedError::TimedOut { shed, waited, console: mark.describe() }),
+            Err(_) => return Err(BootShedError::TimedOut { shed, waited, console: self.describe(mark) }),
         };
 
         self.progress.enter(Phase::Identify);
         channel.identify(&shed, network.clone()).await.map_err(|error| BootShedError::Agent {
             shed: shed.clone(),
             reason: chain(&error),
-            console: mark.describe(),
+            console: self.describe(mark),
         })?;
 
         self.progress.enter(Phase::Commit);
@@ -131,6 +135,14 @@ impl Boot {
         self.write(&record).await?;
         let keeper = Keeper::spawn(shed, Arc::clone(&vm), network, Some(channel), self.health.clone());
         Ok((record, Machine { vm, _keeper: keeper }))
+    }
+
+    /// Describes why a boot may have failed: what the guest wrote, and what else to try.
+    fn describe(&self, mark: &ConsoleMark) -> String {
+        match self.context.backend.boot_failure_advice() {
+            Some(advice) => format!("{}\n{advice}", mark.describe()),
+            None => mark.describe(),
+        }
     }
 
     /// Opens the message channel; a machine that ends meanwhile ends the wait.

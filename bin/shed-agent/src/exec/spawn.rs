@@ -20,7 +20,7 @@ use rustix::{
 use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
 
 use super::{plan::Plan, pty::Master, users::User};
-use crate::inheritance;
+use crate::inheritance::{self, Ignored};
 
 /// Size of each pipe, in bytes: fewer switches between the agent and a command that moves much data. More than Linux'
 /// own 64 KiB; a refusal is no harm.
@@ -125,13 +125,14 @@ fn prepare_child(command: &mut std::process::Command, plan: &Plan) {
     let groups: Vec<Gid> = plan.user.groups.iter().map(|&id| Gid::from_raw(id)).collect();
     // An agent that is not root (in its own tests) runs commands as itself.
     let change_user = rustix::process::geteuid().is_root();
+    let ignored = Ignored::look();
     let child_side = move || {
         if terminal {
             setsid()?;
             ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
         rustix::process::umask(Mode::WGRP | Mode::WOTH);
-        inheritance::forget();
+        inheritance::forget(ignored);
         // The agent is spared when memory runs out; what it starts is not.
         if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
             let _kept = rustix::io::write(&file, b"0");

@@ -19,7 +19,10 @@ use std::{
 use rustix::process::{Pid, WaitOptions, wait};
 
 use self::signals::{Event, Signals};
-use crate::{inheritance, log, network};
+use crate::{
+    inheritance::{self, Ignored},
+    log, network,
+};
 
 /// Shortest time between two starts of the service.
 const RESTART_PAUSE: Duration = Duration::from_millis(500);
@@ -96,8 +99,9 @@ fn spawn_service() -> io::Result<Pid> {
     let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe"));
     let mut command = Command::new(program);
     command.arg0("shed-agent").arg("serve");
-    let child_side = || {
-        inheritance::forget();
+    let ignored = Ignored::look();
+    let child_side = move || {
+        inheritance::forget(ignored);
         Ok(())
     };
     // SAFETY: the closure does nothing but async-signal-safe calls; it says so itself.

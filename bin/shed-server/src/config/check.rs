@@ -20,8 +20,10 @@ const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fr
 /// Where sockets are while the system runs.
 const RUN_DIR: &str = if cfg!(target_os = "macos") { "/var/run/shed" } else { "/run/shed" };
 
-/// The kernel that QEMU boots on this machine's architecture.
-const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE } else { file_name::BZIMAGE };
+/// The kernel that guests boot on this machine's architecture. QEMU enters the uncompressed `vmlinux` through PVH, which
+/// spares the guest the unpacking; the price is that the kernel's addresses are not randomised (KASLR is part of the
+/// unpacking).
+const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE } else { file_name::VMLINUX };
 
 /// The file the values are from, for error messages.
 #[derive(Debug, Clone, Copy)]

@@ -31,7 +31,7 @@ fn refused(text: &str) -> String {
 fn without_a_file_everything_is_at_its_default() {
     let config = load(None, &surroundings()).unwrap();
     // The only default that depends on the machine's architecture.
-    let text = config.to_string().replace("/Image\"", "/bzImage\"");
+    let text = config.to_string().replace("/Image\"", "/vmlinux\"");
     insta::assert_snapshot!(text, @r#"
     # no server.yaml was found: every value is a default
     name: "shed-server"
@@ -46,7 +46,7 @@ fn without_a_file_everything_is_at_its_default() {
       images_dir: "/home/ann/.local/share/shed/qemu/images"
       instance_dir: "/home/ann/.local/share/shed/qemu/instances"
       socket_dir: "/home/ann/.shed/qemu/sockets"
-      kernel_path: "/home/ann/.local/share/shed/qemu/images/bzImage"
+      kernel_path: "/home/ann/.local/share/shed/qemu/images/vmlinux"
       initrd_path: "/home/ann/.local/share/shed/qemu/images/initrd.img"
       # base_rootfs: the image `default` or `base` in images_dir
       images: {}

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
 use shed_api::{CreateShedRequest, Shed};
 use shed_types::{BackendChoice, BackendKind, CpuCount, MemoryMb, ShedName};
@@ -26,8 +25,7 @@ Ctrl-C cancels: the server undoes what it has begun.
 
 Examples:
   shed create web
-  shed create web --repo owner/web
-  shed create api --local-dir ~/projects/api --cpus 4 --memory 8g
+  shed create api --cpus 4 --memory 8g
   shed create big --image experimental --trace";
 
 /// Make a shed and start it
@@ -39,10 +37,6 @@ Examples:
 pub(crate) struct CreateArgs {
     /// Name of the new shed: lower-case letters, digits and hyphens, beginning with a letter
     name: ShedName,
-
-    /// Clone this repository into /workspace: owner/repo, or a URL that git knows
-    #[arg(short, long, conflicts_with = "local_dir")]
-    repo: Option<String>,
 
     /// Make the shed from this image instead of the server's default
     #[arg(short, long)]
@@ -60,14 +54,6 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
     memory: Option<MemoryMb>,
 
-    /// Mount this directory of the server's machine at /workspace instead of a disk of its own
-    #[arg(long, value_name = "DIR")]
-    local_dir: Option<Utf8PathBuf>,
-
-    /// Do not run the project's provisioning hooks
-    #[arg(long)]
-    no_provision: bool,
-
     /// Cancel after this time: 90s, 10m, 1h [default: create_timeout of the config file, or 10m]
     #[arg(long, value_name = "TIME")]
     timeout: Option<Timeout>,
@@ -82,7 +68,7 @@ pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, Comm
     let servers = context.servers()?;
     let server = servers.selected()?;
     let timeout = args.timeout.or(servers.config().create_timeout).unwrap_or(Timeout::DEFAULT);
-    let request = request(args)?;
+    let request = request(args);
     let (shed, warnings) = block_on(work::unless_given_up(
         timeout,
         create(context, &server, args, &request, timeout),
@@ -130,36 +116,15 @@ async fn create(
         .map_err(|error| CommandError::from_client(error, server, Some(&args.name)))
 }
 
-fn request(args: &CreateArgs) -> Result<CreateShedRequest, CommandError> {
-    Ok(CreateShedRequest {
+fn request(args: &CreateArgs) -> CreateShedRequest {
+    CreateShedRequest {
         name: args.name.to_string(),
-        repo: args.repo.clone(),
         image: args.image.clone(),
         backend: args.backend.map(|choice| choice.kind().map_or("detect", BackendKind::as_str).to_owned()),
-        local_dir: args.local_dir.as_deref().map(absolute).transpose()?,
         cpus: args.cpus.map(|cpus| i64::from(cpus.get())),
         memory_mb: args.memory.map(|memory| i64::from(memory.get())),
-        no_provision: args.no_provision,
-    })
-}
-
-/// Returns the directory as the server needs it: from the root. `~` is expanded here, because shells do not expand
-/// it behind `--local-dir=`.
-fn absolute(directory: &Utf8Path) -> Result<String, CommandError> {
-    let unusable = |reason: &str| {
-        CommandError::new(Kind::Usage, format!("cannot tell which directory {directory} is: {reason}"))
-            .hinted("write its path from the root, with a / in front")
-    };
-    let path = match directory.strip_prefix("~") {
-        Ok(rest) => {
-            let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
-            Utf8PathBuf::from(home.ok_or_else(|| unusable("HOME is not set"))?).join(rest)
-        }
-        Err(_) => directory.to_owned(),
-    };
-    let path = camino::absolute_utf8(&path).map_err(|error| unusable(&error.to_string()))?;
-    // `dir/` and `dir` are the same to the user.
-    Ok(path.components().collect::<Utf8PathBuf>().into_string())
+        ..CreateShedRequest::default()
+    }
 }
 
 fn explain(name: &ShedName, timeout: Timeout, given_up: &GivenUp) -> CommandError {
@@ -174,19 +139,5 @@ fn explain(name: &ShedName, timeout: Timeout, given_up: &GivenUp) -> CommandErro
             format!("the create of shed {name} took longer than {timeout}; {cancelled}"),
         )
         .hinted("allow more time with --timeout TIME"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_is_made_absolute_without_a_look_at_the_disk() {
-        assert_eq!(absolute("/a/b/".into()).unwrap(), "/a/b");
-        let here = camino::absolute_utf8(Utf8Path::new("x/y")).unwrap();
-        assert_eq!(absolute("x/y".into()).unwrap(), here);
-        let home = std::env::var("HOME").unwrap();
-        assert_eq!(absolute("~/projects".into()).unwrap(), Utf8Path::new(&home).join("projects"));
     }
 }

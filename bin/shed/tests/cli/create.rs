@@ -50,28 +50,13 @@ fn the_request_says_what_the_flags_say() {
         assert!(head.to_lowercase().contains("accept: text/event-stream"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let expected = serde_json::json!({
-            "name": "web", "image": "base", "backend": "qemu", "local_dir": "/srv/web", "cpus": 4, "memory_mb": 8192,
-            "no_provision": true,
+            "name": "web", "image": "base", "backend": "qemu", "cpus": 4, "memory_mb": 8192,
         });
         assert_eq!(body, expected);
         success(request, stream);
     });
     let user = User::with_server(peer.port);
-    let line = [
-        "create",
-        "web",
-        "-i",
-        "base",
-        "--backend",
-        "qemu",
-        "--local-dir",
-        "/srv/web/",
-        "--cpus",
-        "4",
-        "--memory",
-        "8g",
-        "--no-provision",
-    ];
+    let line = ["create", "web", "-i", "base", "--backend", "qemu", "--cpus", "4", "--memory", "8g"];
     let ran = user.shed(&line).exits(0);
     assert!(ran.stdout.starts_with("Created shed web on test in "), "{ran:?}");
     assert!(user.config().contains("status: running"), "where the shed is, is kept: {}", user.config());

@@ -83,9 +83,7 @@ async fn what_the_server_refuses_is_said_with_a_hint_and_changes_nothing() {
         (&["delete", "--force", "web"], 4),
         (&["exec", "web", "ls"], 255),
         (&["create", "web", "--image", "nosuch"], 1),
-        (&["create", "web", "--repo", "--upload-pack=x"], 2),
-        (&["create", "web", "--repo=ext::x"], 1),
-        (&["create", "web", "--local-dir", "/no/such/directory"], 1),
+        (&["create", "web", "--backend", "vz"], 1),
     ] {
         let ran = user.shed(line).exits(code).says("error: ");
         assert_eq!(ran.stdout, "", "{line:?}");

@@ -20,7 +20,6 @@ fn wrong_command_lines_exit_with_2_and_say_what_is_wrong() {
         (&["create", "web", "--memory", "4t"], "4096, 512m, 4g"),
         (&["create", "web", "--backend", "docker"], "is not a backend"),
         (&["create", "web", "--timeout", "soon"], "is not a time"),
-        (&["create", "web", "--repo", "a/b", "--local-dir", "/x"], "cannot be used with"),
         (&["start"], "required"),
         (&["stop", "web", "No"], "shed name: it"),
         (&["exec", "-e", "=x", "web", "ls"], "NAME=VALUE"),
@@ -213,7 +212,7 @@ fn completions_and_manual_pages_cover_every_command() {
     let user = User::new();
     for shell in ["bash", "zsh", "fish"] {
         let script = user.shed(&["completions", shell]).exits(0).stdout;
-        assert!(script.contains("set-default") && script.contains("local-dir"), "{shell}");
+        assert!(script.contains("set-default") && script.contains("keep-volume"), "{shell}");
     }
     let dir = user.home.path().join("man1");
     user.shed(&["man", "--dir", dir.to_str().unwrap()]).exits(0);
