@@ -48,6 +48,7 @@ fi
 #   e2fsprogs         mke2fs -d TAR; it opens libarchive at run time, so that library is no dependency of the package
 #   fakeroot          keeps owners where mke2fs is older than 1.47.1 and cannot read tar (Ubuntu 24.04)
 #   kmod              depmod for the module tree of the initramfs
+#   busybox-static    the smallest image a test boots: one static program
 #   build-essential   crates with C parts, and libc.a for the static programs of the guest
 needed=(
     "qemu-system-x86"
@@ -61,6 +62,7 @@ needed=(
     "libarchive13t64|libarchive13"
     "fakeroot"
     "kmod"
+    "busybox-static"
     "xz-utils"
     "zstd"
     "build-essential"

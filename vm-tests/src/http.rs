@@ -215,8 +215,9 @@ impl Http {
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();
         bytes.extend_from_slice(body.unwrap_or_default());
-        stream.write_all(&bytes)?;
-        Response::read_head(BufReader::new(stream))
+        // A server that has read enough to refuse may answer and close before it has read all.
+        let written = stream.write_all(&bytes);
+        Response::read_head(BufReader::new(stream)).map_err(|error| written.err().unwrap_or(error))
     }
 }
 

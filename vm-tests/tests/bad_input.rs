@@ -146,18 +146,31 @@ fn bad_input_is_refused_and_changes_nothing() {
 
     for (what, body, status, code) in bad_creates() {
         promises.keep(&format!("a create with {what} is refused"), || {
-            let reply = http.post("/api/sheds", Some(&body)).is(status);
+            let reply = http.post("/api/sheds", Some(&body));
+            if reply.status == 201 {
+                cli.delete("fresh");
+            }
+            let reply = reply.is(status);
             let (found, message) = reply.error();
             assert!(code.split('|').any(|code| code == found), "{found}, not {code}: {message}");
             assert!(message.len() < 2000, "a message of {} bytes", message.len());
         });
     }
     promises.keep("a body of 100 MB is refused before it is read", || {
-        let reply = http.raw(b"POST /api/sheds HTTP/1.1\r\nHost: x\r\nContent-Length: 104857600\r\n\r\n{").unwrap();
-        let reply = String::from_utf8_lossy(&reply).into_owned();
-        assert!(reply.starts_with("HTTP/1.1 413") || reply.starts_with("HTTP/1.1 400"), "{reply:?}");
-        let big = format!("{{\"name\":\"fresh\",\"repo\":\"{}\"}}", "x".repeat(8 << 20));
-        assert_eq!(http.post("/api/sheds", Some(&big)).is(413).error().0, "BODY_TOO_LARGE");
+        let head = b"POST /api/sheds HTTP/1.1\r\nHost: x\r\nContent-Length: 104857600\r\n\r\n{";
+        let reply = String::from_utf8_lossy(&http.raw(head).unwrap()).into_owned();
+        assert!(reply.starts_with("HTTP/1.1 413") && reply.contains("BODY_TOO_LARGE"), "{reply:?}");
+    });
+    promises.keep("a body in chunks that never ends is cut off", || {
+        let mut bytes = b"POST /api/sheds HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for _ in 0..64 {
+            bytes.extend_from_slice(b"10000\r\n");
+            bytes.extend_from_slice(&[b' '; 0x10000]);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        // The refusal may be lost when the connection is reset under a client that is still sending.
+        let reply = String::from_utf8_lossy(&http.raw(&bytes).unwrap()).into_owned();
+        assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 413"), "{reply:?}");
     });
     promises.keep("the message about an unknown image lists those there are", || {
         let reply = http.create(&json!({ "name": "fresh", "image": "no-such-image" })).is(400);

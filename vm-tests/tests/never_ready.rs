@@ -2,9 +2,11 @@
 
 use std::{
     fs,
+    os::unix::fs::FileExt,
     time::{Duration, Instant},
 };
 
+use camino::Utf8Path;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use vm_tests::{Config, Expect, Promises, SHORT, Stage, damage_file_system};
@@ -99,14 +101,14 @@ fn damaged_disks_are_reported_and_never_formatted() {
     cli.create("hurt", &["--memory", "768"]);
     cli.run(&["stop", "hurt"]).ok();
     let disk = stage.shed_file("hurt", "rootfs.ext4");
-    let intact = fs::read(&disk).map(|bytes| bytes[..1 << 20].to_vec());
+    let intact = beginning(&disk);
     damage_file_system(&disk).unwrap();
-    let damaged = first_megabytes(&disk);
+    let damaged = digest(&disk);
     promises.keep("a damaged disk fails the start with a number, and is not touched", || {
         let (code, message) = http.post("/api/sheds/hurt/start", None).is(500).error();
         assert_eq!(code, "BACKEND_ERROR");
         numbered(&message);
-        assert_eq!(first_megabytes(&disk), damaged, "somebody wrote to the damaged disk");
+        assert_eq!(digest(&disk), damaged, "somebody wrote to the damaged disk");
         stage.assert_only(&[Expect::Stopped("hurt")]);
         assert_eq!(http.status("hurt"), "stopped");
     });
@@ -115,9 +117,7 @@ fn damaged_disks_are_reported_and_never_formatted() {
         numbered(&failed.err());
     });
     promises.keep("a repaired disk starts again", || {
-        use std::os::unix::fs::FileExt;
-        let bytes = intact.expect("the disk could be read");
-        fs::File::options().write(true).open(&disk).unwrap().write_all_at(&bytes, 0).unwrap();
+        fs::File::options().write(true).open(&disk).unwrap().write_all_at(&intact, 0).unwrap();
         cli.run(&["start", "hurt"]).ok();
         cli.run(&["stop", "hurt"]).ok();
     });
@@ -134,10 +134,13 @@ fn damaged_disks_are_reported_and_never_formatted() {
     promises.finish();
 }
 
-/// Digest of what holds the file system's own data at its beginning.
-fn first_megabytes(disk: &camino::Utf8Path) -> Vec<u8> {
-    use std::os::unix::fs::FileExt;
+/// Reads the first megabytes of a disk: the superblock and most of what the file system says about itself.
+fn beginning(disk: &Utf8Path) -> Vec<u8> {
     let mut bytes = vec![0; 4 << 20];
     fs::File::open(disk).unwrap().read_exact_at(&mut bytes, 0).unwrap();
-    Sha256::digest(&bytes).to_vec()
+    bytes
+}
+
+fn digest(disk: &Utf8Path) -> Vec<u8> {
+    Sha256::digest(beginning(disk)).to_vec()
 }

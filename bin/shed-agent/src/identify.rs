@@ -66,7 +66,8 @@ fn seed(hex: &str) -> io::Result<()> {
         return Ok(());
     }
     let bytes = parse_hex(hex).filter(|bytes| bytes.len() <= MAX_SEED);
-    let bytes = bytes.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no hex of at most 512 bytes"))?;
+    let bytes = bytes
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is no hex of at most 512 bytes"))?;
     fs::write("/dev/urandom", bytes)
 }
 
@@ -77,7 +78,8 @@ fn parse_hex(text: &str) -> Option<Vec<u8>> {
 }
 
 fn set_name(name: &str, state: &State) -> io::Result<()> {
-    name.parse::<shed_types::ShedName>().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    name.parse::<shed_types::ShedName>()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     state.set_name(name);
     let file = Path::new(ENVIRONMENT_FILE);
     fs::create_dir_all(file.parent().unwrap_or(Path::new("/")))?;

@@ -40,5 +40,6 @@ pub(crate) fn forget(ignored: Ignored) {
     }
     // SAFETY: with this flag close_range(2) closes nothing yet: it marks descriptors to be closed by exec, and the
     // standard library's own is marked so already. A kernel before 5.11 refuses.
-    let _refused = unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
+    let _refused =
+        unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC.cast_signed()) };
 }

@@ -32,7 +32,8 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
 /// Writes one line to the console, whatever the kernel's log level is.
 pub(crate) fn console(line: &str) {
     // Without a console there is nobody to tell.
-    if let Ok(mut console) = OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open("/dev/console") {
+    if let Ok(mut console) = OpenOptions::new().write(true).custom_flags(libc::O_NOCTTY).open("/dev/console")
+    {
         let _unheard = console.write_all(format!("{line}\r\n").as_bytes());
     }
 }

@@ -1,7 +1,8 @@
-//! Gives the machine the address that the host says, for images without a program that does (no networkd, no DHCP).
+//! Gives the machine the address that the host says, so that the first command has a network.
 //!
 //! By the old ioctls (netdevice(7)), which every kernel has and which need no netlink library. Only IPv4, one
-//! interface, one default route. An image whose own network program is at work is left alone.
+//! interface, one default route. systemd-networkd is told the same in a file of its own under /run, because it
+//! takes away addresses that it does not know; other network programs that are at work are left alone.
 
 use std::{
     fs, io,
@@ -16,7 +17,16 @@ use shed_protocol::NetworkIdentity;
 use crate::{log, whole_file};
 
 /// Where programs that manage the network keep their state while they run.
-const MANAGERS: [&str; 3] = ["/run/systemd/netif", "/run/NetworkManager", "/run/connman"];
+const MANAGERS: [&str; 2] = ["/run/NetworkManager", "/run/connman"];
+
+/// There while systemd runs (sd_booted(3)).
+const SYSTEMD: &str = "/run/systemd/system";
+
+/// What networkd reads before the image's own files: those are sorted by name (systemd.network(5)).
+const NETWORKD_FILE: &str = "/run/systemd/network/05-shed.network";
+
+/// There while networkd runs.
+const NETWORKD_STATE: &str = "/run/systemd/netif/links";
 
 /// First line of a resolv.conf that the agent wrote, and may write again.
 const MARK: &str = "# Written by shed-agent.";
@@ -47,9 +57,45 @@ pub(crate) fn configure(identity: &NetworkIdentity) -> io::Result<()> {
     }
     control.bring_up(&interface)?;
     control.set_default_route(&interface, settings.gateway)?;
+    if Path::new(SYSTEMD).exists() {
+        tell_networkd(&interface, identity)?;
+    }
     write_resolv_conf(Path::new("/etc/resolv.conf"), &settings.dns)?;
     log::info(&format!("{interface} has {}", settings.address));
     Ok(())
+}
+
+/// Writes the settings down for networkd. One that runs already is told to look, without waiting for it.
+fn tell_networkd(interface: &str, identity: &NetworkIdentity) -> io::Result<()> {
+    let path = Path::new(NETWORKD_FILE);
+    // By its hardware address: udev may give the interface another name after this.
+    let hardware = fs::read_to_string(format!("/sys/class/net/{interface}/address"))?;
+    let text = networkd_file(hardware.trim(), identity);
+    if fs::read_to_string(path).is_ok_and(|old| old == text) {
+        return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    whole_file::replace(path, text.as_bytes(), 0o644)?;
+    if Path::new(NETWORKD_STATE).exists() {
+        // The child is reaped with all others when it ends.
+        drop(tokio::process::Command::new("networkctl").arg("reload").spawn()?);
+    }
+    Ok(())
+}
+
+fn networkd_file(hardware: &str, identity: &NetworkIdentity) -> String {
+    let NetworkIdentity { address, gateway, dns, mtu } = identity;
+    let mut text = format!("# Written by shed-agent.\n[Match]\nMACAddress={hardware}\n");
+    if let Some(mtu) = mtu {
+        text.push_str(&format!("[Link]\nMTUBytes={mtu}\n"));
+    }
+    text.push_str(&format!("[Network]\nAddress={address}\nGateway={gateway}\n"));
+    for server in dns {
+        text.push_str(&format!("DNS={server}\n"));
+    }
+    text
 }
 
 /// Brings up the loopback, which nobody else does without an init.
@@ -61,7 +107,8 @@ fn parse(identity: &NetworkIdentity) -> io::Result<Settings> {
     let bad = |text: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{text:?} is no IPv4 address"));
     let address = |text: &str| text.parse::<Ipv4Addr>().map_err(|_| bad(text));
     let (host, prefix) = identity.address.split_once('/').ok_or_else(|| bad(&identity.address))?;
-    let prefix: u32 = prefix.parse().ok().filter(|bits| (1..=32).contains(bits)).ok_or_else(|| bad(&identity.address))?;
+    let prefix: u32 =
+        prefix.parse().ok().filter(|bits| (1..=32).contains(bits)).ok_or_else(|| bad(&identity.address))?;
     Ok(Settings {
         address: address(host)?,
         netmask: Ipv4Addr::from_bits(u32::MAX << (32 - prefix)),
@@ -106,7 +153,8 @@ impl Control {
         self.ioctl(libc::SIOCGIFADDR, &mut request).ok()?;
         // SAFETY: SIOCGIFADDR on an AF_INET socket fills ifru_addr with a sockaddr_in, which has the size and, as the
         // union's other members, an alignment that fits.
-        let address = unsafe { (&raw const request.ifr_ifru.ifru_addr).cast::<libc::sockaddr_in>().read_unaligned() };
+        let address =
+            unsafe { (&raw const request.ifr_ifru.ifru_addr).cast::<libc::sockaddr_in>().read_unaligned() };
         Some(Ipv4Addr::from_bits(u32::from_be(address.sin_addr.s_addr)))
     }
 
@@ -188,17 +236,32 @@ mod tests {
     use super::*;
 
     fn identity(address: &str) -> NetworkIdentity {
-        NetworkIdentity { address: address.into(), gateway: "10.0.2.2".into(), dns: vec!["10.0.2.3".into()], mtu: None }
+        NetworkIdentity {
+            address: address.into(),
+            gateway: "10.0.2.2".into(),
+            dns: vec!["10.0.2.3".into()],
+            mtu: None,
+        }
     }
 
     #[test]
     fn settings_are_parsed_strictly() {
         let settings = parse(&identity("10.0.2.15/24")).unwrap();
-        assert_eq!((settings.address, settings.netmask), (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(255, 255, 255, 0)));
+        assert_eq!(
+            (settings.address, settings.netmask),
+            (Ipv4Addr::new(10, 0, 2, 15), Ipv4Addr::new(255, 255, 255, 0))
+        );
         assert_eq!(parse(&identity("10.0.2.15/32")).unwrap().netmask, Ipv4Addr::BROADCAST);
         for bad in ["10.0.2.15", "10.0.2.15/0", "10.0.2.15/33", "10.0.2/24", "::1/64", ""] {
             assert!(parse(&identity(bad)).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn networkd_is_told_what_the_interface_was_given() {
+        let text = networkd_file("52:54:00:12:34:56", &identity("10.0.2.15/24"));
+        let expected = "# Written by shed-agent.\n[Match]\nMACAddress=52:54:00:12:34:56\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nDNS=10.0.2.3\n";
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -24,7 +24,8 @@ pub(crate) struct State {
 impl State {
     /// Makes the state of a fresh process. The shed's name is known when an earlier agent of this boot was told it.
     pub(crate) fn new() -> Self {
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
+        let boot_id =
+            fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let name = fs::read_to_string(ENVIRONMENT_FILE)
             .ok()
             .and_then(|text| Some(text.lines().find_map(|line| line.strip_prefix("SHED_NAME="))?.to_owned()));

@@ -112,7 +112,9 @@ mod tests {
     #[tokio::test]
     async fn a_port_without_a_listener_and_a_bad_line_are_refused() {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-        for line in [format!("CONNECT {free}\n"), "CONNECT 0\n".into(), "CONNECT 1 2\n".into(), "x".repeat(80)] {
+        for line in
+            [format!("CONNECT {free}\n"), "CONNECT 0\n".into(), "CONNECT 1 2\n".into(), "x".repeat(80)]
+        {
             let (mut host, guest) = duplex(4096);
             tokio::spawn(serve(guest));
             host.write_all(line.as_bytes()).await.unwrap();

@@ -28,7 +28,9 @@ mod tests {
 
     #[test]
     fn only_our_words_are_read_and_the_last_wins() {
-        let parsed = Cmdline::parse("quiet init=/bin/false shed.init=/a console=ttyS0 shed.init=/b shed.init=relative\n");
+        let parsed = Cmdline::parse(
+            "quiet init=/bin/false shed.init=/a console=ttyS0 shed.init=/b shed.init=relative\n",
+        );
         assert_eq!(parsed.init, Some(PathBuf::from("/b")));
         assert_eq!(Cmdline::parse(""), Cmdline::default());
     }

@@ -94,7 +94,8 @@ fn serials(sys_block: &Path) -> Vec<String> {
 
 /// A disk's serial. virtio-blk's is in `serial`; other drivers have it below `device`.
 fn serial_of(disk: &Path) -> Option<String> {
-    let text = ["serial", "device/serial"].iter().find_map(|name| fs::read_to_string(disk.join(name)).ok())?;
+    let text =
+        ["serial", "device/serial"].iter().find_map(|name| fs::read_to_string(disk.join(name)).ok())?;
     let serial = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
     (!serial.is_empty()).then(|| serial.to_owned())
 }

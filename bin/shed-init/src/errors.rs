@@ -192,6 +192,9 @@ mod tests {
             assert!(line.starts_with("shed-init: error E") && !line.contains('\n'), "{line:?}");
         }
         let line = BootError::Overlay { source: io::Error::from_raw_os_error(22) }.line();
-        assert_eq!(line, "shed-init: error E30: cannot join image and disk to one root: Invalid argument (os error 22)");
+        assert_eq!(
+            line,
+            "shed-init: error E30: cannot join image and disk to one root: Invalid argument (os error 22)"
+        );
     }
 }

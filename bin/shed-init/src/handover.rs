@@ -62,7 +62,9 @@ pub(crate) fn install_unit(root: &Path) -> io::Result<()> {
 /// Becomes `init`. Returns only when that fails.
 pub(crate) fn become_init(init: &Init) -> BootError {
     let (path, arg0, argument) = match init {
-        Init::Program(path) => (path.clone(), CString::new(path.as_os_str().as_bytes()).unwrap_or_default(), None),
+        Init::Program(path) => {
+            (path.clone(), CString::new(path.as_os_str().as_bytes()).unwrap_or_default(), None)
+        }
         Init::Agent => (PathBuf::from(AGENT), c"shed-agent".to_owned(), Some("pid1")),
     };
     console::adopt();

@@ -4,20 +4,37 @@
 //! what the image lacks, and becomes the image's systemd or, without one, the agent. Nothing is ever formatted or
 //! repaired here. Whatever fails before the hand-over ends in one numbered line on the console and a power-off.
 
+#[cfg(target_os = "linux")]
 mod cmdline;
+#[cfg(target_os = "linux")]
 mod console;
+#[cfg(target_os = "linux")]
 mod disks;
+#[cfg(target_os = "linux")]
 mod errors;
+#[cfg(target_os = "linux")]
 mod fixups;
+#[cfg(target_os = "linux")]
 mod handover;
+#[cfg(target_os = "linux")]
 mod modules;
+#[cfg(target_os = "linux")]
 mod root;
+#[cfg(target_os = "linux")]
 mod superblock;
 
+#[cfg(target_os = "linux")]
 use std::{convert::Infallible, fs, panic, path::Path};
 
+#[cfg(target_os = "linux")]
 use crate::{cmdline::Cmdline, disks::DiskWatch, errors::BootError, modules::Loading};
 
+#[cfg(not(target_os = "linux"))]
+fn main() {
+    // The guest is Linux; elsewhere this only has to build with the rest of the workspace.
+}
+
+#[cfg(target_os = "linux")]
 fn main() {
     if rustix::process::getpid().as_raw_nonzero().get() != 1 {
         // Nothing of this is fit to be run by hand.
@@ -30,6 +47,7 @@ fn main() {
     console::power_off(&error.line());
 }
 
+#[cfg(target_os = "linux")]
 fn boot() -> Result<Infallible, BootError> {
     root::mount_kernel_file_systems()?;
     console::adopt();

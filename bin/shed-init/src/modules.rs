@@ -41,7 +41,8 @@ impl Loading {
         };
         // Opened here, because the root of this process will soon be another one.
         let files: Vec<_> = paths.into_iter().map(|path| (File::open(&path), path)).collect();
-        let thread = thread::Builder::new().name("modules".to_owned()).spawn(move || load_all(files, &sender));
+        let thread =
+            thread::Builder::new().name("modules".to_owned()).spawn(move || load_all(files, &sender));
         if let Err(error) = &thread {
             console::warn(&format!("cannot load modules: {error}"));
         }

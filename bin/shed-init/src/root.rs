@@ -32,7 +32,8 @@ const NEW_ROOT: &str = "/newroot";
 
 /// Directories on the shed's disk that appear in the root past the overlay: file by file, container engines need a
 /// real file system for their own overlays (design §3).
-const PAST_OVERLAY: [(&str, &str); 2] = [("docker", "/var/lib/docker"), ("containerd", "/var/lib/containerd")];
+const PAST_OVERLAY: [(&str, &str); 2] =
+    [("docker", "/var/lib/docker"), ("containerd", "/var/lib/containerd")];
 
 /// Where the initramfs' own things appear inside. systemd takes mounts below this directory for the initramfs' and
 /// does not try to unmount them while they are in use, but makes them read-only at the end (systemd: mount-setup,
@@ -45,7 +46,11 @@ const SHED: &str = "/run/shed";
 /// Mounts the kernel's file systems in the initramfs.
 pub(crate) fn mount_kernel_file_systems() -> Result<(), BootError> {
     for (fs, target) in [("proc", "/proc"), ("sysfs", "/sys"), ("devtmpfs", "/dev")] {
-        mount_kernel_fs(fs, Path::new(target)).map_err(|source| BootError::KernelFs { fs, target, source })?;
+        mount_kernel_fs(fs, Path::new(target)).map_err(|source| BootError::KernelFs {
+            fs,
+            target,
+            source,
+        })?;
     }
     Ok(())
 }
@@ -56,7 +61,8 @@ pub(crate) fn assemble(watch: &DiskWatch, modules: &Loading) -> Result<Vec<Detac
     mount_own(&watch.find(DiskRole::Own)?, modules)?;
     make_directory(NEW_ROOT).map_err(|source| BootError::Overlay { source })?;
     // redirect_dir: directories of the image can be renamed, as programs expect of a file system.
-    let options = format!("lowerdir={LOWER},upperdir={UPPER}/upper,workdir={UPPER}/work,redirect_dir=on,xino=auto");
+    let options =
+        format!("lowerdir={LOWER},upperdir={UPPER}/upper,workdir={UPPER}/work,redirect_dir=on,xino=auto");
     let options = std::ffi::CString::new(options).expect("the options hold no zero byte");
     modules.wait_for_file_system("overlay");
     mount("overlay", NEW_ROOT, "overlay", MountFlags::empty(), Some(options.as_c_str()))
@@ -81,12 +87,15 @@ fn mount_own(device: &Path, modules: &Loading) -> Result<(), BootError> {
     make_directory(UPPER).map_err(own)?;
     match probe(device).map_err(own)? {
         Some(FileSystem::Ext4 { has_errors: false }) => {}
-        Some(FileSystem::Ext4 { has_errors: true }) => return Err(BootError::OwnErrors { device: device.to_owned() }),
+        Some(FileSystem::Ext4 { has_errors: true }) => {
+            return Err(BootError::OwnErrors { device: device.to_owned() });
+        }
         Some(FileSystem::Erofs) | None => return Err(BootError::OwnUnknown { device: device.to_owned() }),
     }
     modules.wait_for_file_system("ext4");
     // After an error nothing more is written, so that e2fsck finds what can be saved.
-    mount(device, UPPER, "ext4", MountFlags::empty(), Some(c"errors=remount-ro")).map_err(|errno| own(errno.into()))?;
+    mount(device, UPPER, "ext4", MountFlags::empty(), Some(c"errors=remount-ro"))
+        .map_err(|errno| own(errno.into()))?;
     let directories = ["upper", "work"].into_iter().chain(PAST_OVERLAY.map(|(name, _)| name));
     for name in directories {
         let path = Path::new(UPPER).join(name);
@@ -111,7 +120,8 @@ fn pick_up() -> Result<Vec<Detached>, BootError> {
     if Path::new(&modules).is_dir() {
         wanted.push((modules, kept("modules"), false));
     }
-    wanted.extend(PAST_OVERLAY.map(|(name, target)| (format!("{UPPER}/{name}"), PathBuf::from(target), false)));
+    wanted
+        .extend(PAST_OVERLAY.map(|(name, target)| (format!("{UPPER}/{name}"), PathBuf::from(target), false)));
     let pick = |(source, target, needed): (String, PathBuf, bool)| {
         let tree = open_tree(CWD, &source, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC)
             .map_err(|errno| BootError::InsideMount { what: source, source: errno.into() })?;
@@ -145,7 +155,8 @@ pub(crate) fn furnish(detached: Vec<Detached>) -> Result<(), BootError> {
     fs::DirBuilder::new().mode(0o711).create(KEPT).map_err(|source| inside(KEPT, source))?;
     for Detached { tree, target, needed } in detached {
         let attached = make_directory(&target).and_then(|()| {
-            move_mount(&tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH).map_err(io::Error::from)
+            move_mount(&tree, "", CWD, &target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+                .map_err(io::Error::from)
         });
         match attached {
             Ok(()) => {}

@@ -5,7 +5,9 @@
 //!
 //! ```text
 //! bare_agent SOCKET hello                      time to the agent's answer
-//! bare_agent SOCKET identify NAME              make the machine this shed
+//! bare_agent SOCKET identify NAME [ADDRESS/PREFIX GATEWAY DNS]
+//!                                              make the machine this shed
+//! bare_agent SOCKET tcp PORT                   standard input and output to a port of the guest
 //! bare_agent SOCKET exec [-t] [-u USER] CMD…   run a command; exit with its code
 //! bare_agent SOCKET bench COUNT CMD…           time of COUNT runs of a command, one connection
 //! bare_agent SOCKET power-off
@@ -24,10 +26,13 @@ use futures::{SinkExt, StreamExt};
 use shed_link::{MuxHandle, host_handshake, mux};
 use shed_protocol::{
     Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind, GENERATION, HelloReply,
-    HelloRequest, Identify, PowerOff, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
+    HelloRequest, Identify, NetworkIdentity, PowerOff, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
 };
 use shed_types::GuestPort;
-use tokio::{io::AsyncReadExt, net::UnixStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
 use tokio_util::codec::Framed;
 
 #[tokio::main(flavor = "current_thread")]
@@ -40,18 +45,33 @@ async fn main() -> anyhow::Result<ExitCode> {
     tokio::spawn(driver);
     match (action.as_str(), rest) {
         ("hello", []) => {
-            let hello = HelloRequest { generation: GENERATION, version: "bare".into(), features: Default::default() };
+            let hello =
+                HelloRequest { generation: GENERATION, version: "bare".into(), features: Default::default() };
             let reply: HelloReply = ask(&agent, SYSTEM_HELLO, &hello).await?.parse()?;
-            println!("{:.1} ms  agent {} boot {}", milliseconds(begun.elapsed()), reply.version, reply.boot_id);
+            println!(
+                "{:.1} ms  agent {} boot {}",
+                milliseconds(begun.elapsed()),
+                reply.version,
+                reply.boot_id
+            );
         }
-        ("identify", [name]) => {
+        ("tcp", [port]) => tcp(&agent, port).await?,
+        ("identify", [name, network @ ..]) => {
             let identity = Identify {
                 name: name.clone(),
                 hostname: name.clone(),
                 now: jiff::Timestamp::now(),
                 machine_id: None,
                 random_seed: "00ff".repeat(16),
-                network: None,
+                network: match network {
+                    [address, gateway, dns] => Some(NetworkIdentity {
+                        address: address.clone(),
+                        gateway: gateway.clone(),
+                        dns: vec![dns.clone()],
+                        mtu: None,
+                    }),
+                    _ => None,
+                },
             };
             println!("{}", ask(&agent, SYSTEM_IDENTIFY, &identity).await?.payload);
         }
@@ -70,7 +90,11 @@ fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-async fn ask<T: serde::Serialize>(agent: &MuxHandle, namespace: &str, payload: &T) -> anyhow::Result<Envelope> {
+async fn ask<T: serde::Serialize>(
+    agent: &MuxHandle,
+    namespace: &str,
+    payload: &T,
+) -> anyhow::Result<Envelope> {
     let mut frames = Framed::new(agent.open(GuestPort::Messages).await?, FrameCodec);
     let request = Envelope::request(namespace, payload);
     frames.send(Frame::json(FrameKind::Message, &request)).await?;
@@ -127,6 +151,15 @@ async fn exec(agent: &MuxHandle, words: &[String]) -> anyhow::Result<ExitCode> {
         }
     }
     bail!("the stream ended before the command did")
+}
+
+async fn tcp(agent: &MuxHandle, port: &str) -> anyhow::Result<()> {
+    let mut stream = agent.open(GuestPort::Tcp).await?;
+    stream.write_all(format!("CONNECT {port}\n").as_bytes()).await?;
+    let mut local = tokio::io::join(tokio::io::stdin(), tokio::io::stdout());
+    // The guest's answer comes first on standard output.
+    tokio::io::copy_bidirectional(&mut local, &mut stream).await?;
+    Ok(())
 }
 
 async fn bench(agent: &MuxHandle, count: usize, cmd: &[String]) -> anyhow::Result<()> {

@@ -75,7 +75,10 @@ pub enum AcceptError {
 ///
 /// # Errors
 /// When the agent refuses, does not answer within [`timeouts::CONNECT_LINE`], or the stream breaks.
-pub async fn open_stream<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, port: GuestPort) -> Result<S, OpenError> {
+pub async fn open_stream<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    port: GuestPort,
+) -> Result<S, OpenError> {
     let broken = |source| OpenError::Io { port, source };
     let waited = timeouts::CONNECT_LINE;
     let line = timeout(waited, async {

@@ -16,7 +16,7 @@ mod pipe;
 mod stream;
 mod sync;
 
-pub use connect::{AcceptError, OpenError, Incoming, open_stream};
+pub use connect::{AcceptError, Incoming, OpenError, open_stream};
 pub use handshake::{HandshakeError, Synced, guest_handshake, host_handshake};
 pub use mux::{Acceptor, MuxClosed, MuxHandle};
 pub use stream::MuxStream;

@@ -109,7 +109,8 @@ where
     let gate = Arc::new(Gate::default());
     let (keep, requests) = keep_alive();
     let (closed_sender, closed) = watch::channel(false);
-    let handle = MuxHandle { keep, gate: Arc::clone(&gate), permits: Arc::new(Semaphore::new(MAX_STREAMS)), closed };
+    let handle =
+        MuxHandle { keep, gate: Arc::clone(&gate), permits: Arc::new(Semaphore::new(MAX_STREAMS)), closed };
     let driver = Driver::new(pipe, yamux::Mode::Client, gate, requests, None, closed_sender);
     (handle, driver.run())
 }

@@ -182,3 +182,70 @@ impl<T: AsyncRead + AsyncWrite + Unpin> futures::AsyncWrite for Pipe<T> {
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::{
+        AsyncRead as _, AsyncWrite as _,
+        task::{Context, noop_waker},
+    };
+    use tokio::io::{AsyncReadExt, duplex};
+
+    use super::*;
+
+    /// Writes frames until one has to wait; returns how many bytes were taken.
+    fn fill<T: AsyncRead + AsyncWrite + Unpin>(pipe: &mut Pipe<T>) -> usize {
+        let mut cx = Context::from_waker(noop_waker_ref());
+        let mut taken = 0;
+        while let Poll::Ready(written) = Pin::new(&mut *pipe).poll_write(&mut cx, &[7; 16 * 1024]) {
+            taken += written.unwrap();
+        }
+        taken
+    }
+
+    fn noop_waker_ref() -> &'static std::task::Waker {
+        static WAKER: std::sync::LazyLock<std::task::Waker> = std::sync::LazyLock::new(noop_waker);
+        &WAKER
+    }
+
+    #[tokio::test]
+    async fn a_full_pipe_lets_one_frame_and_its_answer_pass_when_reading_has_stopped() {
+        let (ours, mut theirs) = duplex(1000);
+        let gate = Arc::new(Gate::default());
+        let mut pipe = Pipe::new(Synced::fresh(ours), Arc::clone(&gate));
+        gate.begin();
+        let first = fill(&mut pipe);
+        assert!((WRITE_BEHIND..=WRITE_BEHIND + 1000 + 16 * 1024).contains(&first), "{first}");
+        assert!(gate.is_shut());
+        gate.grant();
+        let second = fill(&mut pipe);
+        assert!((MAX_FRAME..MAX_FRAME + 32 * 1024).contains(&second), "{second}");
+        // Reading again ends the exception.
+        gate.begin();
+        gate.grant();
+        let mut cx = Context::from_waker(noop_waker_ref());
+        assert!(Pin::new(&mut pipe).poll_read(&mut cx, &mut [0; 12]).is_pending());
+        assert_eq!(fill(&mut pipe), 0);
+        assert!(!gate.is_shut(), "reading goes on");
+        // Nothing of it is lost.
+        let mut received = vec![0; first + second];
+        let draining = std::future::poll_fn(|cx| Pin::new(&mut pipe).poll_flush(cx));
+        let (drained, read) = tokio::join!(draining, theirs.read_exact(&mut received));
+        drained.unwrap();
+        read.unwrap();
+        assert!(received.iter().all(|&byte| byte == 7));
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_pipe_is_noted() {
+        let (ours, theirs) = duplex(1000);
+        let gate = Arc::new(Gate::default());
+        let mut pipe = Pipe::new(Synced::fresh(ours), Arc::clone(&gate));
+        drop(theirs);
+        assert!(!gate.is_dead());
+        let length =
+            std::future::poll_fn(|cx| Pin::new(&mut pipe).poll_read(cx, &mut [0; 12])).await.unwrap();
+        assert_eq!(length, 0);
+        assert!(gate.is_dead());
+    }
+}

@@ -135,7 +135,11 @@ impl HostScanner {
 struct Tail(Vec<u8>);
 
 impl Tail {
-    fn scan<'a, L>(&mut self, mut input: &'a [u8], parse: impl Fn(&[u8]) -> Option<L>) -> Option<(L, &'a [u8])> {
+    fn scan<'a, L>(
+        &mut self,
+        mut input: &'a [u8],
+        parse: impl Fn(&[u8]) -> Option<L>,
+    ) -> Option<(L, &'a [u8])> {
         while let Some(end) = input.iter().position(|&b| b == b'\n') {
             self.push(&input[..end]);
             input = &input[end + 1..];

@@ -79,7 +79,8 @@ proptest! {
 async fn guest_for_ever(mut pipe: DuplexStream, old_mux_first: bool) {
     if old_mux_first {
         let (mut acceptor, driver) = mux::guest(Synced::fresh(&mut pipe));
-        let (_none, reason) = within("the end of the old mux", async { tokio::join!(acceptor.accept(), driver) }).await;
+        let (_none, reason) =
+            within("the end of the old mux", async { tokio::join!(acceptor.accept(), driver) }).await;
         assert!(matches!(reason, MuxClosed::Broken(_)), "{reason}");
     }
     let synced = guest_handshake(pipe, 2).await.unwrap();
@@ -132,7 +133,10 @@ async fn a_restarted_guest_throws_the_host_out_of_an_old_frame() {
     let reason = within("the end of the host's mux", driver).await.unwrap();
     assert!(matches!(reason, MuxClosed::Broken(_)), "{reason}");
     assert!(handle.is_closed());
-    assert!(matches!(within("the guest", guest).await.unwrap(), Err(HandshakeError::Closed | HandshakeError::Io(_))));
+    assert!(matches!(
+        within("the guest", guest).await.unwrap(),
+        Err(HandshakeError::Closed | HandshakeError::Io(_))
+    ));
 }
 
 #[tokio::test]

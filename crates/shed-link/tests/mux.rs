@@ -82,7 +82,8 @@ async fn sixteen_streams_both_ways_arrive_whole_through_any_pipe() {
         let (ours, theirs) = duplex(pipe_size);
         let _guest = guest_with(theirs, echo);
         let (handle, _driver) = host(ours);
-        let all: Vec<_> = (0..16).map(|n| tokio::spawn(send_and_receive(handle.clone(), n, length))).collect();
+        let all: Vec<_> =
+            (0..16).map(|n| tokio::spawn(send_and_receive(handle.clone(), n, length))).collect();
         for one in all {
             within(&format!("streams through a pipe of {pipe_size}"), one).await.unwrap();
         }
@@ -132,7 +133,10 @@ async fn a_refused_port_says_why() {
     let _guest = guest_with(theirs, echo);
     let (handle, _driver) = host(ours);
     let error = within("refusal", handle.open(GuestPort::NineP)).await.unwrap_err();
-    assert!(matches!(&error, OpenError::Refused { port: GuestPort::NineP, reason } if reason == "nothing there"), "{error}");
+    assert!(
+        matches!(&error, OpenError::Refused { port: GuestPort::NineP, reason } if reason == "nothing there"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -238,7 +242,8 @@ async fn hostile_bytes_end_the_mux_and_never_panic() {
     for seed in 0..300 {
         let (ours, mut theirs) = duplex(4096);
         let (handle, driver) = host(ours);
-        let opening = tokio::spawn(async move { handle.open(GuestPort::Exec).await.err().map(|e| e.to_string()) });
+        let opening =
+            tokio::spawn(async move { handle.open(GuestPort::Exec).await.err().map(|e| e.to_string()) });
         let mut bytes = noise(seed, 600);
         if seed % 2 == 0 {
             // A valid beginning gets further into the decoder: version 0, then a known type.

@@ -101,7 +101,11 @@ fn read_directory(directory: &Path) -> Vec<(String, String)> {
         .filter(|path| fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() <= MAX_FILE))
         .collect();
     paths.sort();
-    paths.iter().filter_map(|path| fs::read(path).ok()).flat_map(|text| parse(&String::from_utf8_lossy(&text))).collect()
+    paths
+        .iter()
+        .filter_map(|path| fs::read(path).ok())
+        .flat_map(|text| parse(&String::from_utf8_lossy(&text)))
+        .collect()
 }
 
 /// Lines `NAME=value`; `#` and `;` begin comments, quotes around the value are dropped. Anything else is ignored.
@@ -161,9 +165,10 @@ mod tests {
         let requested = ["A=req=uest", "PATH=/p", "HOME=/else", "EMPTY=", "TERM=dumb"].map(str::to_owned);
         let mut given = sources(&requested);
         given.files = vec![("A".into(), "file".into()), ("B".into(), "file".into())];
-        given.inherited = [("B", "own"), ("C", "own"), ("LISTEN_FDS", "3"), ("INVOCATION_ID", "x"), ("TERM", "linux")]
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .into();
+        given.inherited =
+            [("B", "own"), ("C", "own"), ("LISTEN_FDS", "3"), ("INVOCATION_ID", "x"), ("TERM", "linux")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into();
         let variables = build(given, &user());
         let get = |name: &str| variables.get(name).map(String::as_str);
         assert_eq!((get("A"), get("B"), get("C")), (Some("req=uest"), Some("file"), Some("own")));

@@ -43,15 +43,18 @@ pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
     let request: ExecRequest = match frames.next().await {
         Some(Ok(frame)) if frame.kind == FrameKind::ExecRequest => match frame.parse() {
             Ok(request) => request,
-            Err(_) => return finish(writer, ExitStatus::failed(BAD_REQUEST, "the request cannot be read")).await,
+            Err(_) => {
+                return finish(writer, ExitStatus::failed(BAD_REQUEST, "the request cannot be read")).await;
+            }
         },
-        Some(_) => return finish(writer, ExitStatus::failed(BAD_REQUEST, "the first frame is no request")).await,
+        Some(_) => {
+            return finish(writer, ExitStatus::failed(BAD_REQUEST, "the first frame is no request")).await;
+        }
         None => return,
     };
     let started = plan::make(&request, state).and_then(|plan| {
-        spawn::start(&plan).map_err(|error| {
-            ExitStatus::failed(plan::code_of(&error), format!("{}: {error}", plan.arg0))
-        })
+        spawn::start(&plan)
+            .map_err(|error| ExitStatus::failed(plan::code_of(&error), format!("{}: {error}", plan.arg0)))
     });
     match started {
         Ok(Started { child, group, io: ChildIo::Pipes { stdin, stdout, stderr } }) => {

@@ -1,10 +1,6 @@
 //! From the command to the host: stdout and stderr as frames, probes in between, and the end.
 
-use std::{
-    io,
-    os::fd::AsFd,
-    time::Duration,
-};
+use std::{io, os::fd::AsFd, time::Duration};
 
 use rustix::io::ioctl_fionread;
 use shed_protocol::{FrameKind, timeouts};
@@ -68,7 +64,8 @@ enum Ending {
 impl<W: AsyncWrite + Unpin, A: Source, B: Source> Output<W, A, B> {
     /// Carries stdout and stderr apart.
     pub(crate) fn pipes(host: W, stdout: A, stderr: B) -> Self {
-        let (first, second) = (Channel::new(stdout, FrameKind::Data), Channel::new(stderr, FrameKind::Stderr));
+        let (first, second) =
+            (Channel::new(stdout, FrameKind::Data), Channel::new(stderr, FrameKind::Stderr));
         Self { host, first, second, ending: Ending::Pipes }
     }
 
@@ -151,7 +148,11 @@ impl<S: Source> Channel<S> {
     }
 
     /// Sends what was read, or closes the channel at its end.
-    async fn pass_on<W: AsyncWrite + Unpin>(&mut self, read: io::Result<usize>, host: &mut W) -> Result<(), HostGone> {
+    async fn pass_on<W: AsyncWrite + Unpin>(
+        &mut self,
+        read: io::Result<usize>,
+        host: &mut W,
+    ) -> Result<(), HostGone> {
         match read {
             Ok(0) | Err(_) => {
                 self.source = None;
@@ -175,7 +176,11 @@ impl<S: Source> Channel<S> {
 }
 
 /// Writes one frame, whose payload stands in `buffer` behind the place of the header. One write, no copy.
-async fn send<W: AsyncWrite + Unpin>(host: &mut W, kind: FrameKind, buffer: &mut [u8]) -> Result<(), HostGone> {
+async fn send<W: AsyncWrite + Unpin>(
+    host: &mut W,
+    kind: FrameKind,
+    buffer: &mut [u8],
+) -> Result<(), HostGone> {
     let length = u32::try_from(buffer.len() - HEADER).expect("a chunk is far below 4 GiB");
     buffer[0] = kind.byte();
     buffer[1..HEADER].copy_from_slice(&length.to_be_bytes());

@@ -129,7 +129,10 @@ mod tests {
 
     #[test]
     fn the_directory_asked_for_comes_first_and_the_root_last() {
-        assert_eq!(directories("/srv", "/home/shed"), [c"/srv", c"/home/shed", c"/workspace", c"/"].map(CString::from));
+        assert_eq!(
+            directories("/srv", "/home/shed"),
+            [c"/srv", c"/home/shed", c"/workspace", c"/"].map(CString::from)
+        );
         assert_eq!(directories("", "/h")[0], CString::from(c"/workspace"));
     }
 }

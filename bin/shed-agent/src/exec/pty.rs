@@ -52,7 +52,9 @@ impl AsyncRead for Master {
                     return Poll::Ready(Ok(()));
                 }
                 // The last slave has been closed (pty(7)): the end, not an error.
-                Ok(Err(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => return Poll::Ready(Ok(())),
+                Ok(Err(error)) if error.raw_os_error() == Some(Errno::IO.raw_os_error()) => {
+                    return Poll::Ready(Ok(()));
+                }
                 Ok(Err(error)) => return Poll::Ready(Err(error)),
                 Err(_would_block) => {}
             }

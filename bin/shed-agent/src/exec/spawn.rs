@@ -60,7 +60,9 @@ impl Group {
             return;
         }
         let foreground = self.terminal.as_ref().and_then(|master| tcgetpgrp(master.as_fd()).ok());
-        for group in [Some(self.leader), foreground.filter(|group| *group != self.leader)].into_iter().flatten() {
+        for group in
+            [Some(self.leader), foreground.filter(|group| *group != self.leader)].into_iter().flatten()
+        {
             // SAFETY: kill(2) takes two integers and touches no memory of this process. A group that has ended
             // already is an error that means nothing.
             let _ended = unsafe { libc::kill(-group.as_raw_nonzero().get(), signal) };

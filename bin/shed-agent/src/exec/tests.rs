@@ -18,7 +18,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 type Host = Framed<DuplexStream, FrameCodec>;
 
 fn shell(script: &str) -> ExecRequest {
-    ExecRequest { cmd: vec!["sh".into(), "-c".into(), script.into()], working_dir: "/".into(), ..Default::default() }
+    ExecRequest {
+        cmd: vec!["sh".into(), "-c".into(), script.into()],
+        working_dir: "/".into(),
+        ..Default::default()
+    }
 }
 
 async fn start(request: &ExecRequest) -> Host {
@@ -111,7 +115,8 @@ async fn stdout_and_stderr_stay_apart() {
 
 #[tokio::test]
 async fn what_cannot_be_run_says_so() {
-    let request = |cmd: &str| ExecRequest { cmd: vec![cmd.into()], working_dir: "/".into(), ..Default::default() };
+    let request =
+        |cmd: &str| ExecRequest { cmd: vec![cmd.into()], working_dir: "/".into(), ..Default::default() };
     for (cmd, code) in [("no-such-command", 127), ("/no/such/file", 127), ("/etc/passwd", 126), ("/", 126)] {
         let status = run(&request(cmd)).await.status.unwrap();
         assert_eq!(status.code, code, "{cmd}");
@@ -248,7 +253,8 @@ async fn a_command_that_ignores_the_hang_up_is_killed() {
 
 #[tokio::test]
 async fn a_terminal_is_one_with_its_size_and_follows_a_new_one() {
-    let script = "tty >/dev/null && stty size; stty -echo; echo ready; read line; stty size; echo \"[$line]\"";
+    let script =
+        "tty >/dev/null && stty size; stty -echo; echo ready; read line; stty size; echo \"[$line]\"";
     let request = ExecRequest { tty: true, rows: 33, cols: 111, ..shell(script) };
     let mut host = start(&request).await;
     wait_for(&mut host, "33 111\r\nready").await;
@@ -288,7 +294,10 @@ async fn a_grandchild_on_the_terminal_does_not_hold_the_end() {
 
 #[tokio::test]
 async fn ctrl_c_on_a_terminal_interrupts() {
-    let request = ExecRequest { tty: true, ..shell("trap 'echo int; exit 5' INT; echo up; while :; do sleep 0.1; done") };
+    let request = ExecRequest {
+        tty: true,
+        ..shell("trap 'echo int; exit 5' INT; echo up; while :; do sleep 0.1; done")
+    };
     let mut host = start(&request).await;
     wait_for(&mut host, "up").await;
     host.send(Frame::new(FrameKind::Data, "\x03".into())).await.unwrap();

@@ -27,7 +27,9 @@ pub(crate) struct NoSuchUser(String);
 /// guest without that account.
 pub(crate) fn resolve(passwd: &str, group: &str, requested: &str) -> Result<User, NoSuchUser> {
     if requested.is_empty() {
-        return Ok(find(passwd, group, DEFAULT_USER).or_else(|| find(passwd, group, "root")).unwrap_or_else(root));
+        return Ok(find(passwd, group, DEFAULT_USER)
+            .or_else(|| find(passwd, group, "root"))
+            .unwrap_or_else(root));
     }
     match find(passwd, group, requested) {
         Some(user) => Ok(user),
@@ -37,7 +39,8 @@ pub(crate) fn resolve(passwd: &str, group: &str, requested: &str) -> Result<User
 }
 
 fn find(passwd: &str, group: &str, name: &str) -> Option<User> {
-    let fields: Vec<&str> = passwd.lines().map(|line| line.split(':').collect()).find(|f: &Vec<_>| f.first() == Some(&name))?;
+    let fields: Vec<&str> =
+        passwd.lines().map(|line| line.split(':').collect()).find(|f: &Vec<_>| f.first() == Some(&name))?;
     let (uid, gid) = (fields.get(2)?.parse().ok()?, fields.get(3)?.parse().ok()?);
     let home = fields.get(5).filter(|home| home.starts_with('/')).unwrap_or(&"/");
     let mut groups = vec![gid];
@@ -65,7 +68,8 @@ mod tests {
     use super::*;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\nbroken\nshed:x:1000:1000:Shed,,,:/home/shed:/bin/bash\nodd:x:7:8::relative:\n";
-    const GROUP: &str = "root:x:0:\ndocker:x:999:other,shed\nsudo:x:27:shed\nshedx:x:5:shedx\nshed:x:1000:\nbad:x:no:shed\n";
+    const GROUP: &str =
+        "root:x:0:\ndocker:x:999:other,shed\nsudo:x:27:shed\nshedx:x:5:shedx\nshed:x:1000:\nbad:x:no:shed\n";
 
     #[test]
     fn nobody_named_is_shed_with_all_its_groups() {

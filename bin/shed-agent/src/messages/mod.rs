@@ -8,7 +8,9 @@ mod requests;
 use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
-use shed_protocol::{Envelope, EnvelopeKind, Frame, FrameCodec, FrameKind, SYSTEM_HEALTH, SYSTEM_HELLO, timeouts};
+use shed_protocol::{
+    Envelope, EnvelopeKind, Frame, FrameCodec, FrameKind, SYSTEM_HEALTH, SYSTEM_HELLO, timeouts,
+};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 use tokio_util::codec::Framed;
 
@@ -118,7 +120,8 @@ mod tests {
     #[tokio::test]
     async fn hello_is_answered_and_health_follows_at_once_and_then_in_time() {
         let (ours, theirs) = duplex(1 << 16);
-        let server = tokio::spawn(async move { talk(theirs, &State::new(), Duration::from_millis(30)).await });
+        let server =
+            tokio::spawn(async move { talk(theirs, &State::new(), Duration::from_millis(30)).await });
         let mut host = Framed::new(ours, FrameCodec);
         let reply: HelloReply = ask(&mut host, SYSTEM_HELLO, &hello()).await.parse().unwrap();
         assert_eq!(reply.generation, GENERATION);

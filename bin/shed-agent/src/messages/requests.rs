@@ -3,8 +3,8 @@
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use shed_protocol::{
-    Envelope, GENERATION, HelloReply, HelloRequest, Identify, PowerOff, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
-    SYSTEM_POWER_OFF,
+    Envelope, GENERATION, HelloReply, HelloRequest, Identify, PowerOff, SYSTEM_HEALTH, SYSTEM_HELLO,
+    SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
 };
 
 use crate::{health, identify, log, power_off, state::State};
@@ -31,9 +31,7 @@ pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
             },
             Err(error) => refuse(request, &error.to_string()),
         }),
-        SYSTEM_POWER_OFF => {
-            Outcome { reply: request.reply(&PowerOff {}), then: Some(power_off::begin) }
-        }
+        SYSTEM_POWER_OFF => Outcome { reply: request.reply(&PowerOff {}), then: Some(power_off::begin) },
         other => reply(refuse(request, &format!("this agent does not know {other:?}"))),
     }
 }

@@ -59,7 +59,9 @@ fn supervise(signals: &Signals) {
         let now = Instant::now();
         let patience = match service {
             Service::Up { .. } => None,
-            Service::Down { since: Some(since) } if now < since + RESTART_PAUSE => Some(since + RESTART_PAUSE - now),
+            Service::Down { since: Some(since) } if now < since + RESTART_PAUSE => {
+                Some(since + RESTART_PAUSE - now)
+            }
             Service::Down { .. } => {
                 service = Service::start();
                 continue;

@@ -60,7 +60,12 @@ pub(super) fn mount_missing() {
             log::error(&format!("cannot mount {}: {error}", entry.target));
         }
     }
-    for (link, target) in [("/dev/fd", "/proc/self/fd"), ("/dev/stdin", "fd/0"), ("/dev/stdout", "fd/1"), ("/dev/stderr", "fd/2")] {
+    for (link, target) in [
+        ("/dev/fd", "/proc/self/fd"),
+        ("/dev/stdin", "fd/0"),
+        ("/dev/stdout", "fd/1"),
+        ("/dev/stderr", "fd/2"),
+    ] {
         if fs::symlink_metadata(link).is_err()
             && let Err(error) = std::os::unix::fs::symlink(target, link)
         {

@@ -83,8 +83,10 @@ impl VirtioPort {
             }
             let mut changed = ready!(self.changes.poll_read_ready(cx))?;
             // Taking the event makes the next one an edge again. It may have been taken already.
-            let mut event = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
-            let _taken = epoll::wait(changed.get_inner(), &mut event[..], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+            let mut event =
+                [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+            let _taken =
+                epoll::wait(changed.get_inner(), &mut event[..], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
             changed.clear_ready();
         }
     }
@@ -92,7 +94,11 @@ impl VirtioPort {
 
 impl AsyncRead for VirtioPort {
     /// Reads 0 bytes when no host is connected.
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let length = ready!(self.poll_until(cx, |port| rustix::io::read(port, buf.initialize_unfilled())))?;
         buf.advance(length);
         Poll::Ready(Ok(()))
@@ -136,9 +142,9 @@ async fn find_or_wait() -> io::Result<PathBuf> {
 
 fn find(sys_ports: &Path) -> Option<PathBuf> {
     let entries = fs::read_dir(sys_ports).ok()?;
-    let ours = entries
-        .flatten()
-        .find(|entry| fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim_end() == NAME))?;
+    let ours = entries.flatten().find(|entry| {
+        fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim_end() == NAME)
+    })?;
     Some(Path::new("/dev").join(ours.file_name()))
 }
 

@@ -92,7 +92,8 @@ mod tests {
 
     fn debian() -> Files {
         Files {
-            passwd: "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n".into(),
+            passwd: "root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534::/nonexistent:/usr/sbin/nologin\n"
+                .into(),
             group: "root:x:0:\nshadow:x:42:\n".into(),
             shadow: Some("root:*:20000:0:99999:7:::\n".into()),
             gshadow: Some("root:*::\n".into()),

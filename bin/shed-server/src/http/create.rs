@@ -100,6 +100,10 @@ fn unreadable(reason: &str) -> ApiError {
 }
 
 fn parse(body: &[u8]) -> Result<CreateShedRequest, ApiError> {
+    // serde would read the fields from a list as well, in the order in which they are declared.
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(unreadable("it is not a JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| unreadable(&error.to_string()))
 }
 
