@@ -137,6 +137,13 @@ fn a_crash_during_start_stop_or_delete_is_put_right() {
     cli.run(&["stop", SHED]).ok();
     server.crash();
 
+    promises.keep("half a record that a killed write left is swept away", || {
+        let half = stage.shed_file(SHED, ".metadata.json.x7Fq2a.tmp");
+        std::fs::write(&half, br#"{"version":1,"name":"cra"#).unwrap();
+        let server = stage.serve();
+        assert_eq!(server.http().status(SHED), "stopped");
+        assert!(!half.exists());
+    });
     for phase in START_PHASES {
         promises.keep(&format!("crash as `{phase}` of a start begins"), || {
             let server = stage.serve();

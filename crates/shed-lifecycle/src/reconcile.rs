@@ -102,6 +102,9 @@ pub(crate) async fn reconcile(context: &Arc<Context>) -> Result<Found, OpenSheds
 
 /// Puts one shed into a true state. Returns nothing for one that is gone.
 async fn settle(context: &Arc<Context>, mut record: ShedRecord) -> Option<(ShedRecord, Beginning)> {
+    if let Err((path, error)) = context.instances.sweep(&record.name) {
+        tracing::warn!(%path, error = %error, "what a killed write left could not be removed");
+    }
     let vm = match find(context, &record).await {
         Ok(vm) => vm,
         Err(reason) => {

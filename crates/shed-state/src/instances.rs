@@ -199,6 +199,23 @@ impl InstanceDir {
         }
     }
 
+    /// Removes what a write of a shed's record has left that was killed half-way. Only the server that holds the
+    /// directory's lock may, since nobody else writes then.
+    ///
+    /// # Errors
+    /// With the path that could not be removed or listed.
+    pub fn sweep(&self, shed: &ShedName) -> Result<(), (Utf8PathBuf, io::Error)> {
+        let directory = self.files(shed).directory;
+        let failed = |error| (directory.clone(), error);
+        for entry in directory.read_dir_utf8().map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if atomic::is_temporary(entry.file_name()) {
+                fs::remove_file(entry.path()).map_err(|error| (entry.path().to_owned(), error))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a shed's directory, its record last but for the directory itself. Idempotent.
     ///
     /// # Errors
@@ -279,6 +296,19 @@ mod tests {
             &dir.scan().unwrap()[..],
             [Entry::Unreadable(_, ReadInstanceError::DiskWithoutRecord { .. })]
         ));
+    }
+
+    #[test]
+    fn a_sweep_removes_what_a_killed_write_left_and_nothing_else() {
+        let (_guard, dir) = scratch();
+        let written = record("api");
+        dir.write(&written).unwrap();
+        let files = dir.files(&written.name);
+        fs::write(&files.rootfs, b"somebody's work").unwrap();
+        fs::write(files.directory.join(".metadata.json.02gzEG.tmp"), b"{").unwrap();
+        dir.sweep(&written.name).unwrap();
+        assert_eq!(files.directory.read_dir_utf8().unwrap().count(), 2);
+        assert_eq!(dir.read(&written.name).unwrap(), written);
     }
 
     #[test]

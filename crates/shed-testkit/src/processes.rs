@@ -60,7 +60,12 @@ mod tests {
     fn a_child_is_found_by_its_argument_and_gone_after_its_end() {
         let mark = format!("8{:09}", std::process::id());
         let mut child = std::process::Command::new("sleep").arg(&mark).spawn().unwrap();
-        let found = processes_with(&mark);
+        // The kernel ends the wait of `spawn` a moment before the new program's arguments can be read.
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        let mut found = processes_with(&mark);
+        while found.is_empty() && std::time::Instant::now() < deadline {
+            found = processes_with(&mark);
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found.iter().map(|process| process.pid).collect::<Vec<_>>(), [child.id()], "{found:?}");
