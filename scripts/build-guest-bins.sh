@@ -43,7 +43,8 @@ mkdir -p "$out"
 for program in shed-init shed-agent; do
     built=$target_dir/$target/guest/$program
     # A static glibc loads the image's NSS libraries for these and crashes: none may be linked in.
-    if "${tools}nm" "$built" |
+    symbols=$("${tools}nm" "$built")
+    if echo "$symbols" |
         grep -E ' [TtWw] (getaddrinfo|getpw|getgr(nam|gid|ent|ouplist)|gethostby|initgroups)' >&2; then
         echo "build-guest-bins: $program must not contain the functions above" >&2
         exit 1

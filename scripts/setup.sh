@@ -93,7 +93,8 @@ read_installed() {
     installed=()
     local name version status
     while read -r name version status; do
-        [ "$status" = "ii" ] && installed[$name]=$version
+        # The first letter is what is wanted (i, or h for a package on hold), the second what is there.
+        case "$status" in ?i) installed[$name]=$version ;; esac
     done < <(dpkg-query -W -f='${Package} ${Version} ${db:Status-Abbrev}\n' 2>/dev/null)
 }
 

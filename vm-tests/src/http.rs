@@ -203,7 +203,13 @@ impl Http {
     ///
     /// # Errors
     /// When nobody listens, or no answer comes.
-    pub fn try_open(&self, method: &str, path: &str, headers: &str, body: Option<&[u8]>) -> io::Result<Response> {
+    pub fn try_open(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: Option<&[u8]>,
+    ) -> io::Result<Response> {
         let mut stream = self.connect()?;
         let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\n{headers}", self.address);
         if !headers.contains("Connection:") {
@@ -316,7 +322,10 @@ impl Read for Body {
                 let most = buffer.len().min(*left);
                 let length = reader.read(&mut buffer[..most])?;
                 if length == 0 {
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body broke off inside a chunk"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the body broke off inside a chunk",
+                    ));
                 }
                 *left -= length;
                 if *left == 0 {
@@ -334,5 +343,6 @@ fn next_chunk(reader: &mut BufReader<TcpStream>) -> io::Result<usize> {
     if reader.read_line(&mut line)? == 0 {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body broke off between chunks"));
     }
-    usize::from_str_radix(line.trim(), 16).map_err(|_| io::Error::other(format!("no chunk begins with {line:?}")))
+    usize::from_str_radix(line.trim(), 16)
+        .map_err(|_| io::Error::other(format!("no chunk begins with {line:?}")))
 }

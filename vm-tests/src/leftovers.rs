@@ -102,8 +102,9 @@ impl Stage {
             running.iter().flat_map(|name| [format!("{name}.link"), format!("{name}.qmp")]).collect();
         compare(&mut problems, "socket", &sockets, &children(self.socket_dir(), &[]));
         compare(&mut problems, "temporary file", &BTreeSet::new(), &children(&self.tmp_dir(), &[]));
-        let images = children(self.images_dir(), &[]);
-        let half_made = images.into_iter().filter(|name| name.contains("tmp")).collect();
+        let cached = children(&self.images_dir().join(".cache"), &[]);
+        let images = children(self.images_dir(), &[]).into_iter().chain(cached);
+        let half_made = images.filter(|name| name.contains("tmp")).collect();
         compare(&mut problems, "half-made image", &BTreeSet::new(), &half_made);
 
         let machines = vmm_processes(self.dir());
@@ -129,5 +130,8 @@ fn compare(problems: &mut Vec<String>, what: &str, expected: &BTreeSet<String>, 
 /// Returns the names in a directory, without `ignored` ones; a directory that is not there has none.
 fn children(dir: &Utf8Path, ignored: &[&str]) -> BTreeSet<String> {
     let entries = dir.read_dir_utf8().into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_owned()).filter(|name| !ignored.contains(&name.as_str())).collect()
+    entries
+        .map(|entry| entry.file_name().to_owned())
+        .filter(|name| !ignored.contains(&name.as_str()))
+        .collect()
 }

@@ -11,11 +11,12 @@ use std::{
 
 use rustix::{
     fs::{Mode, OFlags},
+    process::Signal,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Termios, Winsize, tcgetattr, tcsetwinsize},
 };
 
-use crate::{process::code_of, wait_for};
+use crate::{kill_process, process::code_of, wait_for};
 
 /// A program and the terminal it runs on.
 #[derive(Debug)]
@@ -34,7 +35,8 @@ impl Pty {
     /// When there is no terminal to be had, or the program cannot be started.
     #[track_caller]
     pub fn spawn(arguments: &[&str], rows: u16, columns: u16, prepare: impl FnOnce(&mut Command)) -> Self {
-        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
+        let master =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).expect("a terminal");
         grantpt(&master).expect("a terminal of our own");
         unlockpt(&master).expect("a terminal that opens");
         let name = ptsname(&master, Vec::new()).expect("a terminal's name");
@@ -67,6 +69,11 @@ impl Pty {
     /// When the terminal is gone.
     pub fn type_in(&mut self, text: &str) {
         self.master.write_all(text.as_bytes()).expect("the terminal takes input");
+    }
+
+    /// Sends the program a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.child.id(), signal);
     }
 
     /// Gives the terminal another size.

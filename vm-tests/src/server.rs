@@ -24,7 +24,8 @@ impl Server {
     pub(crate) fn start(stage: &Stage) -> Self {
         let ready = stage.dir().join("ready.json");
         let _none = fs::remove_file(&ready);
-        let log = File::options().create(true).append(true).open(stage.server_log()).expect("the server's log");
+        let log =
+            File::options().create(true).append(true).open(stage.server_log()).expect("the server's log");
         let child = Command::new(stage.parts().shed_server())
             .arg("serve")
             .arg("--config")
@@ -44,7 +45,10 @@ impl Server {
         // The file appears whole. With machines to take over a server may need a little longer.
         let answer = wait_for("the server to listen", SHORT * 2, || {
             if let Ok(Some(status)) = server.child.try_wait() {
-                panic!("the server ended with {status}; its log: {}", fs::read_to_string(stage.server_log()).unwrap_or_default());
+                panic!(
+                    "the server ended with {status}; its log: {}",
+                    fs::read_to_string(stage.server_log()).unwrap_or_default()
+                );
             }
             serde_json::from_slice::<Value>(&fs::read(&ready).ok()?).ok()
         });
@@ -74,7 +78,10 @@ impl Server {
     /// Whether it still runs and answers.
     #[must_use]
     pub fn answers(&self) -> bool {
-        self.http().try_open("GET", "/api/info", "", None).and_then(crate::http::Response::read).is_ok_and(|reply| reply.status == 200)
+        self.http()
+            .try_open("GET", "/api/info", "", None)
+            .and_then(crate::http::Response::read)
+            .is_ok_and(|reply| reply.status == 200)
     }
 
     /// Ends it as a crash does, at once and without a chance to say goodbye.
@@ -91,7 +98,8 @@ impl Server {
     pub fn terminate(mut self) -> Duration {
         let begun = std::time::Instant::now();
         kill_process(self.pid(), Signal::TERM);
-        let status = wait_for("the server to end", SHORT * 2, || self.child.try_wait().expect("a child of ours"));
+        let status =
+            wait_for("the server to end", SHORT * 2, || self.child.try_wait().expect("a child of ours"));
         assert!(status.success(), "the server ended with {status}");
         begun.elapsed()
     }

@@ -22,6 +22,8 @@ pub struct Config {
     pub extra_cmdline: Vec<String>,
     /// `qemu.default_disk_gb`; otherwise the server's default.
     pub default_disk_gb: Option<u32>,
+    /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
+    pub http_port: u16,
     /// `qemu.instance_dir`; otherwise a directory of the stage.
     pub instance_dir: Option<Utf8PathBuf>,
 }
@@ -74,8 +76,7 @@ impl Stage {
             fs::create_dir_all(path).expect("a directory of the stage");
         }
         for entry in stage.parts.guest_dir.read_dir_utf8().expect("the guest files").flatten() {
-            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
-            if is_file && !entry.file_name().starts_with("upper-") {
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
                 link_or_copy(entry.path(), &stage.images_dir().join(entry.file_name()));
             }
         }
@@ -106,7 +107,7 @@ impl Stage {
         set("stop_timeout", config.stop_timeout.map(Into::into));
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here.
-        let yaml = json!({ "name": "stage", "http_port": 0, "default_backend": "qemu", "log_level": "debug", "qemu": qemu });
+        let yaml = json!({ "name": "stage", "http_port": config.http_port, "default_backend": "qemu", "log_level": "debug", "qemu": qemu });
         fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
     }
 

@@ -112,11 +112,17 @@ fn hostile_bytes() -> Vec<(&'static str, Vec<u8>)> {
         ("an endless request line", vec![b'A'; 1 << 20]),
         ("a header of 1 MB", head(&format!("X: {}", "y".repeat(1 << 20)))),
         ("10000 headers", head(&"X: y\r\n".repeat(10_000))),
-        ("a body shorter than announced", head("Content-Length: 1000").into_iter().chain(*b"{\"name\"").collect()),
+        (
+            "a body shorter than announced",
+            head("Content-Length: 1000").into_iter().chain(*b"{\"name\"").collect(),
+        ),
         ("a negative length", head("Content-Length: -1")),
         ("two lengths", head("Content-Length: 2\r\nContent-Length: 3")),
         ("a length and chunks", head("Content-Length: 2\r\nTransfer-Encoding: chunked")),
-        ("a broken chunk", head("Transfer-Encoding: chunked").into_iter().chain(*b"zz\r\n{}\r\n0\r\n\r\n").collect()),
+        (
+            "a broken chunk",
+            head("Transfer-Encoding: chunked").into_iter().chain(*b"zz\r\n{}\r\n0\r\n\r\n").collect(),
+        ),
         ("an HTTP version of the future", b"GET /api/info HTTP/9.9\r\nHost: x\r\n\r\n".to_vec()),
     ]
 }
@@ -176,15 +182,22 @@ fn bad_input_is_refused_and_changes_nothing() {
         let reply = http.create(&json!({ "name": "fresh", "image": "no-such-image" })).is(400);
         assert!(reply.error().1.contains("base"), "{}", reply.text());
     });
-    promises.keep("the same refusals reach a caller that wants events: early ones as JSON, late ones as an event", || {
-        let events = "Accept: text/event-stream\r\n";
-        let early = http.request("POST", "/api/sheds", events, Some(br#"{"name":"NO"}"#)).is(400);
-        assert_eq!(early.error().0, "INVALID_SHED_NAME");
-        let late = http.create_events(&json!({ "name": SHED })).all();
-        let last = late.last().expect("an event");
-        let code = last.data.get("code").or_else(|| last.data["error"].get("code"));
-        assert_eq!((last.name.as_str(), code.and_then(Value::as_str)), ("error", Some("SHED_ALREADY_EXISTS")), "{late:?}");
-    });
+    promises.keep(
+        "the same refusals reach a caller that wants events: early ones as JSON, late ones as an event",
+        || {
+            let events = "Accept: text/event-stream\r\n";
+            let early = http.request("POST", "/api/sheds", events, Some(br#"{"name":"NO"}"#)).is(400);
+            assert_eq!(early.error().0, "INVALID_SHED_NAME");
+            let late = http.create_events(&json!({ "name": SHED })).all();
+            let last = late.last().expect("an event");
+            let code = last.data.get("code").or_else(|| last.data["error"].get("code"));
+            assert_eq!(
+                (last.name.as_str(), code.and_then(Value::as_str)),
+                ("error", Some("SHED_ALREADY_EXISTS")),
+                "{late:?}"
+            );
+        },
+    );
     for (what, method, path, status) in bad_paths() {
         promises.keep(&format!("{what} is refused: {method} {path:.60}"), || {
             let reply = http.request(method, &path, "", None).is(status);
@@ -264,7 +277,10 @@ fn hostile_frames(promises: &mut Promises, http: Http) {
         ("half a header", vec![kind::EXEC, 0, 0]),
         ("half a frame", frame(kind::EXEC, br#"{"cmd":["true"]}"#)[..12].to_vec()),
         ("a frame of 4 GB", vec![kind::EXEC, 0xff, 0xff, 0xff, 0xff]),
-        ("a frame one byte over the limit", [&[kind::EXEC, 0x00, 0x10, 0x00, 0x01][..], &vec![b' '; 1 << 20]].concat()),
+        (
+            "a frame one byte over the limit",
+            [&[kind::EXEC, 0x00, 0x10, 0x00, 0x01][..], &vec![b' '; 1 << 20]].concat(),
+        ),
         ("random bytes", random),
         ("data first", frame(kind::DATA, b"echo hello")),
         ("an exit code first", frame(kind::EXIT, br#"{"code":0}"#)),
@@ -297,7 +313,8 @@ fn hostile_frames(promises: &mut Promises, http: Http) {
             let mut stream = http.exec(SHED);
             stream.request(&exec_request(&["cat"]));
             stream.send(kind, payload).unwrap();
-            let _closed = stream.send(kind::DATA, b"still here").and_then(|()| stream.send(kind::STDIN_EOF, b""));
+            let _closed =
+                stream.send(kind::DATA, b"still here").and_then(|()| stream.send(kind::STDIN_EOF, b""));
             let outcome = stream.outcome();
             let went_on = outcome.code() == Some(0) && outcome.stdout == b"still here";
             assert!(went_on || outcome.code() != Some(0), "frame {kind:#x} {payload:?}: {outcome:?}");
@@ -312,7 +329,8 @@ fn hostile_frames(promises: &mut Promises, http: Http) {
         let mut stream = http.exec(SHED);
         stream.request(&exec_request(&["sh", "-c", "exit 3"]));
         for _ in 0..100 {
-            let _closed = stream.send(kind::STDIN_EOF, b"").and_then(|()| stream.send(kind::DATA, &[0; 1000]));
+            let _closed =
+                stream.send(kind::STDIN_EOF, b"").and_then(|()| stream.send(kind::DATA, &[0; 1000]));
         }
         assert_eq!(stream.outcome().code(), Some(3));
     });
@@ -346,7 +364,11 @@ fn a_head_that_never_ends_is_cut_off() {
     connection.set_read_timeout(Some(SHORT * 2)).unwrap();
     let mut rest = Vec::new();
     let end = std::io::Read::read_to_end(&mut connection, &mut rest);
-    assert!(end.is_ok(), "the server waits for the rest of the head longer than {:?} (spec A.1: 10 s)", SHORT * 2);
+    assert!(
+        end.is_ok(),
+        "the server waits for the rest of the head longer than {:?} (spec A.1: 10 s)",
+        SHORT * 2
+    );
     assert!(server.answers());
     drop(server);
     stage.finish();

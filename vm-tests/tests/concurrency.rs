@@ -1,6 +1,9 @@
 //! Many requests at once: one name goes to one shed, and every shed works.
 
-use std::{thread, time::{Duration, Instant}};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::json;
 use vm_tests::{Expect, Promises, Reply, SHORT, Stage, machine_of};
@@ -59,23 +62,26 @@ fn requests_on_one_shed_at_the_same_time() {
         assert!(replies.iter().any(|reply| reply.status == 204));
         stage.assert_only(&[]);
     });
-    promises.keep("while a shed is created it reads `starting`, and cannot be started, stopped or used", || {
-        let mut events = http.create_events(&json!({ "name": "slow", "memory_mb": 768 }));
-        events.wait_for_phase("boot");
-        assert_eq!(http.status("slow"), "starting");
-        assert_eq!(http.post("/api/sheds/slow/start", None).is(409).error().0, "SHED_BUSY");
-        assert_eq!(http.post("/api/sheds/slow/stop", None).is(409).error().0, "SHED_BUSY");
-        let upgrade = "Connection: Upgrade\r\nUpgrade: shed-exec\r\n";
-        let exec = http.request("GET", "/api/sheds/slow/exec", upgrade, None);
-        assert_eq!(exec.is(503).error().0, "SHED_NOT_RUNNING");
-        // Delete cancels it.
-        let begun = Instant::now();
-        http.delete("/api/sheds/slow").is(204);
-        assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
-        let last = events.all().pop().expect("an event");
-        assert_eq!(last.name, "error", "{last:?}");
-        stage.assert_only(&[]);
-    });
+    promises.keep(
+        "while a shed is created it reads `starting`, and cannot be started, stopped or used",
+        || {
+            let mut events = http.create_events(&json!({ "name": "slow", "memory_mb": 768 }));
+            events.wait_for_phase("boot");
+            assert_eq!(http.status("slow"), "starting");
+            assert_eq!(http.post("/api/sheds/slow/start", None).is(409).error().0, "SHED_BUSY");
+            assert_eq!(http.post("/api/sheds/slow/stop", None).is(409).error().0, "SHED_BUSY");
+            let upgrade = "Connection: Upgrade\r\nUpgrade: shed-exec\r\n";
+            let exec = http.request("GET", "/api/sheds/slow/exec", upgrade, None);
+            assert_eq!(exec.is(503).error().0, "SHED_NOT_RUNNING");
+            // Delete cancels it.
+            let begun = Instant::now();
+            http.delete("/api/sheds/slow").is(204);
+            assert!(begun.elapsed() < Duration::from_secs(10), "it took {:?}", begun.elapsed());
+            let last = events.all().pop().expect("an event");
+            assert_eq!(last.name, "error", "{last:?}");
+            stage.assert_only(&[]);
+        },
+    );
     promises.keep("a client that goes away cancels its create", || {
         let mut events = http.create_events(&json!({ "name": "gone", "memory_mb": 768 }));
         events.wait_for_phase("boot");
@@ -85,7 +91,9 @@ fn requests_on_one_shed_at_the_same_time() {
     });
     promises.keep("Ctrl-C of `shed create` cancels it", || {
         let create = cli.spawn(&["create", "gone", "--memory", "768"]);
-        vm_tests::wait_for("the create to boot", SHORT, || create.stderr_so_far().contains("Booting").then_some(()));
+        vm_tests::wait_for("the create to boot", SHORT, || {
+            create.stderr_so_far().contains("Booting").then_some(())
+        });
         create.signal(rustix::process::Signal::INT);
         create.wait(SHORT).exits(130);
         vm_tests::wait_for("the create to be undone", SHORT, || http.names().is_empty().then_some(()));
@@ -125,7 +133,8 @@ fn eight_creates_at_once() {
     });
     promises.keep("each of them runs commands and is its own machine", || {
         let ids = at_once(8, |number| {
-            let seen = cli.sh(&names[number], "hostname; cat /etc/machine-id; cat /proc/sys/kernel/random/boot_id");
+            let seen =
+                cli.sh(&names[number], "hostname; cat /etc/machine-id; cat /proc/sys/kernel/random/boot_id");
             assert_eq!(seen.lines().next(), Some(names[number].as_str()));
             seen.lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
         });

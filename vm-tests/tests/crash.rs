@@ -165,7 +165,8 @@ fn a_crash_during_start_stop_or_delete_is_put_right() {
         }
         assert_eq!(cli.sh(SHED, "cat /workspace/file"), "precious");
     });
-    for moment in [Duration::from_millis(1), Duration::from_millis(50), random_moment(Duration::from_secs(3))] {
+    for moment in [Duration::from_millis(1), Duration::from_millis(50), random_moment(Duration::from_secs(3))]
+    {
         promises.keep(&format!("crash {moment:?} into a stop"), || {
             let server = stage.serve();
             if server.http().status(SHED) == "stopped" {

@@ -18,7 +18,11 @@ fn the_first_five_minutes() {
 
     promises.keep("info names the resolved backend, the version and the ports", || {
         let info = http.get("/api/info").is(200).json();
-        assert_eq!((info["name"].as_str(), info["backend"].as_str()), (Some("stage"), Some("qemu")), "{info}");
+        assert_eq!(
+            (info["name"].as_str(), info["backend"].as_str()),
+            (Some("stage"), Some("qemu")),
+            "{info}"
+        );
         assert_eq!(info["http_port"].as_u64(), Some(u64::from(server.port())), "{info}");
         assert!(info["version"].is_string() && info["ssh_port"].is_u64(), "{info}");
     });
@@ -51,7 +55,11 @@ fn the_first_five_minutes() {
     promises.keep("create reports each phase with its time, and says what it made", || {
         let created = cli.run(&["create", "demo", "--trace"]).ok();
         for phase in CREATE_PHASES {
-            assert!(created.out().lines().any(|line| line.trim_start().starts_with(phase)), "no {phase} in {}", created.out());
+            assert!(
+                created.out().lines().any(|line| line.trim_start().starts_with(phase)),
+                "no {phase} in {}",
+                created.out()
+            );
         }
         assert!(created.out().contains("demo") && created.out().contains("total"), "{}", created.out());
     });
@@ -59,9 +67,18 @@ fn the_first_five_minutes() {
         let listed = cli.run(&["list"]).ok().out();
         assert!(listed.contains("demo") && listed.contains("running"), "{listed}");
         let shed = cli.run(&["list", "--json"]).ok().json()["sheds"][0].clone();
-        assert_eq!((shed["name"].as_str(), shed["status"].as_str()), (Some("demo"), Some("running")), "{shed}");
-        assert_eq!((shed["backend"].as_str(), shed["image"].as_str()), (Some("qemu"), Some("base")), "{shed}");
-        let pid = shed["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a running shed has a pid");
+        assert_eq!(
+            (shed["name"].as_str(), shed["status"].as_str()),
+            (Some("demo"), Some("running")),
+            "{shed}"
+        );
+        assert_eq!(
+            (shed["backend"].as_str(), shed["image"].as_str()),
+            (Some("qemu"), Some("base")),
+            "{shed}"
+        );
+        let pid =
+            shed["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a running shed has a pid");
         assert_eq!(vm_tests::machine_of(&stage, "demo").pid, pid);
         assert!(shed["last_healthy"].is_string() && shed["started_at"].is_string(), "{shed}");
         assert!(cli.run(&["list", "-v"]).ok().out().contains("2c/2048MB"));
@@ -72,7 +89,11 @@ fn the_first_five_minutes() {
     });
     promises.keep("create of a name that exists is refused with exit code 1", || {
         let refused = cli.run(&["create", "demo"]).exits(1);
-        assert!(refused.err().contains("demo") && refused.err().contains("already exists"), "{}", refused.err());
+        assert!(
+            refused.err().contains("demo") && refused.err().contains("already exists"),
+            "{}",
+            refused.err()
+        );
         let json = cli.run(&["create", "demo", "--json"]).exits(1);
         let error: serde_json::Value = serde_json::from_str(&json.err()).expect("an error in JSON");
         assert!(error["error"].is_string(), "{error}");
@@ -96,7 +117,11 @@ fn the_first_five_minutes() {
     promises.keep("stop powers the guest off and keeps its files; a second stop is refused", || {
         cli.sh("demo", "echo precious > /workspace/file && sync");
         let stopped = cli.run(&["stop", "demo", "--json"]).ok().json();
-        assert_eq!((stopped["status"].as_str(), stopped["action"].as_str()), (Some("ok"), Some("stop")), "{stopped}");
+        assert_eq!(
+            (stopped["status"].as_str(), stopped["action"].as_str()),
+            (Some("ok"), Some("stop")),
+            "{stopped}"
+        );
         let shed = http.shed("demo");
         assert_eq!(shed["status"], "stopped", "{shed}");
         assert!(shed.get("pid").is_none(), "{shed}");
@@ -107,7 +132,12 @@ fn the_first_five_minutes() {
     });
     promises.keep("the shutdown was orderly: the guest said so on its console", || {
         let console = std::fs::read_to_string(stage.shed_file("demo", "console.log")).expect("a console");
-        assert!(console.contains("Power down") || console.contains("power off") || console.contains("Powering off"), "{console}");
+        assert!(
+            console.contains("Power down")
+                || console.contains("power off")
+                || console.contains("Powering off"),
+            "{console}"
+        );
     });
     promises.keep("start brings it back with its files, and reports each phase", || {
         let started = cli.run(&["start", "demo", "--trace", "--json"]).ok().json();
@@ -122,7 +152,9 @@ fn the_first_five_minutes() {
         assert_eq!(last.name, "complete", "{events:?}");
         let announced: Vec<&str> = progress.iter().filter_map(|event| event.data["phase"].as_str()).collect();
         assert_eq!(announced, CREATE_PHASES);
-        assert!(progress.iter().all(|event| event.data["message"].as_str().is_some_and(|text| !text.is_empty())));
+        assert!(
+            progress.iter().all(|event| event.data["message"].as_str().is_some_and(|text| !text.is_empty()))
+        );
         let timeline = last.data["timeline"].as_array().expect("a timeline");
         let mut end = 0;
         for phase in timeline {
@@ -136,7 +168,11 @@ fn the_first_five_minutes() {
         cli.delete("second");
         let created = cli.run(&["create", "second", "--memory", "512m", "--cpus", "1"]).ok();
         assert!(created.err().contains("Booting the guest"), "{}", created.err());
-        assert!(!created.err().contains('\u{1b}'), "escape sequences where no terminal is: {}", created.err());
+        assert!(
+            !created.err().contains('\u{1b}'),
+            "escape sequences where no terminal is: {}",
+            created.err()
+        );
         let shed = http.shed("second");
         assert_eq!((shed["cpus"].as_u64(), shed["memory_mb"].as_u64()), (Some(1), Some(512)), "{shed}");
         assert_eq!(cli.sh("second", "nproc"), "1");

@@ -26,7 +26,10 @@ fn inside_a_namespace(test: &str) -> bool {
     match may {
         Ok(output) if output.status.success() => {}
         Ok(output) => {
-            skipped(&format!("no tmpfs can be mounted here: {}", String::from_utf8_lossy(&output.stderr).trim()));
+            skipped(&format!(
+                "no tmpfs can be mounted here: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            ));
             return false;
         }
         Err(error) => {
@@ -47,7 +50,10 @@ fn inside_a_namespace(test: &str) -> bool {
 
 fn mount_tmpfs(place: &Utf8Path) {
     fs::create_dir_all(place).expect("a mount point");
-    let status = Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={DISK_MB}m"), "none"]).arg(place).status();
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", &format!("size={DISK_MB}m"), "none"])
+        .arg(place)
+        .status();
     assert!(status.is_ok_and(|status| status.success()), "cannot mount a tmpfs at {place}");
 }
 
@@ -62,7 +68,8 @@ fn fill(place: &Utf8Path, leave: u64) -> Utf8PathBuf {
     let ballast = place.join("ballast");
     let length = free_bytes(place).saturating_sub(leave);
     let file = fs::File::create(&ballast).expect("a file on the disk");
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length).expect("room for the ballast");
+    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length)
+        .expect("room for the ballast");
     ballast
 }
 
@@ -84,35 +91,46 @@ fn a_full_disk_fails_a_create_cleanly() {
     let mut promises = Promises::new();
     let body = json!({ "name": "full", "memory_mb": 768 });
 
-    for (what, leave) in [("not even the record", 0), ("the record only", 64 << 10), ("half of the image", 100 << 20)] {
-        promises.keep(&format!("with room for {what}, a create fails with a reason and leaves nothing"), || {
-            let ballast = fill(&place, leave);
-            let reply = http.create(&body).is(500);
-            let (code, message) = reply.error();
-            assert!(["BACKEND_ERROR", "INTERNAL_ERROR"].contains(&code.as_str()), "{code}");
-            assert!(message.contains("No space left on device") || message.contains("full"), "{message}");
-            assert!(message.contains("`full`") && message.contains(place.as_str()), "the shed and the path: {message}");
-            assert!(http.names().is_empty());
-            fs::remove_file(ballast).unwrap();
-            stage.assert_only(&[]);
-        });
+    for (what, leave) in
+        [("not even the record", 0), ("the record only", 64 << 10), ("half of the image", 100 << 20)]
+    {
+        promises.keep(
+            &format!("with room for {what}, a create fails with a reason and leaves nothing"),
+            || {
+                let ballast = fill(&place, leave);
+                let reply = http.create(&body).is(500);
+                let (code, message) = reply.error();
+                assert!(["BACKEND_ERROR", "INTERNAL_ERROR"].contains(&code.as_str()), "{code}");
+                assert!(message.contains("No space left on device") || message.contains("full"), "{message}");
+                assert!(
+                    message.contains("`full`") && message.contains(place.as_str()),
+                    "the shed and the path: {message}"
+                );
+                assert!(http.names().is_empty());
+                fs::remove_file(ballast).unwrap();
+                stage.assert_only(&[]);
+            },
+        );
     }
     promises.keep("when there is room the same create works", || {
         http.create(&body).is(201);
         assert_eq!(cli.exec("full", &["hostname"]).ok().out(), "full");
     });
-    promises.keep("a disk that fills up under running sheds does not stop the server, nor what it says", || {
-        let ballast = fill(&place, 0);
-        assert_eq!(http.status("full"), "running");
-        assert_eq!(cli.exec("full", &["echo", "alive"]).ok().out(), "alive");
-        let (_, message) = http.create(&json!({ "name": "other", "memory_mb": 768 })).is(500).error();
-        assert!(message.contains("No space left"), "{message}");
-        stage.assert_only(&[Expect::Running("full")]);
-        // Deleting is what makes room, so it must work without any.
-        http.delete("/api/sheds/full").is(204);
-        fs::remove_file(ballast).unwrap();
-        stage.assert_only(&[]);
-    });
+    promises.keep(
+        "a disk that fills up under running sheds does not stop the server, nor what it says",
+        || {
+            let ballast = fill(&place, 0);
+            assert_eq!(http.status("full"), "running");
+            assert_eq!(cli.exec("full", &["echo", "alive"]).ok().out(), "alive");
+            let (_, message) = http.create(&json!({ "name": "other", "memory_mb": 768 })).is(500).error();
+            assert!(message.contains("No space left"), "{message}");
+            stage.assert_only(&[Expect::Running("full")]);
+            // Deleting is what makes room, so it must work without any.
+            http.delete("/api/sheds/full").is(204);
+            fs::remove_file(ballast).unwrap();
+            stage.assert_only(&[]);
+        },
+    );
     drop(server);
     promises.keep("nothing is left", || stage.assert_only(&[]));
     promises.finish();

@@ -47,7 +47,8 @@ fn commands_run_as_they_would_at_home() {
         });
         promises.keep("the last output before the exit is never lost", || {
             for _ in 0..10 {
-                let done = cli.exec(SHED, &["sh", "-c", "head -c 300000 /dev/zero; echo end >&2; exit 3"]).exits(3);
+                let done =
+                    cli.exec(SHED, &["sh", "-c", "head -c 300000 /dev/zero; echo end >&2; exit 3"]).exits(3);
                 assert_eq!((done.stdout.len(), done.err().as_str()), (300_000, "end"));
             }
         });
@@ -81,11 +82,17 @@ fn commands_run_as_they_would_at_home() {
             for line in ["SHELL=/bin/bash", "LANG=C.UTF-8", "PATH=/"] {
                 assert!(env.lines().any(|have| have.starts_with(line)), "no {line} in {env}");
             }
-            assert!(!env.contains("TMPDIR") && !env.contains("NOTIFY_SOCKET") && !env.contains("INVOCATION_ID"), "{env}");
+            assert!(
+                !env.contains("TMPDIR") && !env.contains("NOTIFY_SOCKET") && !env.contains("INVOCATION_ID"),
+                "{env}"
+            );
         });
         promises.keep("environment, directory and user can be chosen", || {
             let script = "echo \"$A|$B|$PWD|$(id -un)\"";
-            let line = ["exec", SHED, "-e", "A=1 2", "-e", "B=x=y", "-w", "/etc", "-u", "root", "--", "sh", "-c", script];
+            let line = [
+                "exec", SHED, "-e", "A=1 2", "-e", "B=x=y", "-w", "/etc", "-u", "root", "--", "sh", "-c",
+                script,
+            ];
             assert_eq!(cli.run(&line).ok().out(), "1 2|x=y|/etc|root");
         });
         promises.keep("a directory that is not there falls back to one that is", || {
@@ -152,7 +159,8 @@ fn commands_run_as_they_would_at_home() {
         });
         promises.keep("a slow reader delays only itself", || {
             let mut slow = cli.exec_command(SHED, &["sh", "-c", "head -c 64000000 /dev/zero"]);
-            let mut slow = slow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+            let mut slow =
+                slow.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
             // Nobody reads its stdout, so that every buffer on the way fills up.
             for _ in 0..5 {
                 cli.exec(SHED, &["true"]).ok();
@@ -173,7 +181,10 @@ fn commands_run_as_they_would_at_home() {
             stream.send(kind::DATA, b"raw").unwrap();
             stream.send(kind::STDIN_EOF, b"").unwrap();
             let outcome = stream.outcome();
-            assert_eq!((&outcome.stdout[..], &outcome.stderr[..], outcome.code()), (&b"raw"[..], &b"err\n"[..], Some(5)));
+            assert_eq!(
+                (&outcome.stdout[..], &outcome.stderr[..], outcome.code()),
+                (&b"raw"[..], &b"err\n"[..], Some(5))
+            );
         });
     });
 }
@@ -191,7 +202,8 @@ fn wait_for_death(cli: &Cli, marker: &str) {
 
 /// Starts a command in the shed that never ends by itself and can be told by its marker.
 fn endless(cli: &Cli, marker: &str) -> Running {
-    let running = cli.spawn(&["exec", SHED, "--", "sh", "-c", "echo ready; while :; do sleep 1; done", marker]);
+    let running =
+        cli.spawn(&["exec", SHED, "--", "sh", "-c", "echo ready; while :; do sleep 1; done", marker]);
     running.wait_for_stdout("ready", SHORT);
     assert!(lives(cli, marker));
     running
@@ -269,13 +281,20 @@ fn a_terminal_in_a_shed_is_a_terminal() {
         promises.keep("a command gets a terminal only when the client has one", || {
             let without = cli.exec(SHED, &["sh", "-c", "test -t 0 || test -t 1 || echo none"]).ok();
             assert_eq!(without.out(), "none");
-            let mut pty = cli.on_terminal(&["exec", SHED, "--", "sh", "-c", "tty; stty size; echo $TERM"], 33, 111);
+            let mut pty =
+                cli.on_terminal(&["exec", SHED, "--", "sh", "-c", "tty; stty size; echo $TERM"], 33, 111);
             assert_eq!(pty.wait(SHORT), 0, "{}", pty.screen());
             let screen = pty.screen();
-            assert!(screen.contains("/dev/pts/") && screen.contains("33 111") && screen.contains("xterm-256color"), "{screen}");
+            assert!(
+                screen.contains("/dev/pts/")
+                    && screen.contains("33 111")
+                    && screen.contains("xterm-256color"),
+                "{screen}"
+            );
         });
         promises.keep("-T keeps the terminal away, -t asks for one where there is none", || {
-            let mut pty = cli.on_terminal(&["exec", "-T", SHED, "--", "sh", "-c", "test -t 1 || echo no-tty"], 24, 80);
+            let mut pty =
+                cli.on_terminal(&["exec", "-T", SHED, "--", "sh", "-c", "test -t 1 || echo no-tty"], 24, 80);
             assert_eq!(pty.wait(SHORT), 0, "{}", pty.screen());
             assert!(pty.screen().contains("no-tty"), "{}", pty.screen());
             let forced = cli.run(&["exec", "-t", SHED, "--", "sh", "-c", "test -t 1 && echo a-tty"]).ok();
@@ -292,7 +311,11 @@ fn a_terminal_in_a_shed_is_a_terminal() {
             assert_eq!(format!("{before:?}"), format!("{after:?}"), "the terminal's modes are restored");
         });
         promises.keep("raw mode during, the former modes afterwards", || {
-            let mut pty = cli.on_terminal(&["exec", SHED, "--", "sh", "-c", "echo on; read -r line; echo \"got $line\""], 24, 80);
+            let mut pty = cli.on_terminal(
+                &["exec", SHED, "--", "sh", "-c", "echo on; read -r line; echo \"got $line\""],
+                24,
+                80,
+            );
             let before = format!("{:?}", pty.modes());
             pty.wait_for("on", SHORT);
             assert_ne!(format!("{:?}", pty.modes()), before, "raw mode while the command runs");
@@ -300,6 +323,16 @@ fn a_terminal_in_a_shed_is_a_terminal() {
             pty.wait_for("got hello", SHORT);
             assert_eq!(pty.wait(SHORT), 0);
             assert_eq!(format!("{:?}", pty.modes()), before, "restored");
+        });
+        promises.keep("a client that is asked to end restores the modes, too", || {
+            let mut pty =
+                cli.on_terminal(&["exec", SHED, "--", "sh", "-c", "echo on; exec sleep 86394"], 24, 80);
+            let before = format!("{:?}", pty.modes());
+            pty.wait_for("on", SHORT);
+            pty.signal(Signal::TERM);
+            assert_ne!(pty.wait(SHORT), 0);
+            assert_eq!(format!("{:?}", pty.modes()), before);
+            wait_for_death(cli, "sleep 86394");
         });
         promises.keep("Ctrl-C is a key: it interrupts the command, not the client", || {
             let script = "trap 'echo caught; exit 12' INT; echo on; while :; do sleep 0.1; done";
@@ -321,7 +354,8 @@ fn a_terminal_in_a_shed_is_a_terminal() {
             let _code = pty.wait(SHORT);
         });
         promises.keep("a terminal that goes away takes the command with it", || {
-            let mut pty = cli.on_terminal(&["exec", SHED, "--", "sh", "-c", "echo on; exec sleep 86396"], 24, 80);
+            let mut pty =
+                cli.on_terminal(&["exec", SHED, "--", "sh", "-c", "echo on; exec sleep 86396"], 24, 80);
             pty.wait_for("on", SHORT);
             assert!(lives(cli, "sleep 86396"));
             drop(std::mem::replace(&mut pty, cli.on_terminal(&["version"], 24, 80)));
@@ -329,7 +363,8 @@ fn a_terminal_in_a_shed_is_a_terminal() {
         });
         promises.keep("a job left behind on the terminal does not hang the client", || {
             let begun = Instant::now();
-            let mut pty = cli.on_terminal(&["exec", SHED, "--", "bash", "-c", "sleep 86395 & echo on"], 24, 80);
+            let mut pty =
+                cli.on_terminal(&["exec", SHED, "--", "bash", "-c", "sleep 86395 & echo on"], 24, 80);
             assert_eq!(pty.wait(SHORT), 0, "{}", pty.screen());
             assert!(begun.elapsed() < SHORT, "it took {:?}", begun.elapsed());
         });

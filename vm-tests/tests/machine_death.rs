@@ -33,7 +33,11 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
     });
     promises.keep("exec on it says that it is not running and how to start it", || {
         let refused = cli.exec(SHED, &["true"]).exits(255);
-        assert!(refused.err().contains("not running") && refused.err().contains("shed start"), "{}", refused.err());
+        assert!(
+            refused.err().contains("not running") && refused.err().contains("shed start"),
+            "{}",
+            refused.err()
+        );
     });
     promises.keep("start works again, and the file system is intact", || {
         cli.run(&["start", SHED]).ok();
@@ -56,10 +60,16 @@ fn a_killed_machine_is_noticed_and_can_be_started_again() {
         cli.run(&["stop", SHED]).ok();
         let mut events = server.http().start_events(SHED);
         events.wait_for_phase("boot");
-        let pid = wait_for("the machine", SHORT, || vm_tests::vmm_processes(stage.dir()).first().map(|vmm| vmm.pid));
+        let pid = wait_for("the machine", SHORT, || {
+            vm_tests::vmm_processes(stage.dir()).first().map(|vmm| vmm.pid)
+        });
         kill_process(pid, Signal::KILL);
         let last = events.all().pop().expect("an event");
-        assert_eq!((last.name.as_str(), last.data["code"].as_str()), ("error", Some("BACKEND_ERROR")), "{last:?}");
+        assert_eq!(
+            (last.name.as_str(), last.data["code"].as_str()),
+            ("error", Some("BACKEND_ERROR")),
+            "{last:?}"
+        );
         assert!(last.data["message"].as_str().unwrap().contains("ended while it booted"), "{last:?}");
         assert_eq!(server.http().status(SHED), "stopped");
         stage.assert_only(&[Expect::Stopped(SHED)]);

@@ -41,7 +41,8 @@ fn a_guest_that_never_becomes_ready_fails_at_the_timeout() {
     let http = server.http();
     let check = |message: &str, took: Duration| {
         assert!(message.contains("not ready within 25 s"), "{message}");
-        let console: Vec<&str> = message.lines().skip_while(|line| !line.contains("console.log")).skip(1).collect();
+        let console: Vec<&str> =
+            message.lines().skip_while(|line| !line.contains("console.log")).skip(1).collect();
         assert!(console.len() >= 3, "the end of the console is shown: {message}");
         assert!(message.contains("systemd") || message.contains("Reached target"), "{message}");
         assert!(!message.contains('\u{1b}'), "escape sequences of the guest: {message:?}");
@@ -87,17 +88,24 @@ fn damaged_disks_are_reported_and_never_formatted() {
 
     let numbered = |message: &str| {
         let code = message.split("shed-init: error E").nth(1).map(|rest| &rest[..2]);
-        assert!(code.is_some_and(|code| code.bytes().all(|byte| byte.is_ascii_digit())), "no number: {message}");
+        assert!(
+            code.is_some_and(|code| code.bytes().all(|byte| byte.is_ascii_digit())),
+            "no number: {message}"
+        );
     };
-    promises.keep("an image that is no file system fails the create with a number, fast, and leaves nothing", || {
-        fs::write(stage.images_dir().join("rubbish-rootfs.ext4"), vec![0x5a; 8 << 20]).unwrap();
-        let begun = Instant::now();
-        let (_, message) = http.create(&json!({ "name": "bad", "image": "rubbish", "memory_mb": 512 })).is(500).error();
-        numbered(&message);
-        assert!(message.contains("image"), "{message}");
-        assert!(begun.elapsed() < SHORT, "no waiting for start_timeout: {:?}", begun.elapsed());
-        stage.assert_only(&[]);
-    });
+    promises.keep(
+        "an image that is no file system fails the create with a number, fast, and leaves nothing",
+        || {
+            fs::write(stage.images_dir().join("rubbish-rootfs.ext4"), vec![0x5a; 8 << 20]).unwrap();
+            let begun = Instant::now();
+            let (_, message) =
+                http.create(&json!({ "name": "bad", "image": "rubbish", "memory_mb": 512 })).is(500).error();
+            numbered(&message);
+            assert!(message.contains("image"), "{message}");
+            assert!(begun.elapsed() < SHORT, "no waiting for start_timeout: {:?}", begun.elapsed());
+            stage.assert_only(&[]);
+        },
+    );
     cli.create("hurt", &["--memory", "768"]);
     cli.run(&["stop", "hurt"]).ok();
     let disk = stage.shed_file("hurt", "rootfs.ext4");

@@ -25,12 +25,19 @@ fn prove(promises: &mut Promises, stage: &Stage, cli: &Cli, http: Http, image: &
     promises.keep(&about("what every program expects is mounted"), || {
         let mounts = cli.sh(&shed, "cat /proc/mounts");
         for place in ["/proc", "/sys", "/dev", "/dev/pts", "/dev/shm", "/run", "/tmp"] {
-            assert!(mounts.lines().any(|line| line.split(' ').nth(1) == Some(place)) || place == "/tmp", "no {place} in {mounts}");
+            assert!(
+                mounts.lines().any(|line| line.split(' ').nth(1) == Some(place)) || place == "/tmp",
+                "no {place} in {mounts}"
+            );
         }
-        cli.sh(&shed, "echo x > /dev/null && test -c /dev/urandom && test -w /tmp && test -d /sys/class/net/lo");
+        cli.sh(
+            &shed,
+            "echo x > /dev/null && test -c /dev/urandom && test -w /tmp && test -d /sys/class/net/lo",
+        );
     });
     promises.keep(&about("a terminal works"), || {
-        let mut pty = cli.on_terminal(&["exec", &shed, "--", "sh", "-c", "test -t 0 && echo a-tty; exit 3"], 24, 80);
+        let mut pty =
+            cli.on_terminal(&["exec", &shed, "--", "sh", "-c", "test -t 0 && echo a-tty; exit 3"], 24, 80);
         assert_eq!(pty.wait(SHORT), 3, "{}", pty.screen());
         assert!(pty.screen().contains("a-tty"), "{}", pty.screen());
     });

@@ -23,14 +23,20 @@ fn files_and_machines_outlive_what_happens_to_the_server() {
     let mut promises = Promises::new();
     cli.create(SHED, &[]);
 
-    cli.sh(SHED, "echo one > /workspace/one; echo etc | sudo -n tee /etc/two >/dev/null; mkdir ~/three; sync");
+    cli.sh(
+        SHED,
+        "echo one > /workspace/one; echo etc | sudo -n tee /etc/two >/dev/null; mkdir ~/three; sync",
+    );
     cli.sh(SHED, "tmux new-session -d -s work 'while :; do date +%s%N > /tmp/alive; sleep 0.2; done'");
     let before = (boot_id(&cli), machine_of(&stage, SHED).pid);
 
     promises.keep("a second server on the same directories refuses to start, and harms nothing", || {
         let refused = vm_tests::run(
-            std::process::Command::new(stage.parts().shed_server())
-                .args(["serve", "--config", stage.server_yaml().as_str()]),
+            std::process::Command::new(stage.parts().shed_server()).args([
+                "serve",
+                "--config",
+                stage.server_yaml().as_str(),
+            ]),
             b"",
             SHORT,
         );
@@ -62,6 +68,14 @@ fn files_and_machines_outlive_what_happens_to_the_server() {
         wait_for("the command to end in the guest", SHORT, || {
             (cli.exec(SHED, &["pgrep", "-f", "sleep 8640[0]"]).code != 0).then_some(())
         });
+    });
+    promises.keep("a terminal is itself again when the server dies under it", || {
+        let mut pty = cli.on_terminal(&["exec", SHED, "--", "sh", "-c", "echo on; exec sleep 86401"], 24, 80);
+        let before = format!("{:?}", pty.modes());
+        pty.wait_for("on", SHORT);
+        restart(&stage, &mut server, Server::crash);
+        assert_eq!(pty.wait(SHORT), 255, "{}", pty.screen());
+        assert_eq!(format!("{:?}", pty.modes()), before);
     });
     promises.keep("crash after crash, the machine is found again", || {
         for _ in 0..3 {
@@ -98,7 +112,9 @@ fn files_and_machines_outlive_what_happens_to_the_server() {
             let asked = cli.exec(SHED, &["cat", "/proc/sys/kernel/random/boot_id"]);
             (asked.code == 0 && asked.out() != before).then_some(())
         });
-        wait_for("the rebooted guest to have its name", SHORT, || (cli.sh(SHED, "hostname") == SHED).then_some(()));
+        wait_for("the rebooted guest to have its name", SHORT, || {
+            (cli.sh(SHED, "hostname") == SHED).then_some(())
+        });
         assert_eq!(cli.sh(SHED, "cat /workspace/one"), "one");
         assert_eq!(server.as_ref().expect("a server").http().status(SHED), "running");
         stage.assert_only(&[Expect::Running(SHED)]);

@@ -41,11 +41,14 @@ pub(crate) async fn apply(identity: &Identify, state: &State) -> Result<(), Iden
     if let Some(id) = &identity.machine_id {
         note("machine id", set_machine_id(Path::new("/etc"), id));
     }
-    if let Some(settings) = &identity.network {
-        note("network", network::configure(settings));
+    // A machine without these is still the shed it should be, so they only leave a line in the kernel's log. Keys bear
+    // the host name and come after it; nobody waits for them.
+    let network = identity.network.as_ref().map_or(Ok(()), network::configure);
+    for (what, result) in [("network", network), ("ssh host keys", make_host_keys())] {
+        if let Err(error) = result {
+            log::info(&format!("{what}: {error}"));
+        }
     }
-    // Keys bear the host name, so they come after it; nobody waits for them.
-    note("ssh host keys", make_host_keys());
     if failed.is_empty() { Ok(()) } else { Err(IdentifyError(failed)) }
 }
 

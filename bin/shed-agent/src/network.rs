@@ -130,11 +130,18 @@ fn first_interface(sys_class_net: &Path) -> Option<String> {
 }
 
 /// Only where nobody else has said anything: no file, an empty one, or our own.
+///
+/// A link is followed. That of systemd-resolved leads nowhere until it has started, seconds after the first command
+/// may run; it replaces the file then.
 fn write_resolv_conf(path: &Path, dns: &[Ipv4Addr]) -> io::Result<()> {
-    let is_link = fs::symlink_metadata(path).is_ok_and(|meta| meta.is_symlink());
+    let target = fs::read_link(path).ok().and_then(|link| Some(path.parent()?.join(link)));
+    let path = target.as_deref().unwrap_or(path);
     let old = fs::read_to_string(path).unwrap_or_default();
-    if dns.is_empty() || is_link || !(old.trim().is_empty() || old.starts_with(MARK)) {
+    if dns.is_empty() || !(old.trim().is_empty() || old.starts_with(MARK)) {
         return Ok(());
+    }
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
     }
     let servers: String = dns.iter().map(|server| format!("nameserver {server}\n")).collect();
     whole_file::replace(path, format!("{MARK}\n{servers}").as_bytes(), 0o644)
@@ -288,6 +295,20 @@ mod tests {
         fs::write(&path, "nameserver 9.9.9.9\n").unwrap();
         write_resolv_conf(&path, &dns).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "nameserver 9.9.9.9\n");
+    }
+
+    #[test]
+    fn a_link_that_leads_nowhere_yet_gets_a_file_and_one_that_has_its_own_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, target) = (dir.path().join("resolv.conf"), dir.path().join("run/resolve/stub.conf"));
+        std::os::unix::fs::symlink("run/resolve/stub.conf", &path).unwrap();
+        let dns = [Ipv4Addr::new(10, 0, 2, 3)];
+        write_resolv_conf(&path, &dns).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), format!("{MARK}\nnameserver 10.0.2.3\n"));
+        assert!(fs::symlink_metadata(&path).unwrap().is_symlink());
+        fs::write(&target, "nameserver 127.0.0.53\n").unwrap();
+        write_resolv_conf(&path, &dns).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "nameserver 127.0.0.53\n");
     }
 
     #[test]

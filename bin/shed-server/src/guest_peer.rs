@@ -4,7 +4,10 @@
 //! loopback address, and the API, which takes whoever reaches it for the owner, is one of them. The server's accept
 //! loop asks here, and refuses what a guest sends. On systems without /proc nothing can be told, and nothing is refused.
 
-use std::{fs, io, net::SocketAddr};
+use std::{
+    fs, io,
+    net::{IpAddr, SocketAddr},
+};
 
 /// Who made a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +20,8 @@ pub(crate) enum Origin {
 
 /// Returns who made the connection from `peer` to `local`, given the VMM processes that run.
 pub(crate) fn origin(peer: SocketAddr, local: SocketAddr, machines: &[u32]) -> Origin {
-    let same_host = peer.ip().is_loopback() || peer.ip() == local.ip();
+    // A socket that listens on `::` shows an IPv4 peer as ::ffff:a.b.c.d.
+    let same_host = peer.ip().to_canonical().is_loopback() || peer.ip() == local.ip();
     if !same_host || machines.is_empty() || cfg!(not(target_os = "linux")) {
         return Origin::Client;
     }
@@ -35,8 +39,16 @@ pub(crate) fn origin(peer: SocketAddr, local: SocketAddr, machines: &[u32]) -> O
 
 /// Looks the other end of a connection up in the kernel's table (proc_net_tcp in the kernel's documentation).
 fn socket_inode(peer: SocketAddr, local: SocketAddr) -> io::Result<Option<u64>> {
-    let table = if peer.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-    Ok(find_inode(&fs::read_to_string(table)?, &table_form(peer), &table_form(local)))
+    let plain = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    if let (IpAddr::V4(_), IpAddr::V4(_)) = (plain(peer).ip(), plain(local).ip()) {
+        let table = fs::read_to_string("/proc/net/tcp")?;
+        let found = find_inode(&table, &table_form(plain(peer)), &table_form(plain(local)));
+        if found.is_some() || peer.is_ipv4() {
+            return Ok(found);
+        }
+    }
+    // Also one with an IPv4 address, if its owner made it for IPv6.
+    Ok(find_inode(&fs::read_to_string("/proc/net/tcp6")?, &table_form(peer), &table_form(local)))
 }
 
 fn find_inode(table: &str, peer: &str, local: &str) -> Option<u64> {
@@ -96,6 +108,18 @@ mod tests {
             assert_eq!(origin(peer, local, &[]), Origin::Client, "{host}");
             drop(client);
         }
+    }
+
+    #[test]
+    fn an_ipv4_connection_to_a_socket_for_both_versions_is_traced_too() {
+        let Ok(listener) = TcpListener::bind("[::]:0") else { return };
+        let port = listener.local_addr().unwrap().port();
+        let Ok(_client) = TcpStream::connect(("127.0.0.1", port)) else { return };
+        let (server, peer) = listener.accept().unwrap();
+        let local = server.local_addr().unwrap();
+        assert!(peer.is_ipv6(), "{peer}");
+        assert_eq!(origin(peer, local, &[std::process::id()]), Origin::Guest);
+        assert_eq!(origin(peer, local, &[OTHER]), Origin::Client);
     }
 
     #[test]

@@ -80,7 +80,9 @@ fn file(path: &Utf8Path) -> Result<String, String> {
     if path.is_file() {
         Ok(path.to_string())
     } else {
-        Err(format!("{path} is missing; build it with `./x build`"))
+        Err(format!(
+            "{path} is missing; build it with `./x build`, or say where it is with qemu.images_dir in server.yaml"
+        ))
     }
 }
 

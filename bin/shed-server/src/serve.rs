@@ -40,6 +40,10 @@ const MAX_HEADERS: usize = 64 << 10;
 /// How many HTTP connections are served at once; more wait in the system's queue. Upgraded ones do not count.
 const MAX_CONNECTIONS: usize = 512;
 
+/// How many connections of guests are answered at once, besides those; more are closed without a word, so that no guest
+/// can keep the owner out.
+const MAX_GUEST_CONNECTIONS: usize = 16;
+
 /// How long requests in progress may go on after the signal to end (spec K.2).
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -176,6 +180,7 @@ pub struct Server {
     app: App,
     connections: TaskTracker,
     permits: Arc<Semaphore>,
+    guest_permits: Arc<Semaphore>,
     /// Cancelled when connections shall end after the request they are at.
     closing: CancellationToken,
     /// Cancelled when they shall end whatever they are at.
@@ -192,6 +197,7 @@ impl Server {
             app,
             connections: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            guest_permits: Arc::new(Semaphore::new(MAX_GUEST_CONNECTIONS)),
             closing: CancellationToken::new(),
             cut_off: CancellationToken::new(),
         }
@@ -211,16 +217,15 @@ impl Server {
             let permit =
                 Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let router = match self.origin(&stream, peer) {
-                        Origin::Client => router.clone(),
-                        Origin::Guest => {
-                            tracing::warn!(%peer, "refused a connection of a guest to the API");
-                            http::router_for_guests()
+                Ok((stream, peer)) => match self.origin(&stream, peer) {
+                    Origin::Client => self.serve(stream, router.clone(), permit),
+                    Origin::Guest => {
+                        tracing::warn!(%peer, "refused a connection of a guest to the API");
+                        if let Ok(permit) = Arc::clone(&self.guest_permits).try_acquire_owned() {
+                            self.serve(stream, http::router_for_guests(), permit);
                         }
-                    };
-                    self.serve(stream, router, permit);
-                }
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -241,6 +246,10 @@ impl Server {
         // Frames and events are small, and each is waited for.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY cannot be set");
+        }
+        // A client whose machine has vanished says nothing more; without this its stream would stay for ever.
+        if let Err(error) = rustix::net::sockopt::set_socket_keepalive(&stream, true) {
+            tracing::debug!(%error, "SO_KEEPALIVE cannot be set");
         }
         let (closing, cut_off) = (self.closing.clone(), self.cut_off.clone());
         drop(self.connections.spawn(async move {

@@ -4,13 +4,18 @@
 //! a crash may end it anywhere. Nothing is undone here: what comes next calls [`Context::ensure_no_vm`], which finds
 //! whatever was started by the launch id that the record named before it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 use shed_backend::{ConnectGuestError, Vm};
 use shed_image::ImageStore;
+use shed_protocol::NetworkIdentity;
 use shed_state::{RecordStatus, ShedRecord, VmRecord};
-use tokio::{sync::watch, time::timeout};
+use shed_types::ShedName;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{
     BootShedError, Phase, Progress,
@@ -19,6 +24,9 @@ use crate::{
     context::{Context, FileLane},
     disk,
 };
+
+/// Pause before a channel that broke while it was opened is opened once more.
+const OPEN_PAUSE: Duration = Duration::from_millis(200);
 
 /// A machine that is up.
 #[derive(Debug)]
@@ -102,7 +110,7 @@ impl Boot {
         let shed = record.name.clone();
         let network = self.context.backend.guest_network();
         let waited = self.context.settings.start_timeout;
-        let mut channel = match timeout(waited, self.reach_agent(&*vm)).await {
+        let channel = match timeout(waited, self.reach_agent(&shed, &*vm, network.as_ref())).await {
             Ok(Ok(channel)) => channel,
             Ok(Err(ChannelError::Connect(ConnectGuestError::Ended { .. }))) => {
                 return Err(BootShedError::Ended { shed, console: self.describe(mark) });
@@ -117,13 +125,6 @@ impl Boot {
             Err(_) => return Err(BootShedError::TimedOut { shed, waited, console: self.describe(mark) }),
         };
 
-        self.progress.enter(Phase::Identify);
-        channel.identify(&shed, network.clone()).await.map_err(|error| BootShedError::Agent {
-            shed: shed.clone(),
-            reason: chain(&error),
-            console: self.describe(mark),
-        })?;
-
         self.progress.enter(Phase::Commit);
         let identity = vm.identity();
         record.status = RecordStatus::Running;
@@ -133,7 +134,8 @@ impl Boot {
             start_time: Some(identity.start_time),
         });
         self.write(&record).await?;
-        let keeper = Keeper::spawn(shed, Arc::clone(&vm), network, Some(channel), self.health.clone());
+        let files = self.context.files(&shed);
+        let keeper = Keeper::spawn(shed, Arc::clone(&vm), network, Some(channel), self.health.clone(), files);
         Ok((record, Machine { vm, _keeper: keeper }))
     }
 
@@ -145,9 +147,30 @@ impl Boot {
         }
     }
 
-    /// Opens the message channel; a machine that ends meanwhile ends the wait.
-    async fn reach_agent(&self, vm: &dyn Vm) -> Result<Channel, ChannelError> {
-        Channel::open(vm, self.health.clone()).await
+    /// Opens the message channel and tells the guest who it is; a machine that ends meanwhile ends the wait. An agent
+    /// that starts again, or stalls on a busy host, breaks a stream or two: that is no failure of the boot, whose time is
+    /// bounded by the caller.
+    async fn reach_agent(
+        &self,
+        shed: &ShedName,
+        vm: &dyn Vm,
+        network: Option<&NetworkIdentity>,
+    ) -> Result<Channel, ChannelError> {
+        loop {
+            let reached = async {
+                let mut channel = Channel::open(vm, self.health.clone()).await?;
+                self.progress.enter(Phase::Identify);
+                channel.identify(shed, network.cloned()).await?;
+                Ok(channel)
+            };
+            match reached.await {
+                Err(error) if ChannelError::may_pass(&error) => {
+                    tracing::debug!(%shed, error = %chain(&error), "the agent's channel broke; once more");
+                    sleep(OPEN_PAUSE).await;
+                }
+                reached => return reached,
+            }
+        }
     }
 
     async fn write(&self, record: &ShedRecord) -> Result<(), BootShedError> {

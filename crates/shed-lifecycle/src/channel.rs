@@ -12,12 +12,19 @@ use shed_protocol::{
     Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
     HelloRequest, Identify, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, timeouts,
 };
+use shed_state::InstanceFiles;
 use shed_types::{GuestPort, ShedName};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::codec::Framed;
 
+use crate::console;
+
 /// First and longest pause between two attempts to reopen the channel (spec B.5).
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// How often the size of a machine's logs is looked at. A guest writes some megabytes a second to a serial console at
+/// most.
+const LOG_CHECK: Duration = Duration::from_secs(30);
 
 /// Bytes of randomness given to a guest, as many as Linux's pool takes in (random(7): 256 bits).
 const SEED_BYTES: usize = 32;
@@ -41,6 +48,22 @@ pub(crate) enum ChannelError {
     },
     #[error("the agent refused `{namespace}`: {reason}")]
     Refused { namespace: &'static str, reason: String },
+}
+
+impl ChannelError {
+    /// Whether the next attempt may succeed although this one did not.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Connect(ConnectGuestError::Broken { .. })
+            | Self::Closed
+            | Self::Frame(FrameError::Io(_))
+            | Self::NoReply { .. } => true,
+            Self::Connect(ConnectGuestError::Ended { .. } | ConnectGuestError::Refused { .. })
+            | Self::Frame(FrameError::TooLong { .. } | FrameError::Payload { .. })
+            | Self::Reply { .. }
+            | Self::Refused { .. } => false,
+        }
+    }
 }
 
 /// What is known of a running guest's health.
@@ -155,7 +178,7 @@ impl Channel {
     }
 }
 
-/// Keeps one guest's channel open. Dropping it ends the task.
+/// Keeps one guest's channel open and its logs small. Dropping it ends the task.
 #[derive(Debug)]
 pub(crate) struct Keeper(tokio::task::JoinHandle<()>);
 
@@ -173,8 +196,28 @@ impl Keeper {
         network: Option<NetworkIdentity>,
         open: Option<Channel>,
         health: watch::Sender<Health>,
+        files: InstanceFiles,
     ) -> Self {
-        Self(tokio::spawn(keep(shed, vm, network, open, health)))
+        Self(tokio::spawn(async move {
+            tokio::select! {
+                () = keep(shed, vm, network, open, health) => {}
+                never = keep_logs_small(&files) => match never {},
+            }
+        }))
+    }
+}
+
+/// Cuts the machine's logs whenever they have grown large: the guest writes them, and could fill the host's disk.
+async fn keep_logs_small(files: &InstanceFiles) -> std::convert::Infallible {
+    let mut ticks = tokio::time::interval(LOG_CHECK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let _now = ticks.tick().await;
+        for log in [&files.console_log, &files.vmm_log] {
+            if let Err(error) = console::trim(log) {
+                tracing::warn!(%log, %error, "the log could not be cut");
+            }
+        }
     }
 }
 

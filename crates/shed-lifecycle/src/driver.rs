@@ -192,6 +192,7 @@ impl Driver {
                     network,
                     None,
                     self.health.clone(),
+                    self.context.files(&self.record.name),
                 );
                 State::Running(Machine { vm, _keeper: keeper })
             }
@@ -248,6 +249,7 @@ impl Driver {
             Message::Stop(_) => Request::Stop,
             Message::Delete(_) => Request::Delete,
         };
+        self.look_again();
         let activity = self.activity();
         match (decide(activity, request), message) {
             (Decision::Begin, Message::Start(progress, reply)) => self.begin_start(progress, reply).await,
@@ -262,6 +264,16 @@ impl Driver {
             (Decision::CancelThenBegin, Message::Start(..)) => {
                 unreachable!("no policy cancels in order to start")
             }
+        }
+    }
+
+    /// A shed that lacked a file is whole again once somebody has put it back.
+    fn look_again(&mut self) {
+        if matches!(self.state, State::Broken(_))
+            && self.record.status == RecordStatus::Stopped
+            && unusable(&self.context.files(&self.record.name)).is_none()
+        {
+            self.state = State::Stopped;
         }
     }
 
@@ -557,7 +569,17 @@ impl Driver {
     fn activity(&self) -> Activity {
         match &self.state {
             State::Stopped | State::Gone => Activity::Stopped,
-            State::Broken(_) => Activity::Broken,
+            State::Broken(_) => match (&self.record.vm, self.record.status) {
+                // A create or delete that failed is only ever deleted: its files may be half of what they should be.
+                (None, _) | (Some(_), RecordStatus::Creating | RecordStatus::Deleting) => Activity::Broken,
+                (
+                    Some(_),
+                    RecordStatus::Starting
+                    | RecordStatus::Running
+                    | RecordStatus::Stopping
+                    | RecordStatus::Stopped,
+                ) => Activity::Stuck,
+            },
             State::Running(_) => Activity::Running,
             State::Working(Work::Creating { .. }) => Activity::Creating,
             State::Working(Work::Starting { .. }) => Activity::Starting,
@@ -584,7 +606,7 @@ impl Driver {
                 Activity::Running => ShedStatus::Running,
                 Activity::Stopping | Activity::Deleting => ShedStatus::Stopping,
                 Activity::Stopped => ShedStatus::Stopped,
-                Activity::Broken => ShedStatus::Broken,
+                Activity::Broken | Activity::Stuck => ShedStatus::Broken,
             };
             view.pid = machine.as_ref().map(|vm| vm.identity().pid);
             view.error = match &self.state {

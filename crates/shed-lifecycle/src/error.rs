@@ -82,7 +82,7 @@ pub enum CreateShedError {
     #[error("a shed named `{shed}` already exists; choose another name, or `shed delete {shed}`")]
     AlreadyExists { shed: ShedName },
     #[error(
-        "{path} is in the way of a new shed `{shed}`: it holds a record that cannot be read; move it away"
+        "{path} is in the way of a new shed `{shed}`: it is no shed that this server can read; move it away"
     )]
     Occupied { shed: ShedName, path: Utf8PathBuf },
     #[error("there is no image `{image}`; this server has: {}", list(.available))]

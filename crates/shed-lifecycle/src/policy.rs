@@ -27,6 +27,8 @@ pub enum Activity {
     Deleting,
     /// Unusable, e.g. its disk is gone.
     Broken,
+    /// Unusable, because a machine of it may be left that could not be ended.
+    Stuck,
 }
 
 /// What may be asked of a shed.
@@ -72,7 +74,9 @@ pub(crate) const fn decide(activity: Activity, request: Request) -> Decision {
     match (activity, request) {
         (Activity::Stopped, Request::Start | Request::Delete)
         | (Activity::Running, Request::Stop | Request::Delete)
-        | (Activity::Broken, Request::Delete) => Begin,
+        | (Activity::Broken, Request::Delete)
+        // What could not be ended may be by now; until it is, nothing may be started.
+        | (Activity::Stuck, Request::Stop | Request::Delete) => Begin,
 
         // Several clients that find a shed stopped may start it at the same moment; all of them get the machine.
         (Activity::Starting, Request::Start)
@@ -88,7 +92,7 @@ pub(crate) const fn decide(activity: Activity, request: Request) -> Decision {
 
         (Activity::Running, Request::Start) => Refuse(Refusal::AlreadyRunning),
         (Activity::Stopped | Activity::Broken, Request::Stop) => Refuse(Refusal::AlreadyStopped),
-        (Activity::Broken, Request::Start) => Refuse(Refusal::Broken),
+        (Activity::Broken | Activity::Stuck, Request::Start) => Refuse(Refusal::Broken),
         (Activity::Creating, Request::Start | Request::Stop)
         | (Activity::Stopping, Request::Start)
         | (Activity::Deleting, Request::Start | Request::Stop) => Refuse(Refusal::Busy),
@@ -104,7 +108,7 @@ impl fmt::Display for Activity {
             Self::Stopping => "being stopped",
             Self::Stopped => "stopped",
             Self::Deleting => "being deleted",
-            Self::Broken => "broken",
+            Self::Broken | Self::Stuck => "broken",
         })
     }
 }
@@ -115,7 +119,7 @@ mod tests {
 
     use super::*;
 
-    const ACTIVITIES: [Activity; 7] = [
+    const ACTIVITIES: [Activity; 8] = [
         Activity::Creating,
         Activity::Starting,
         Activity::Running,
@@ -123,6 +127,7 @@ mod tests {
         Activity::Stopped,
         Activity::Deleting,
         Activity::Broken,
+        Activity::Stuck,
     ];
     const REQUESTS: [Request; 3] = [Request::Start, Request::Stop, Request::Delete];
 
@@ -185,7 +190,7 @@ mod tests {
         }
 
         #[test]
-        fn a_second_machine_is_never_started(start in 0usize..7, requests in prop::collection::vec(0usize..3, 1..20)) {
+        fn a_second_machine_is_never_started(start in 0usize..8, requests in prop::collection::vec(0usize..3, 1..20)) {
             let mut activity = ACTIVITIES[start];
             for index in requests {
                 let after = next(activity, REQUESTS[index]);

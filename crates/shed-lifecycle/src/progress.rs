@@ -103,9 +103,16 @@ impl Progress {
         (Self { listener: Some(sender), ..Self::silent() }, receiver)
     }
 
+    /// Notes that a phase begins; one that is tried again has begun already.
     pub(crate) fn enter(&self, phase: Phase) {
         let elapsed = self.begun.elapsed();
-        self.phases.lock().expect("no code panics while it holds this lock").push((phase, elapsed));
+        {
+            let mut phases = self.phases.lock().expect("no code panics while it holds this lock");
+            if phases.iter().any(|&(entered, _)| entered == phase) {
+                return;
+            }
+            phases.push((phase, elapsed));
+        }
         self.send(ProgressUpdate { phase, message: phase.message().to_owned(), elapsed, warning: false });
     }
 

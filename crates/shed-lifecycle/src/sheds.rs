@@ -243,12 +243,14 @@ impl Sheds {
     }
 
     fn check_name_is_free(&self, name: &ShedName, table: &Table) -> Result<(), CreateShedError> {
-        if table.unreadable.contains(name) {
-            let path = self.inner.context.files(name).directory;
-            return Err(CreateShedError::Occupied { shed: name.clone(), path });
-        }
         if table.sheds.contains_key(name) {
             return Err(CreateShedError::AlreadyExists { shed: name.clone() });
+        }
+        // Something that came there while this server ran, a restored backup for one, is not ours to write over, nor to
+        // remove when the create fails.
+        let path = self.inner.context.files(name).directory;
+        if table.unreadable.contains(name) || path.symlink_metadata().is_ok() {
+            return Err(CreateShedError::Occupied { shed: name.clone(), path });
         }
         Ok(())
     }

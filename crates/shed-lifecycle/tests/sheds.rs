@@ -291,6 +291,8 @@ async fn a_machine_that_cannot_be_ended_is_never_called_stopped() {
     assert_eq!(sheds.get(&api).unwrap().status, ShedStatus::Broken);
     let error = sheds.start(&api, Progress::silent()).await.unwrap_err();
     assert!(matches!(error, StartShedError::Broken { .. }), "{error}");
+    let error = sheds.stop(&api).await.unwrap_err();
+    assert!(matches!(error, StopShedError::End { .. }), "a stop tries again: {error}");
     let error = sheds.delete(&api).await.unwrap_err();
     assert!(matches!(error, DeleteShedError::End { .. }), "{error}");
     assert!(host.shed_dir(&api).join("rootfs.ext4").exists(), "a disk in use is not removed");
@@ -500,7 +502,20 @@ async fn a_directory_that_cannot_be_read_is_kept_hidden_and_its_name_stays_taken
 }
 
 #[tokio::test]
-async fn a_shed_without_its_disk_is_broken_until_it_is_deleted() {
+async fn a_directory_that_appears_while_the_server_runs_is_not_written_over() {
+    let host = Host::new();
+    let sheds = host.server().await;
+    let api = name("api");
+    let rootfs = host.shed_dir(&api).join("rootfs.ext4");
+    std::fs::create_dir(host.shed_dir(&api)).unwrap();
+    std::fs::write(&rootfs, b"a restored backup").unwrap();
+    let error = sheds.create(new(&api), Progress::silent()).await.unwrap_err();
+    assert!(matches!(error, CreateShedError::Occupied { .. }), "{error}");
+    assert_eq!(std::fs::read(&rootfs).unwrap(), b"a restored backup");
+}
+
+#[tokio::test]
+async fn a_shed_without_its_disk_is_broken_until_that_is_back_or_it_is_deleted() {
     let host = Host::new();
     let api = name("api");
     let first = host.server().await;
@@ -514,6 +529,13 @@ async fn a_shed_without_its_disk_is_broken_until_it_is_deleted() {
     assert_eq!(sheds.get(&api).unwrap().status, ShedStatus::Broken);
     let error = sheds.start(&api, Progress::silent()).await.unwrap_err();
     assert!(error.to_string().contains("rootfs.ext4 is missing"), "{error}");
+    let rootfs = host.shed_dir(&api).join("rootfs.ext4");
+    std::fs::write(&rootfs, b"restored").unwrap();
+    assert_eq!(sheds.start(&api, Progress::silent()).await.unwrap().shed.status, ShedStatus::Running);
+    sheds.stop(&api).await.unwrap();
+    std::fs::remove_file(&rootfs).unwrap();
+    let error = sheds.start(&api, Progress::silent()).await.unwrap_err();
+    assert!(matches!(error, StartShedError::Broken { .. }), "{error}");
     sheds.delete(&api).await.unwrap();
     host.assert_empty();
 }

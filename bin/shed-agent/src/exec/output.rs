@@ -18,7 +18,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// How long a terminal whose command has ended may say nothing before it is closed: what the command itself wrote
 /// passes through a kernel thread and may come a moment later.
-const TERMINAL_QUIET: Duration = Duration::from_millis(50);
+const TERMINAL_QUIET: Duration = Duration::from_millis(250);
 
 /// What a terminal may still hold when its command ends (kernel: TTYB_DEFAULT_MEM_LIMIT).
 const TERMINAL_BUFFER: usize = 64 * 1024;

@@ -75,12 +75,21 @@ pub(super) fn launch(
             Ok(())
         });
     }
-    let child = command.spawn()?;
+    let mut child = command.spawn()?;
     // Only the process listens from here on, so that a connection fails when it is gone.
     drop(listeners);
-    let process = watch(&child)?;
-    reap(child);
-    Ok(Launched { process, output })
+    match watch(&child) {
+        Ok(process) => {
+            reap(child);
+            Ok(Launched { process, output })
+        }
+        Err(error) => {
+            // Not reaped yet, so the pid is still its own.
+            let _ended_already = child.start_kill();
+            reap(child);
+            Err(error)
+        }
+    }
 }
 
 /// Creates a log that only its owner may read, or opens it for appending.

@@ -37,7 +37,11 @@ pub(crate) fn measure(stage: &Stage, runs: u32, report: &mut Report) -> anyhow::
         }
         raws.push(by_hand);
         sheds.push(by_shed);
-        report.progress(&format!("boot {run}/{runs}: raw {} ms, shed {} ms", by_hand.as_millis(), by_shed.as_millis()));
+        report.progress(&format!(
+            "boot {run}/{runs}: raw {} ms, shed {} ms",
+            by_hand.as_millis(),
+            by_shed.as_millis()
+        ));
     }
     report.times("raw QEMU to the agent's readiness", &raws);
     report.times("shed create to the first exec's output", &sheds);

@@ -59,7 +59,8 @@ fn bare_commands(stage: &Stage, times: &mut Times) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let socket = stage.socket_dir().join(format!("{SHED}.link"));
-        let pipe = UnixStream::connect(&socket).await.with_context(|| format!("cannot connect to {socket}"))?;
+        let pipe =
+            UnixStream::connect(&socket).await.with_context(|| format!("cannot connect to {socket}"))?;
         let (agent, driver) = mux::host(host_handshake(pipe).await?);
         let driver = tokio::spawn(driver);
         for number in 0..WARM_UP + COUNT {

@@ -29,7 +29,8 @@ pub(crate) struct RawQemu {
 impl RawQemu {
     /// Learns the arguments from the machine of `shed`, which must run.
     pub(crate) fn like(stage: &Stage, shed: &str, machine: &VmmProcess) -> anyhow::Result<Self> {
-        let words = fs::read(format!("/proc/{}/cmdline", machine.pid)).context("cannot read the command line")?;
+        let words =
+            fs::read(format!("/proc/{}/cmdline", machine.pid)).context("cannot read the command line")?;
         let words = String::from_utf8(words).context("the command line is no UTF-8")?;
         let shed_dir = stage.instance_dir().join(shed);
         let dir = stage.dir().join("raw");
@@ -48,13 +49,19 @@ impl RawQemu {
         });
         let program = words.next().context("an empty command line")?;
         let arguments: Vec<String> = words.collect();
-        let template = stage.images_dir().read_dir_utf8()?.flatten().map(|entry| entry.path().to_owned());
-        let template = template.filter(|path| path.file_name().is_some_and(|name| name.starts_with("upper-"))).max();
+        let cache = stage.images_dir().join(".cache");
+        let template = cache.read_dir_utf8()?.flatten().map(|entry| entry.path().to_owned());
+        let template = template
+            .filter(|path| {
+                path.file_name().is_some_and(|name| name.starts_with("upper-") && name.ends_with(".ext4"))
+            })
+            .max();
         Ok(Self {
             program,
             arguments,
             image: shed_dir.join("image.ext4"),
-            template: template.context("the server keeps a template of an empty disk among its images")?,
+            template: template
+                .context("the server keeps a template of an empty disk in the cache beside its images")?,
             dir,
         })
     }
@@ -89,7 +96,10 @@ impl RawQemu {
         );
         let took = wait_for("the agent of the raw machine", BOOT, || {
             if let Ok(Some(status)) = machine.0.try_wait() {
-                panic!("QEMU ended with {status}: {}", fs::read_to_string(self.dir.join("vmm.log")).unwrap_or_default());
+                panic!(
+                    "QEMU ended with {status}: {}",
+                    fs::read_to_string(self.dir.join("vmm.log")).unwrap_or_default()
+                );
             }
             has_line(&console).then(|| begun.elapsed())
         });

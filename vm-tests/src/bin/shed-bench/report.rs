@@ -37,7 +37,13 @@ impl Report {
     /// Adds the median and 95th percentile of some times.
     pub(crate) fn times(&mut self, what: &str, times: &Times) {
         let figure = format!("p50 {:.1} ms   p95 {:.1} ms", times.p50(), times.p95());
-        self.lines.push(Line { what: what.to_owned(), figure, value: Some(times.p50()), target: None, met: None });
+        self.lines.push(Line {
+            what: what.to_owned(),
+            figure,
+            value: Some(times.p50()),
+            target: None,
+            met: None,
+        });
     }
 
     /// Adds a figure without a target.
