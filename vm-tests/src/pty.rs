@@ -28,6 +28,9 @@ pub struct Pty {
     seen: Arc<Mutex<Vec<u8>>>,
 }
 
+/// Nothing that a program writes.
+const END_MARK: &str = "\u{1}the end of this output\u{1}";
+
 impl Pty {
     /// Starts `program` with `arguments` on a new terminal; `prepare` sets its environment.
     ///
@@ -119,7 +122,18 @@ impl Pty {
         let status = wait_for("the program on the terminal to end", deadline, || {
             self.child.try_wait().expect("a child of ours")
         });
+        self.wait_for_the_rest(deadline);
         code_of(status)
+    }
+
+    /// Waits until all that the program wrote is seen: a terminal is a queue, and a mark behind it comes last.
+    #[track_caller]
+    fn wait_for_the_rest(&self, deadline: Duration) {
+        rustix::io::write(&self.slave, END_MARK.as_bytes()).expect("the terminal takes output");
+        self.wait_for(END_MARK, deadline);
+        let mut seen = self.seen.lock().expect("nobody panics with it");
+        let shown = seen.len() - END_MARK.len();
+        seen.truncate(shown);
     }
 }
 

@@ -6,8 +6,9 @@ use camino::Utf8Path;
 use rustix::fs::{Access, access};
 use shed_backend::Accelerator;
 use shed_image::{ImageStore, Mke2fs};
+use shed_types::error_chain;
 
-use crate::{backends, config::Config, http::chain};
+use crate::{backends, config::Config};
 
 /// What the check found, a line each.
 #[derive(Debug, Default)]
@@ -36,7 +37,10 @@ impl HostCheck {
         }
         check.add("default image", default_image(config));
         // Formats the empty disk that new sheds copy.
-        check.add("mke2fs", Mke2fs::find().map(|_found| "found".to_owned()).map_err(|error| chain(&error)));
+        check.add(
+            "mke2fs",
+            Mke2fs::find().map(|_found| "found".to_owned()).map_err(|error| error_chain(&error)),
+        );
         for (what, path) in
             [("images", &qemu.images_dir), ("instances", &qemu.instance_dir), ("sockets", &qemu.socket_dir)]
         {
@@ -54,7 +58,7 @@ impl HostCheck {
     async fn add_backend(&mut self, config: &Config) {
         let backend = match backends::choose(config) {
             Ok(backend) => backend,
-            Err(error) => return self.add("backend", Err(chain(&error))),
+            Err(error) => return self.add("backend", Err(error_chain(&error))),
         };
         self.add("backend", Ok(backend.kind().to_string()));
         match backend.check_host().await {
@@ -67,7 +71,7 @@ impl HostCheck {
                 };
                 self.add("accelerator", Ok(format!("{name}: {}", report.reason)));
             }
-            Err(error) => self.add("machine monitor", Err(chain(&error))),
+            Err(error) => self.add("machine monitor", Err(error_chain(&error))),
         }
     }
 
@@ -91,7 +95,7 @@ fn default_image(config: &Config) -> Result<String, String> {
         return file(path);
     }
     let store = ImageStore::new(config.qemu.images_dir.clone());
-    let names = store.list().map_err(|error| chain(&error))?;
+    let names = store.list().map_err(|error| error_chain(&error))?;
     match names.iter().map(|record| record.name.as_str()).find(|name| ["default", "base"].contains(name)) {
         Some(name) => Ok(format!("{name} in {}", config.qemu.images_dir)),
         None => Err(format!(

@@ -8,10 +8,10 @@ use clap::{Args, Parser, Subcommand};
 use shed_server::{
     config::{self, Config, Surroundings},
     host_check::HostCheck,
-    http::chain,
     logging::{self, LogFormat},
     serve::{self, Ended},
 };
+use shed_types::error_chain;
 
 /// Requests are few and small; two threads keep one busy stream from delaying the others.
 const WORKERS: usize = 2;
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // Nothing can be done about a stderr that is gone.
-            let _gone = writeln!(std::io::stderr(), "shed-server: {}", chain(error.as_ref()));
+            let _gone = writeln!(std::io::stderr(), "shed-server: {}", error_chain(error.as_ref()));
             ExitCode::FAILURE
         }
     }

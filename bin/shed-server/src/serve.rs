@@ -15,6 +15,7 @@ use hyper_util::{
 use shed_api::ServerInfo;
 use shed_backend::CheckHostError;
 use shed_lifecycle::{OpenShedsError, Sheds};
+use shed_types::error_chain;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
@@ -302,6 +303,6 @@ async fn serve_connection(stream: TcpStream, router: Router, closing: &Cancellat
         }
     };
     if let Err(error) = result {
-        tracing::debug!(error = %http::chain(&error), "connection ended");
+        tracing::debug!(error = %error_chain(&error), "connection ended");
     }
 }

@@ -321,14 +321,7 @@ fn ensure(kept: bool, otherwise: impl FnOnce() -> String) -> Result<(), String> 
 
 /// An error with all its causes.
 fn text(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+    shed_types::error_chain(&error)
 }
 
 fn shed(name: &str) -> ShedName {

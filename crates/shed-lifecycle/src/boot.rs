@@ -11,7 +11,7 @@ use shed_backend::{ConnectGuestError, Vm};
 use shed_image::ImageStore;
 use shed_protocol::NetworkIdentity;
 use shed_state::{RecordStatus, ShedRecord, VmRecord};
-use shed_types::ShedName;
+use shed_types::{ShedName, error_chain};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -118,7 +118,7 @@ impl Boot {
             Ok(Err(error)) => {
                 return Err(BootShedError::Agent {
                     shed,
-                    reason: chain(&error),
+                    reason: error_chain(&error),
                     console: self.describe(mark),
                 });
             }
@@ -165,7 +165,7 @@ impl Boot {
             };
             match reached.await {
                 Err(error) if ChannelError::may_pass(&error) => {
-                    tracing::debug!(%shed, error = %chain(&error), "the agent's channel broke; once more");
+                    tracing::debug!(%shed, error = %error_chain(&error), "the agent's channel broke; once more");
                     sleep(OPEN_PAUSE).await;
                 }
                 reached => return reached,
@@ -188,16 +188,4 @@ pub(crate) async fn write_record(
 ) -> Result<(), shed_state::WriteRecordError> {
     let (context, record) = (Arc::clone(context), record.clone());
     lane.run(move || context.instances.write(&record)).await
-}
-
-/// Puts an error and its causes on one line, for a message that becomes part of another error.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

@@ -50,12 +50,6 @@ pub enum BootShedError {
         #[source]
         source: StartVmError,
     },
-    #[error("could not take over the machine of shed `{shed}`")]
-    Attach {
-        shed: ShedName,
-        #[source]
-        source: AttachVmError,
-    },
     #[error("the guest of shed `{shed}` was not ready within {}; {console}", seconds(*.waited))]
     TimedOut { shed: ShedName, waited: Duration, console: String },
     #[error("the machine of shed `{shed}` ended while it booted; {console}")]
@@ -64,12 +58,6 @@ pub enum BootShedError {
     Agent { shed: ShedName, reason: String, console: String },
     #[error("the start of shed `{shed}` was cancelled by a later request")]
     Cancelled { shed: ShedName },
-    #[error("could not clear what an earlier launch of shed `{shed}` left")]
-    Clear {
-        shed: ShedName,
-        #[source]
-        source: ClearVmError,
-    },
 }
 
 fn seconds(duration: Duration) -> String {
@@ -127,24 +115,8 @@ pub enum StopShedError {
     AlreadyStopped { shed: ShedName },
     #[error("shed `{shed}` is {activity}; try again when that has ended")]
     Busy { shed: ShedName, activity: Activity },
-    #[error("the machine of shed `{shed}` could not be ended")]
-    End {
-        shed: ShedName,
-        #[source]
-        source: Arc<EndVmError>,
-    },
-    #[error("could not tell whether a machine of shed `{shed}` still runs")]
-    Find {
-        shed: ShedName,
-        #[source]
-        source: Arc<AttachVmError>,
-    },
-    #[error("sockets of shed `{shed}` could not be removed")]
-    Leftovers {
-        shed: ShedName,
-        #[source]
-        source: Arc<io::Error>,
-    },
+    #[error(transparent)]
+    Clear(#[from] ClearVmError),
     #[error("the server is shutting down")]
     ShuttingDown,
 }
@@ -154,24 +126,8 @@ pub enum StopShedError {
 pub enum DeleteShedError {
     #[error("there is no shed named `{shed}`")]
     NotFound { shed: ShedName },
-    #[error("the machine of shed `{shed}` could not be ended")]
-    End {
-        shed: ShedName,
-        #[source]
-        source: Arc<EndVmError>,
-    },
-    #[error("could not tell whether a machine of shed `{shed}` still runs")]
-    Find {
-        shed: ShedName,
-        #[source]
-        source: Arc<AttachVmError>,
-    },
-    #[error("sockets of shed `{shed}` could not be removed")]
-    Leftovers {
-        shed: ShedName,
-        #[source]
-        source: Arc<io::Error>,
-    },
+    #[error(transparent)]
+    Clear(#[from] ClearVmError),
     #[error("could not remove {path} of shed `{shed}`")]
     Remove {
         shed: ShedName,
@@ -235,24 +191,4 @@ pub enum ClearVmError {
         #[source]
         source: Arc<io::Error>,
     },
-}
-
-impl From<ClearVmError> for StopShedError {
-    fn from(error: ClearVmError) -> Self {
-        match error {
-            ClearVmError::Find { shed, source } => Self::Find { shed, source },
-            ClearVmError::End { shed, source } => Self::End { shed, source },
-            ClearVmError::Leftovers { shed, source } => Self::Leftovers { shed, source },
-        }
-    }
-}
-
-impl From<ClearVmError> for DeleteShedError {
-    fn from(error: ClearVmError) -> Self {
-        match error {
-            ClearVmError::Find { shed, source } => Self::Find { shed, source },
-            ClearVmError::End { shed, source } => Self::End { shed, source },
-            ClearVmError::Leftovers { shed, source } => Self::Leftovers { shed, source },
-        }
-    }
 }

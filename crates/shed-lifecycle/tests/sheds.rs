@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use camino::Utf8PathBuf;
 use shed_backend::fake::{BootFault, FakeWorld, Faults, KillFault, PowerOffFault, StartFault};
 use shed_lifecycle::{
-    BootShedError, CreateShedError, DeleteShedError, NewShed, Phase, Progress, ReachGuestError, Settings,
-    ShedStatus, Sheds, StartShedError, StopShedError,
+    BootShedError, ClearVmError, CreateShedError, DeleteShedError, NewShed, Phase, Progress, ReachGuestError,
+    Settings, ShedStatus, Sheds, StartShedError, StopShedError,
 };
 use shed_types::{DiskGb, GuestPort, ShedName};
 
@@ -287,14 +287,14 @@ async fn a_machine_that_cannot_be_ended_is_never_called_stopped() {
     host.fault(&api, stuck);
     create(&sheds, &api).await;
     let error = sheds.stop(&api).await.unwrap_err();
-    assert!(matches!(error, StopShedError::End { .. }), "{error}");
+    assert!(matches!(error, StopShedError::Clear(ClearVmError::End { .. })), "{error}");
     assert_eq!(sheds.get(&api).unwrap().status, ShedStatus::Broken);
     let error = sheds.start(&api, Progress::silent()).await.unwrap_err();
     assert!(matches!(error, StartShedError::Broken { .. }), "{error}");
     let error = sheds.stop(&api).await.unwrap_err();
-    assert!(matches!(error, StopShedError::End { .. }), "a stop tries again: {error}");
+    assert!(matches!(error, StopShedError::Clear(ClearVmError::End { .. })), "a stop tries again: {error}");
     let error = sheds.delete(&api).await.unwrap_err();
-    assert!(matches!(error, DeleteShedError::End { .. }), "{error}");
+    assert!(matches!(error, DeleteShedError::Clear(ClearVmError::End { .. })), "{error}");
     assert!(host.shed_dir(&api).join("rootfs.ext4").exists(), "a disk in use is not removed");
     assert_eq!(host.world.disk_conflicts(), 0);
 }

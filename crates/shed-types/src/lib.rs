@@ -5,12 +5,14 @@
 //! backend, and everything may depend on this crate.
 
 mod backend_kind;
+mod error_chain;
 mod ids;
 mod names;
 mod port;
 mod sizes;
 
 pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
+pub use error_chain::error_chain;
 pub use ids::LaunchId;
 pub use names::{ImageName, ParseNameError, ShedName};
 pub use port::{GuestPort, ParsePortError, TcpPort};

@@ -20,7 +20,7 @@ use axum::{
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
 use shed_lifecycle::{NewShed, Progress};
-use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName};
+use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName, error_chain};
 use tokio::time::timeout;
 
 use super::{
@@ -79,7 +79,7 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError>
     match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
         Ok(Ok(bytes)) => Ok(bytes.into()),
         Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
-        Ok(Err(error)) => Err(unreadable(&super::chain(&error))),
+        Ok(Err(error)) => Err(unreadable(&error_chain(&error))),
         Err(_) => Err(unreadable(&format!("it did not arrive within {} s", BODY_TIMEOUT.as_secs()))),
     }
 }

@@ -11,6 +11,7 @@ use shed_api::{ErrorBody, ErrorCode, ErrorDetail};
 use shed_lifecycle::{
     BootShedError, CreateShedError, DeleteShedError, ReachGuestError, StartShedError, StopShedError,
 };
+use shed_types::error_chain;
 
 /// A refusal or failure on its way to the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,31 +30,13 @@ impl ApiError {
 
     /// Makes an error from a code and everything a typed error says, down to its first cause.
     pub(super) fn from_chain(code: ErrorCode, error: &(dyn Error + 'static)) -> Self {
-        Self { code, message: chain(error) }
+        Self { code, message: error_chain(error) }
     }
 
     /// Returns the error as the data of an `error` event.
     pub(super) fn into_detail(self) -> ErrorDetail {
         ErrorDetail::new(self.code, self.message)
     }
-}
-
-/// Returns an error and its causes in one line. An error that only passes its source on is not repeated.
-#[must_use]
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut last = text.clone();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let part = source.to_string();
-        if part != last {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        last = part;
-        next = source.source();
-    }
-    text
 }
 
 impl IntoResponse for ApiError {
@@ -104,9 +87,7 @@ impl From<StopShedError> for ApiError {
             StopShedError::NotFound { .. } => ErrorCode::ShedNotFound,
             StopShedError::AlreadyStopped { .. } => ErrorCode::ShedAlreadyStopped,
             StopShedError::Busy { .. } => ErrorCode::ShedBusy,
-            StopShedError::End { .. } | StopShedError::Find { .. } | StopShedError::Leftovers { .. } => {
-                ErrorCode::BackendError
-            }
+            StopShedError::Clear(_) => ErrorCode::BackendError,
             StopShedError::ShuttingDown => ErrorCode::ShuttingDown,
         };
         Self::from_chain(code, &error)
@@ -117,10 +98,7 @@ impl From<DeleteShedError> for ApiError {
     fn from(error: DeleteShedError) -> Self {
         let code = match &error {
             DeleteShedError::NotFound { .. } => ErrorCode::ShedNotFound,
-            DeleteShedError::End { .. }
-            | DeleteShedError::Find { .. }
-            | DeleteShedError::Leftovers { .. }
-            | DeleteShedError::Remove { .. } => ErrorCode::BackendError,
+            DeleteShedError::Clear(_) | DeleteShedError::Remove { .. } => ErrorCode::BackendError,
             DeleteShedError::ShuttingDown => ErrorCode::ShuttingDown,
         };
         Self::from_chain(code, &error)
@@ -145,31 +123,15 @@ fn boot_code(error: &BootShedError) -> ErrorCode {
         BootShedError::Record { .. } => ErrorCode::InternalError,
         BootShedError::Disk { .. }
         | BootShedError::Start { .. }
-        | BootShedError::Attach { .. }
         | BootShedError::TimedOut { .. }
         | BootShedError::Ended { .. }
-        | BootShedError::Agent { .. }
-        | BootShedError::Clear { .. } => ErrorCode::BackendError,
+        | BootShedError::Agent { .. } => ErrorCode::BackendError,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-
     use super::*;
-
-    #[test]
-    fn a_chain_names_every_cause_once() {
-        #[derive(Debug, thiserror::Error)]
-        #[error("could not write the record")]
-        struct Inner(#[source] io::Error);
-        #[derive(Debug, thiserror::Error)]
-        #[error(transparent)]
-        struct Outer(Inner);
-        let error = Outer(Inner(io::Error::other("disk full")));
-        assert_eq!(chain(&error), "could not write the record: disk full");
-    }
 
     #[test]
     fn every_lifecycle_error_has_the_code_of_the_specification() {

@@ -29,7 +29,7 @@ use shed_api::{ErrorCode, ServerInfo};
 use shed_lifecycle::Sheds;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use error::{ApiError, chain};
+pub use error::ApiError;
 
 /// What every handler works with. Cheap to clone.
 #[derive(Debug, Clone)]
