@@ -48,13 +48,24 @@ fn inside_a_namespace(test: &str) -> bool {
     false
 }
 
-fn mount_tmpfs(place: &Utf8Path) {
-    fs::create_dir_all(place).expect("a mount point");
-    let status = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", &format!("size={DISK_MB}m"), "none"])
-        .arg(place)
-        .status();
-    assert!(status.is_ok_and(|status| status.success()), "cannot mount a tmpfs at {place}");
+/// A mounted tmpfs. Nobody can remove the stage's directory while it is there.
+struct SmallDisk(Utf8PathBuf);
+
+impl SmallDisk {
+    fn mount(place: Utf8PathBuf) -> Self {
+        fs::create_dir_all(&place).expect("a mount point");
+        let size = format!("size={DISK_MB}m");
+        let status =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "none", place.as_str()]).status();
+        assert!(status.is_ok_and(|status| status.success()), "cannot mount a tmpfs at {place}");
+        Self(place)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone_with_the_namespace = Command::new("umount").args(["--lazy", self.0.as_str()]).status();
+    }
 }
 
 /// Bytes that are free at `place`.
@@ -81,8 +92,8 @@ fn a_full_disk_fails_a_create_cleanly() {
         return;
     }
     let mut stage = Stage::new().expect("the parts were found above");
-    let place = stage.dir().join("small");
-    mount_tmpfs(&place);
+    let small = SmallDisk::mount(stage.dir().join("small"));
+    let place = small.0.clone();
     let instances = place.join("instances");
     fs::create_dir(&instances).unwrap();
     stage.configure(Config { instance_dir: Some(instances), ..Config::default() });
@@ -133,5 +144,6 @@ fn a_full_disk_fails_a_create_cleanly() {
     );
     drop(server);
     promises.keep("nothing is left", || stage.assert_only(&[]));
+    drop(small);
     promises.finish();
 }

@@ -66,6 +66,10 @@ pub enum BootFault {
     Never,
     /// The machine ends after this time, before its agent has answered.
     Dies(Duration),
+    /// The VMM crashes before the agent has answered, at the first start of the shed only.
+    CrashesOnce,
+    /// The VMM crashes before the agent has answered, always.
+    Crashes,
 }
 
 /// What a guest does when asked to power off.
@@ -114,6 +118,8 @@ struct Machine {
     spec: VmSpec,
     identity: VmIdentity,
     faults: Faults,
+    /// Whether this launch is one that crashes.
+    crashes: bool,
     world: FakeWorld,
     /// Whether the agent answers.
     ready: watch::Sender<bool>,
@@ -237,6 +243,11 @@ impl Machine {
         let boot = async {
             match self.faults.boot {
                 BootFault::None => {}
+                BootFault::CrashesOnce | BootFault::Crashes if self.crashes => {
+                    self.end();
+                    return;
+                }
+                BootFault::CrashesOnce | BootFault::Crashes => {}
                 BootFault::Slow(time) => sleep(time).await,
                 BootFault::Never => {
                     self.print_console("shed-init: waiting for a disk that never comes\n");
@@ -324,6 +335,11 @@ impl FakeBackend {
             host.disk_conflicts += 1;
             return Err(at_once("another machine holds the lock of a disk"));
         }
+        let crashes = match faults.boot {
+            BootFault::Crashes => true,
+            BootFault::CrashesOnce => host.starts.get(&spec.shed) == Some(&1),
+            BootFault::None | BootFault::Slow(_) | BootFault::Never | BootFault::Dies(_) => false,
+        };
         host.last_pid += 1;
         let identity = VmIdentity {
             pid: host.last_pid,
@@ -334,6 +350,7 @@ impl FakeBackend {
             spec: spec.clone(),
             identity,
             faults,
+            crashes,
             world: self.world.clone(),
             ready: watch::Sender::new(false),
             ended: CancellationToken::new(),
@@ -417,6 +434,10 @@ impl Vm for FakeVm {
 
     fn has_ended(&self) -> bool {
         self.0.ended.is_cancelled()
+    }
+
+    async fn has_crashed(&self) -> bool {
+        self.0.crashes
     }
 
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {

@@ -91,6 +91,13 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// Returns whether the VMM process has ended.
     fn has_ended(&self) -> bool;
 
+    /// Returns whether the VMM process ended by a fault of its own (a failed assertion, a bad access) rather than by
+    /// the guest's or anybody's wish. Only asked about a machine that has ended; one that this server has not
+    /// started itself is not known to have crashed.
+    async fn has_crashed(&self) -> bool {
+        false
+    }
+
     /// Opens a stream to a service of the agent.
     ///
     /// Waits for the guest link to come up, for as long as the caller lets it: during boot this is how readiness is

@@ -48,6 +48,14 @@ pub(crate) struct Boot {
     pub pid: watch::Sender<Option<u32>>,
 }
 
+/// How a launch ended that did not fail for a reason that would come again.
+enum Launch {
+    /// The shed runs.
+    Booted(Box<Booted>),
+    /// The VMM crashed while the guest booted.
+    Crashed(BootShedError),
+}
+
 /// The record as it is on disk now, and the machine.
 pub(crate) type Booted = (ShedRecord, Machine);
 
@@ -84,10 +92,26 @@ impl Boot {
         self.finish(record, vm, &mark).await
     }
 
+    /// Starts the machine and waits for its guest. A VMM that crashes meanwhile is started once more: such faults of
+    /// the VMM are rare and depend on its timing, and nothing of the user's has run yet.
     async fn launch(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
+        let first = self.launch_once(&record).await?;
+        match first {
+            Launch::Booted(booted) => Ok(*booted),
+            Launch::Crashed(error) => {
+                tracing::warn!(shed = %record.name, %error, "the VMM crashed; starting it once more");
+                match self.launch_once(&record).await? {
+                    Launch::Booted(booted) => Ok(*booted),
+                    Launch::Crashed(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    async fn launch_once(&self, record: &ShedRecord) -> Result<Launch, BootShedError> {
         self.progress.enter(Phase::Vm);
         let launch = record.vm.as_ref().expect("a launch is recorded before it begins");
-        let spec = self.context.spec(&record, launch);
+        let spec = self.context.spec(record, launch);
         let files = self.context.files(&record.name);
         if let Err(error) = console::trim(&files.console_log) {
             tracing::warn!(log = %files.console_log, error = %error, "the console log could not be cut");
@@ -95,7 +119,11 @@ impl Boot {
         let mark = ConsoleMark::now(&files);
         let started = self.context.backend.start(&spec).await;
         let vm = started.map_err(|source| BootShedError::Start { shed: record.name.clone(), source })?;
-        self.finish(record, vm, &mark).await
+        match self.finish(record.clone(), Arc::clone(&vm), &mark).await {
+            Ok(booted) => Ok(Launch::Booted(Box::new(booted))),
+            Err(error @ BootShedError::Ended { .. }) if vm.has_crashed().await => Ok(Launch::Crashed(error)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Waits for the guest, tells it who it is, and commits.

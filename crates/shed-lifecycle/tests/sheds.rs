@@ -176,6 +176,22 @@ async fn a_guest_that_is_never_ready_is_reported_with_its_console() {
 }
 
 #[tokio::test]
+async fn a_vmm_that_crashes_while_its_guest_boots_is_started_once_more_and_no_more() {
+    let host = Host::new();
+    let sheds = host.server().await;
+    let (once, always) = (name("once"), name("always"));
+    host.fault(&once, Faults { boot: BootFault::CrashesOnce, ..Faults::default() });
+    assert_eq!(create(&sheds, &once).await.shed.status, ShedStatus::Running);
+    assert_eq!(host.world.starts(&once), 2);
+    host.fault(&always, Faults { boot: BootFault::Crashes, ..Faults::default() });
+    let error = sheds.create(new(&always), Progress::silent()).await.unwrap_err();
+    assert!(error.to_string().contains("ended while it booted"), "{error}");
+    assert_eq!(host.world.starts(&always), 2);
+    sheds.delete(&once).await.unwrap();
+    host.assert_empty();
+}
+
+#[tokio::test]
 async fn an_unknown_image_is_refused_with_what_there_is() {
     let host = Host::new();
     let sheds = host.server().await;

@@ -10,12 +10,15 @@ use std::{
         fd::{AsRawFd, BorrowedFd, RawFd},
         unix::fs::OpenOptionsExt,
     },
-    process::Stdio,
+    process::{ExitStatus, Stdio},
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    sync::watch,
+};
 
 use super::sockets::Listeners;
 use crate::process::{ProcessId, WatchedProcess};
@@ -30,6 +33,8 @@ const PATH: &str = "/usr/bin:/bin";
 #[derive(Debug)]
 pub(super) struct Launched {
     pub process: WatchedProcess,
+    /// Becomes known when the process has ended.
+    pub exit: watch::Receiver<Option<ExitStatus>>,
     pub output: Output,
 }
 
@@ -78,15 +83,12 @@ pub(super) fn launch(
     let mut child = command.spawn()?;
     // Only the process listens from here on, so that a connection fails when it is gone.
     drop(listeners);
-    match watch(&child) {
-        Ok(process) => {
-            reap(child);
-            Ok(Launched { process, output })
-        }
+    match watch_child(&child) {
+        Ok(process) => Ok(Launched { process, exit: reap(child), output }),
         Err(error) => {
             // Not reaped yet, so the pid is still its own.
             let _ended_already = child.start_kill();
-            reap(child);
+            drop(reap(child));
             Err(error)
         }
     }
@@ -119,7 +121,7 @@ impl Output {
 }
 
 /// Watches a child that nobody has reaped yet, so that its pid cannot be another's.
-fn watch(child: &Child) -> io::Result<WatchedProcess> {
+fn watch_child(child: &Child) -> io::Result<WatchedProcess> {
     let gone = || io::Error::other("the process has vanished");
     let pid = child.id().ok_or_else(gone)?;
     let id = ProcessId::of_any(pid)?.ok_or_else(gone)?;
@@ -127,13 +129,18 @@ fn watch(child: &Child) -> io::Result<WatchedProcess> {
 }
 
 /// Takes the exit status of a child when it ends, whoever else watches it.
-fn reap(mut child: Child) {
+fn reap(mut child: Child) -> watch::Receiver<Option<ExitStatus>> {
+    let (sender, receiver) = watch::channel(None);
     tokio::spawn(async move {
         match child.wait().await {
-            Ok(status) => tracing::debug!(%status, "a VMM has ended"),
+            Ok(status) => {
+                tracing::debug!(%status, "a VMM has ended");
+                let _before = sender.send_replace(Some(status));
+            }
             Err(error) => tracing::warn!(%error, "a VMM could not be reaped"),
         }
     });
+    receiver
 }
 
 /// Marks descriptors that this process was started with as not for its children. Rust opens all others that way.

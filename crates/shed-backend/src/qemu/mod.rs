@@ -185,7 +185,7 @@ impl Backend for QemuBackend {
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
-        let Launched { process, output } = self.launch(spec, host)?;
+        let Launched { process, exit, output } = self.launch(spec, host)?;
         let id = process.id();
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
         let sockets = self.sockets(&spec.shed);
@@ -196,7 +196,8 @@ impl Backend for QemuBackend {
             sockets.clone(),
             spec.vmm_log.clone(),
             Age::Fresh,
-        );
+        )
+        .reporting(exit);
         let vm = Unfinished { vm: Some(Arc::new(vm)), sockets };
         vm.wait_for_monitor(spec, &output).await?;
         Ok(vm.finish())

@@ -1,11 +1,14 @@
 //! One running machine: its process, its monitor, its guest link and its sockets.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 use shed_link::OpenError;
 use shed_types::{GuestPort, ShedName};
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
@@ -34,7 +37,19 @@ pub(super) struct QemuVm {
     link: Arc<GuestLink>,
     /// Cancelled when the process is dead and its sockets are removed.
     ended: CancellationToken,
+    /// How the process ended; only for one that this server has started.
+    exit: Option<watch::Receiver<Option<ExitStatus>>>,
     _watcher: AbortOnDropHandle<()>,
+}
+
+/// Whether a process ended by a fault of its own: an assertion that failed, or an access that must not be. SIGKILL is
+/// somebody's wish.
+fn is_crash(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+
+    use rustix::process::Signal;
+    let faults = [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE];
+    status.signal().is_some_and(|signal| faults.iter().any(|fault| fault.as_raw() == signal))
 }
 
 impl QemuVm {
@@ -51,7 +66,7 @@ impl QemuVm {
         let link = Arc::new(GuestLink::start(shed.clone(), sockets.link.clone(), age));
         let monitor = Arc::new(Monitor::start(shed.clone(), sockets.qmp.clone(), vmm_log, Arc::clone(&link)));
         let ended = CancellationToken::new();
-        let watcher = watch(
+        let watcher = watch_end(
             shed.clone(),
             Arc::clone(&process),
             Arc::clone(&monitor),
@@ -66,8 +81,14 @@ impl QemuVm {
             monitor,
             link,
             ended,
+            exit: None,
             _watcher: AbortOnDropHandle::new(tokio::spawn(watcher)),
         }
+    }
+
+    /// Lets the machine say how its process ended.
+    pub(super) fn reporting(self, exit: watch::Receiver<Option<ExitStatus>>) -> Self {
+        Self { exit: Some(exit), ..self }
     }
 
     /// Resolves when QEMU's monitor answers.
@@ -88,7 +109,7 @@ impl QemuVm {
 
 /// Learns of the process's death and cleans up behind it; the sockets go before anyone hears of it, because then
 /// another launch of the same shed may make its own.
-async fn watch(
+async fn watch_end(
     shed: ShedName,
     process: Arc<WatchedProcess>,
     monitor: Arc<Monitor>,
@@ -121,6 +142,12 @@ impl Vm for QemuVm {
 
     fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
+    }
+
+    async fn has_crashed(&self) -> bool {
+        let Some(mut exit) = self.exit.clone() else { return false };
+        let status = exit.wait_for(Option::is_some).await.map(|status| *status);
+        status.is_ok_and(|status| status.is_some_and(is_crash))
     }
 
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
@@ -181,6 +208,24 @@ impl Vm for QemuVm {
             Ok(())
         } else {
             Err(EndVmError::StillRunning { shed: self.shed.clone(), pid, waited: DEATH })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    #[test]
+    fn only_faults_of_the_process_itself_are_crashes() {
+        let (abort, segv, kill, term) = (6, 11, 9, 15);
+        for signal in [abort, segv] {
+            assert!(is_crash(ExitStatus::from_raw(signal)), "{signal}");
+        }
+        for status in [0, 1 << 8, kill, term] {
+            assert!(!is_crash(ExitStatus::from_raw(status)), "{status}");
         }
     }
 }
