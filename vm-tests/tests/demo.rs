@@ -8,6 +8,16 @@ const CREATE_PHASES: [&str; 6] = ["record", "disk", "vm", "boot", "identify", "c
 /// Phases of a start: the disk is there already.
 const START_PHASES: [&str; 5] = ["record", "vm", "boot", "identify", "commit"];
 
+/// Leaves repetitions out: a VMM that crashes while the guest boots is started once more, and said so.
+fn in_order_of_appearance(phases: Vec<&str>) -> Vec<&str> {
+    phases.into_iter().fold(Vec::new(), |mut seen, phase| {
+        if !seen.contains(&phase) {
+            seen.push(phase);
+        }
+        seen
+    })
+}
+
 /// Every command of the first five minutes does what it says, in text and in JSON, and leaves nothing behind.
 #[test]
 fn the_first_five_minutes() {
@@ -143,7 +153,7 @@ fn the_first_five_minutes() {
         let started = cli.run(&["start", "demo", "--trace", "--json"]).ok().json();
         let timeline = started["details"]["timeline"].as_array().expect("a timeline").clone();
         let phases: Vec<&str> = timeline.iter().map(|phase| phase["phase"].as_str().unwrap()).collect();
-        assert_eq!(phases, START_PHASES, "{started}");
+        assert_eq!(in_order_of_appearance(phases), START_PHASES, "{started}");
         assert_eq!(cli.sh("demo", "cat /workspace/file"), "precious");
     });
     promises.keep("the timeline of a create adds up to what the caller waits for", || {
@@ -151,7 +161,7 @@ fn the_first_five_minutes() {
         let (last, progress) = events.split_last().expect("events");
         assert_eq!(last.name, "complete", "{events:?}");
         let announced: Vec<&str> = progress.iter().filter_map(|event| event.data["phase"].as_str()).collect();
-        assert_eq!(announced, CREATE_PHASES);
+        assert_eq!(in_order_of_appearance(announced), CREATE_PHASES);
         assert!(
             progress.iter().all(|event| event.data["message"].as_str().is_some_and(|text| !text.is_empty()))
         );
