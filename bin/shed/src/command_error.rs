@@ -211,9 +211,15 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         ErrorCode::ShedBusy => {
             Some("see what it is doing, and try again when it is done: shed list".to_owned())
         }
+        ErrorCode::ImageNotFound => Some("see which images there are: shed image list".to_owned()),
+        ErrorCode::ImageInUse => Some("take it out of server.yaml first, and restart the server".to_owned()),
+        ErrorCode::SessionNotFound => Some(format!("see which sessions there are: shed sessions {shed}")),
+        ErrorCode::TmuxNotAvailable => {
+            Some(format!("install it in the shed: shed exec {shed} -- sudo apt-get install tmux"))
+        }
         ErrorCode::ConnectFailed => Some(format!("restart it: shed stop {shed} && shed start {shed}")),
         ErrorCode::ShuttingDown => Some("try again when the server is back: shed server list".to_owned()),
-        ErrorCode::BackendError | ErrorCode::InternalError => {
+        ErrorCode::BackendError | ErrorCode::InternalError | ErrorCode::HijackUnsupported => {
             Some("the server's log has the whole story".to_owned())
         }
         ErrorCode::NotFound | ErrorCode::MethodNotAllowed => {
@@ -223,7 +229,12 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
             Some("ask the server from its own host or another machine, not from a shed".to_owned())
         }
         ErrorCode::InvalidShedName
+        | ErrorCode::InvalidSessionName
+        | ErrorCode::InvalidPort
         | ErrorCode::InvalidRequest
+        | ErrorCode::RequestTimeout
+        | ErrorCode::UnsupportedMediaType
+        | ErrorCode::HeadersTooLarge
         | ErrorCode::UnknownImage
         | ErrorCode::BodyTooLarge => None,
     }

@@ -3,11 +3,11 @@
 use serde::{Deserialize, Serialize};
 
 macro_rules! error_codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $status:literal;)*) => {
+    ($(#[doc = $doc:literal] $name:ident = $text:literal, $status:literal;)*) => {
         /// A stable error code; clients may act on it, people read the message beside it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
         pub enum ErrorCode {
-            $($(#[$doc])* #[serde(rename = $text)] $name,)*
+            $(#[doc = $doc] #[serde(rename = $text)] $name,)*
         }
 
         impl ErrorCode {
@@ -31,6 +31,12 @@ macro_rules! error_codes {
             pub const fn status(self) -> u16 {
                 match self { $(Self::$name => $status,)* }
             }
+
+            /// Returns when the code is sent, in a sentence.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$name => $doc.trim_ascii(),)* }
+            }
         }
     };
 }
@@ -42,6 +48,10 @@ error_codes! {
     InvalidRepoUrl = "INVALID_REPO_URL", 400;
     /// The host directory cannot be shared.
     InvalidLocalDir = "INVALID_LOCAL_DIR", 400;
+    /// The tmux session's name breaks the rules.
+    InvalidSessionName = "INVALID_SESSION_NAME", 400;
+    /// The port is no number from 1 to 65535.
+    InvalidPort = "INVALID_PORT", 400;
     /// A parameter or body value is out of range or unreadable.
     InvalidRequest = "INVALID_REQUEST", 400;
     /// No image has this name.
@@ -52,28 +62,44 @@ error_codes! {
     Forbidden = "FORBIDDEN", 403;
     /// No shed has this name.
     ShedNotFound = "SHED_NOT_FOUND", 404;
+    /// No cached image has this name.
+    ImageNotFound = "IMAGE_NOT_FOUND", 404;
+    /// The shed has no tmux session of this name.
+    SessionNotFound = "SESSION_NOT_FOUND", 404;
     /// No such path.
     NotFound = "NOT_FOUND", 404;
     /// The path exists, but not with this method.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", 405;
+    /// The client took too long over its request.
+    RequestTimeout = "REQUEST_TIMEOUT", 408;
     /// A shed of this name exists or is being created.
     ShedAlreadyExists = "SHED_ALREADY_EXISTS", 409;
     /// The shed runs already.
     ShedAlreadyRunning = "SHED_ALREADY_RUNNING", 409;
-    /// The shed is stopped already.
+    /// The shed is stopped already, or has no sessions because it does not run.
     ShedAlreadyStopped = "SHED_ALREADY_STOPPED", 409;
     /// Another request on this shed is in progress and excludes this one.
     ShedBusy = "SHED_BUSY", 409;
+    /// The server's configuration names this image.
+    ImageInUse = "IMAGE_IN_USE", 409;
     /// The body is longer than any request needs.
     BodyTooLarge = "BODY_TOO_LARGE", 413;
+    /// The body says that it is something else than JSON.
+    UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE", 415;
+    /// The headers are longer than any request needs.
+    HeadersTooLarge = "HEADERS_TOO_LARGE", 431;
     /// The backend failed.
     BackendError = "BACKEND_ERROR", 500;
     /// The server failed.
     InternalError = "INTERNAL_ERROR", 500;
-    /// The shed runs, but its agent did not answer.
+    /// The connection cannot leave HTTP, as one of HTTP/1.0 cannot.
+    HijackUnsupported = "HIJACK_UNSUPPORTED", 500;
+    /// The shed runs, but its agent did not answer, or nothing in it listens on the port.
     ConnectFailed = "CONNECT_FAILED", 502;
     /// The shed does not run, and the request needs it to.
     ShedNotRunning = "SHED_NOT_RUNNING", 503;
+    /// The shed has no tmux.
+    TmuxNotAvailable = "TMUX_NOT_AVAILABLE", 503;
     /// The server is shutting down.
     ShuttingDown = "SHUTTING_DOWN", 503;
 }
@@ -86,6 +112,7 @@ impl std::fmt::Display for ErrorCode {
 
 /// Body of every reply that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// The only key.
     pub error: ErrorDetail,
@@ -93,6 +120,7 @@ pub struct ErrorBody {
 
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorDetail {
     /// One of [`ErrorCode`], as text, so that a client can read codes of a newer server.
     pub code: String,

@@ -1,20 +1,32 @@
 //! The wire types of the HTTP API: what `shed-server` sends and `shed-client` reads.
 //!
 //! Field names, omissions and codes are those of the HTTP API seed and behaviour specification section A; the
-//! golden files in `fixtures/` hold one example of each shape. Types here only describe; they decide nothing.
+//! golden files in `fixtures/` hold the seed's example of each shape. The feature `openapi` adds what the server's API
+//! document says of these types. Types here only describe; they decide nothing.
 //! Servers refuse nothing they do not know in a request, and clients ignore what they do not know in a reply.
 
 mod error_code;
-mod exec;
+#[cfg(test)]
+mod golden;
+mod image;
 mod server;
+mod session;
 mod shed;
 mod sse;
+mod system;
+mod upgrade;
 
 pub use error_code::{ErrorBody, ErrorCode, ErrorDetail};
-pub use exec::UPGRADE_EXEC;
-pub use server::ServerInfo;
+pub use image::{Image, ImageList, ImagePruneReport, ImageSource};
+pub use server::{ServerInfo, SshHostKey};
+pub use session::{Session, SessionList};
 pub use shed::{CreateShedRequest, PhaseTime, Shed, ShedList, ShedStatus};
 pub use sse::{CreateEvent, ProgressEvent};
+pub use system::{
+    DiskSize, FileKind, FileUsage, ImageUsage, PruneAction, PruneKind, PruneReport, PruneScope, PruneTotals,
+    PrunedItem, ShedUsage, SkippedItem, SystemUsage, UsageTotals,
+};
+pub use upgrade::{UPGRADE_EXEC, UPGRADE_TCP};
 
 /// First segment of every path of the API.
 pub const API_PREFIX: &str = "/api";

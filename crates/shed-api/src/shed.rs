@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a shed is, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum ShedStatus {
     /// Its machine runs and its agent has answered.
@@ -35,6 +36,7 @@ impl ShedStatus {
 
 /// A shed. Optional fields are left out when they are empty.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Shed {
     /// Unique on its server.
     pub name: String,
@@ -88,6 +90,7 @@ pub struct Shed {
 
 /// How long one phase of a create or start took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PhaseTime {
     /// The phase: `record`, `disk`, `vm`, `boot`, `identify`, `commit`.
     pub phase: String,
@@ -99,6 +102,7 @@ pub struct PhaseTime {
 
 /// Body of `GET /api/sheds`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ShedList {
     /// Sorted by name; empty, never null.
     pub sheds: Vec<Shed>,
@@ -106,8 +110,10 @@ pub struct ShedList {
 
 /// Body of `POST /api/sheds`. Unknown keys are ignored; numbers are checked by the server.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateShedRequest {
     /// Name of the new shed.
+    #[cfg_attr(feature = "openapi", schema(pattern = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63))]
     pub name: String,
     /// Repository to clone into /workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,9 +129,11 @@ pub struct CreateShedRequest {
     pub local_dir: Option<String>,
     /// Virtual CPUs, 1 to 32; absent means the backend's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 32))]
     pub cpus: Option<i64>,
     /// Memory in MiB, 128 to 262144; absent means the backend's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(minimum = 128, maximum = 262_144))]
     pub memory_mb: Option<i64>,
     /// Skips the provisioning hooks.
     #[serde(default, skip_serializing_if = "is_false")]
@@ -143,11 +151,8 @@ mod tests {
 
     #[test]
     fn the_seeds_example_reads_and_writes_back() {
-        let json = include_str!("../fixtures/shed.json");
-        let shed: Shed = serde_json::from_str(json).unwrap();
-        assert_eq!(shed.status, ShedStatus::Running);
-        let back: serde_json::Value = serde_json::to_value(&shed).unwrap();
-        assert_eq!(back, serde_json::from_str::<serde_json::Value>(json).unwrap());
+        crate::golden::check::<Shed>(include_str!("../fixtures/shed.json"));
+        crate::golden::check::<ShedList>(include_str!("../fixtures/sheds.json"));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use crate::{ErrorDetail, Shed};
 
 /// Data of a `progress` event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProgressEvent {
     /// For people.
     pub message: String,

@@ -14,6 +14,6 @@ mod sizes;
 pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
 pub use error_chain::error_chain;
 pub use ids::LaunchId;
-pub use names::{ImageName, ParseNameError, ShedName};
+pub use names::{ImageName, ParseNameError, SessionName, ShedName};
 pub use port::{GuestPort, ParsePortError, TcpPort};
 pub use sizes::{CpuCount, DiskGb, MemoryMb, SizeError};

@@ -1,4 +1,4 @@
-//! The names a user gives: sheds and images.
+//! The names a user gives: sheds, images and tmux sessions.
 //!
 //! A name becomes a file name, a host name, an SSH user and a URL segment, so each rule here is the strictest of
 //! those: no separators, no upper case where a host name would fold it, no leading dash that a tool could read as
@@ -13,6 +13,9 @@ const SHED_NAME_MAX: usize = 63;
 
 /// Longest image name in bytes; with `-rootfs.ext4.source` it stays far below the 255 of Linux's NAME_MAX.
 const IMAGE_NAME_MAX: usize = 128;
+
+/// Longest session name in bytes (spec A.1).
+const SESSION_NAME_MAX: usize = 63;
 
 /// Says why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +39,13 @@ pub struct ShedName(String);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct ImageName(String);
+
+/// The name of a tmux session: `^[A-Za-z0-9][A-Za-z0-9_-]*$`, at most 63 characters (spec A.1).
+///
+/// It has no `:` and no `.`, which separate windows and panes in tmux's targets, and no leading dash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct SessionName(String);
 
 impl FromStr for ShedName {
     type Err = ParseNameError;
@@ -69,6 +79,23 @@ impl FromStr for ImageName {
         }
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
             return Err(malformed("it has only letters, digits, dots, underscores and hyphens"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for SessionName {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WHAT: &str = "session";
+        check_length(WHAT, text, SESSION_NAME_MAX)?;
+        let malformed = |rule| ParseNameError::Malformed { what: WHAT, name: text.to_owned(), rule };
+        if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return Err(malformed("it begins with a letter or a digit"));
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+            return Err(malformed("it has only letters, digits, underscores and hyphens"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -114,6 +141,7 @@ macro_rules! text_type {
 
 text_type!(ShedName);
 text_type!(ImageName);
+text_type!(SessionName);
 
 #[cfg(test)]
 mod tests {
@@ -148,6 +176,16 @@ mod tests {
             &"a".repeat(64),
         ] {
             assert!(name.parse::<ShedName>().is_err(), "{name:?} must be refused");
+        }
+    }
+
+    #[test]
+    fn session_names_cannot_be_read_as_a_target_or_a_flag() {
+        for name in ["", "-t", "a:b", "a.b", "a b", "=a", "_a", "ü", "a\n", &"a".repeat(64)] {
+            assert!(name.parse::<SessionName>().is_err(), "{name:?} must be refused");
+        }
+        for name in ["default", "9", "A-b_C", &"a".repeat(63)] {
+            assert!(name.parse::<SessionName>().is_ok(), "{name:?} is fine");
         }
     }
 

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use super::{
     ApiError, App,
     extract::{ReplyForm, parse_name},
+    openapi::error_responses,
     repo, sse, wire,
 };
 
@@ -46,7 +47,35 @@ struct Checked {
     backend: Option<String>,
 }
 
-/// Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it.
+error_responses! {
+    /// Failures of a create.
+    CreateErrors:
+        InvalidShedName, InvalidRepoUrl, InvalidLocalDir, UnknownImage, BackendNotEnabled, RequestTimeout,
+        ShedAlreadyExists, ShedBusy, BodyTooLarge, UnsupportedMediaType, BackendError, ShuttingDown
+}
+
+/// Create a shed and bring it up
+///
+/// A client that goes away before the reply cancels the create, and nothing is left of it. With
+/// `Accept: text/event-stream` the reply is a stream of events: `progress` any number of times, then `complete` with the
+/// shed or `error` with a code and a message. What is wrong with the request itself is a plain error even then.
+// Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it.
+#[utoipa::path(
+    post,
+    path = "/api/sheds",
+    operation_id = "create_shed",
+    tag = "sheds",
+    request_body = CreateShedRequest,
+    responses(
+        (
+            status = 200,
+            description = "Only when events were asked for: what happens until the shed runs.",
+            content((String = "text/event-stream"))
+        ),
+        (status = 201, description = "The running shed.", body = shed_api::Shed),
+        CreateErrors
+    )
+)]
 pub(super) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let body = read_body(&parts.headers, body).await?;

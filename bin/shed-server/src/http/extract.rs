@@ -1,7 +1,7 @@
 //! What handlers need of a request, refused in the error shape when it is not there.
 
 use axum::{
-    extract::{FromRequestParts, Path},
+    extract::{FromRequestParts, RawPathParams},
     http::{HeaderMap, header::ACCEPT, request::Parts},
 };
 use shed_api::ErrorCode;
@@ -9,7 +9,17 @@ use shed_types::ShedName;
 
 use super::ApiError;
 
-/// The shed a path names.
+/// Describes `{name}` in the path of a shed.
+#[derive(Debug, utoipa::IntoParams)]
+#[into_params(parameter_in = Path)]
+#[expect(dead_code, reason = "it describes what NamedShed reads")]
+pub(super) struct ShedNameParam {
+    /// Name of the shed: lower-case letters, digits and hyphens, beginning with a letter.
+    #[param(pattern = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63)]
+    name: String,
+}
+
+/// The shed a path names. The path may have other parameters.
 #[derive(Debug)]
 pub(super) struct NamedShed(pub(super) ShedName);
 
@@ -17,11 +27,22 @@ impl<S: Send + Sync> FromRequestParts<S> for NamedShed {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
-        let Path(name) = Path::<String>::from_request_parts(parts, state)
-            .await
-            .map_err(|error| ApiError::new(ErrorCode::InvalidShedName, error.body_text()))?;
-        parse_name(&name).map(Self)
+        parse_name(&path_param(parts, state, "name", ErrorCode::InvalidShedName).await?).map(Self)
     }
+}
+
+/// Returns a parameter of the path, decoded.
+pub(super) async fn path_param<S: Send + Sync>(
+    parts: &mut Parts,
+    state: &S,
+    key: &'static str,
+    code: ErrorCode,
+) -> Result<String, ApiError> {
+    let params = RawPathParams::from_request_parts(parts, state)
+        .await
+        .map_err(|error| ApiError::new(code, error.body_text()))?;
+    let value = params.iter().find(|(name, _)| *name == key).map(|(_, value)| value.to_owned());
+    Ok(value.expect("the route of a handler has the parameters that the handler reads"))
 }
 
 /// Reads a shed's name.

@@ -11,6 +11,8 @@ mod extract;
 mod guard;
 mod info;
 mod observe;
+mod openapi;
+mod query;
 mod repo;
 mod sheds;
 mod splice;
@@ -19,17 +21,15 @@ mod wire;
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    extract::Request,
-    middleware,
-    routing::{get, post},
-};
+use axum::{Extension, Router, extract::Request, middleware};
 use shed_api::{ErrorCode, ServerInfo};
 use shed_lifecycle::Sheds;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use error::ApiError;
+use openapi::Rendered;
 
 /// What every handler works with. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,18 +46,32 @@ pub struct App {
 
 /// Returns the API of these sheds.
 pub fn router(app: App) -> Router {
-    Router::new()
-        .route("/api/info", get(info::info))
-        .route("/api/sheds", get(sheds::list).post(create::create))
-        .route("/api/sheds/{name}", get(sheds::get).delete(sheds::delete))
-        .route("/api/sheds/{name}/start", post(sheds::start))
-        .route("/api/sheds/{name}/stop", post(sheds::stop))
-        .route("/api/sheds/{name}/exec", get(exec::exec))
+    let (router, document) = operations().split_for_parts();
+    router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(Extension(Rendered::new(&document)))
         .layer(middleware::from_fn(guard::refuse_web_pages))
         .layer(middleware::from_fn(observe::observe))
         .with_state(app)
+}
+
+/// Returns the OpenAPI document of the API, as `docs/openapi.json` has it.
+#[must_use]
+pub fn document() -> String {
+    Rendered::new(operations().get_openapi()).text().to_owned()
+}
+
+/// Every operation: its route and, in one with it, its description. A path's methods stand in one line.
+fn operations() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::Document::openapi())
+        .routes(routes!(info::info))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(sheds::list, create::create))
+        .routes(routes!(sheds::get, sheds::delete))
+        .routes(routes!(sheds::start))
+        .routes(routes!(sheds::stop))
+        .routes(routes!(exec::exec))
 }
 
 /// Returns what guests get of the API: a refusal, whatever they ask for.

@@ -11,14 +11,53 @@ use shed_lifecycle::Progress;
 
 use super::{
     ApiError, App,
-    extract::{NamedShed, ReplyForm},
+    extract::{NamedShed, ReplyForm, ShedNameParam},
+    openapi::{OnlyCommon, error_responses},
+    query::KeepVolume,
     sse, wire,
 };
 
+error_responses! {
+    /// Failures of a look at one shed.
+    GetErrors: InvalidShedName, ShedNotFound
+}
+
+error_responses! {
+    /// Failures of a delete.
+    DeleteErrors: InvalidShedName, ShedNotFound, BackendError, ShuttingDown
+}
+
+error_responses! {
+    /// Failures of a start.
+    StartErrors: InvalidShedName, ShedNotFound, ShedAlreadyRunning, ShedBusy, BackendError, ShuttingDown
+}
+
+error_responses! {
+    /// Failures of a stop.
+    StopErrors: InvalidShedName, ShedNotFound, ShedAlreadyStopped, ShedBusy, BackendError, ShuttingDown
+}
+
+/// List all sheds
+#[utoipa::path(
+    get,
+    path = "/api/sheds",
+    operation_id = "list_sheds",
+    tag = "sheds",
+    responses((status = 200, description = "The sheds, sorted by name.", body = ShedList), OnlyCommon)
+)]
 pub(super) async fn list(State(app): State<App>) -> Json<ShedList> {
     Json(ShedList { sheds: app.sheds.list().into_iter().map(wire::shed).collect() })
 }
 
+/// Get one shed
+#[utoipa::path(
+    get,
+    path = "/api/sheds/{name}",
+    operation_id = "get_shed",
+    tag = "sheds",
+    params(ShedNameParam),
+    responses((status = 200, description = "The shed.", body = Shed), GetErrors)
+)]
 pub(super) async fn get(State(app): State<App>, NamedShed(name): NamedShed) -> Result<Json<Shed>, ApiError> {
     match app.sheds.get(&name) {
         Some(view) => Ok(Json(wire::shed(view))),
@@ -26,16 +65,46 @@ pub(super) async fn get(State(app): State<App>, NamedShed(name): NamedShed) -> R
     }
 }
 
-/// The query `keep_volume` is accepted and has no effect: the disk of a machine has no life of its own.
+/// Delete a shed and its data
+///
+/// A running shed is stopped first.
+// The query is accepted and has no effect: the disk of a machine has no life of its own.
+#[utoipa::path(
+    delete,
+    path = "/api/sheds/{name}",
+    operation_id = "delete_shed",
+    tag = "sheds",
+    params(ShedNameParam, KeepVolume),
+    responses((status = 204, description = "Nothing of the shed is left."), DeleteErrors)
+)]
 pub(super) async fn delete(
     State(app): State<App>,
     NamedShed(name): NamedShed,
+    _: KeepVolume,
 ) -> Result<StatusCode, ApiError> {
     app.sheds.delete(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// A start belongs to the shed, not to the request: it goes on when the client goes away.
+/// Start a stopped shed
+///
+/// The start belongs to the shed, not to the request: it goes on when the client goes away. With
+/// `Accept: text/event-stream` the reply is a stream of the events of a create.
+#[utoipa::path(
+    post,
+    path = "/api/sheds/{name}/start",
+    operation_id = "start_shed",
+    tag = "sheds",
+    params(ShedNameParam),
+    responses(
+        (
+            status = 200,
+            description = "The running shed; or, when events were asked for, what happens until it runs.",
+            content((Shed = "application/json"), (String = "text/event-stream"))
+        ),
+        StartErrors
+    )
+)]
 pub(super) async fn start(
     State(app): State<App>,
     NamedShed(name): NamedShed,
@@ -54,6 +123,15 @@ pub(super) async fn start(
     }
 }
 
+/// Stop a running shed
+#[utoipa::path(
+    post,
+    path = "/api/sheds/{name}/stop",
+    operation_id = "stop_shed",
+    tag = "sheds",
+    params(ShedNameParam),
+    responses((status = 200, description = "The stopped shed.", body = Shed), StopErrors)
+)]
 pub(super) async fn stop(State(app): State<App>, NamedShed(name): NamedShed) -> Result<Json<Shed>, ApiError> {
     Ok(Json(wire::shed(app.sheds.stop(&name).await?)))
 }

@@ -5,5 +5,6 @@ mod common;
 mod create;
 mod events;
 mod exec;
+mod openapi;
 mod process;
 mod sheds;
