@@ -115,17 +115,28 @@ pub struct CreateShedRequest {
     /// Name of the new shed.
     #[cfg_attr(feature = "openapi", schema(pattern = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$", max_length = 63))]
     pub name: String,
-    /// Repository to clone into /workspace.
+    /// Repository to clone into /workspace: `owner/repo`, `user@host:path`, or an https, http, ssh or git URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(
+            max_length = 2048,
+            pattern = r"^(|([A-Za-z0-9_][A-Za-z0-9._-]*|\.[A-Za-z0-9_-][A-Za-z0-9._-]*|\.\.[A-Za-z0-9._-]+)/([A-Za-z0-9_][A-Za-z0-9._-]*|\.[A-Za-z0-9_-][A-Za-z0-9._-]*|\.\.[A-Za-z0-9._-]+)|[A-Za-z0-9._][A-Za-z0-9._-]*@[A-Za-z0-9._][A-Za-z0-9._-]*:[!-,.-9;-~][!-~]*|(https|http|ssh|git)://([!-.0-~]+@)?[A-Za-z0-9._][A-Za-z0-9._-]*(:[1-9][0-9]{0,3})?/[!-~]+)$"
+        )
+    )]
     pub repo: Option<String>,
-    /// Image variant; absent means the server's default.
+    /// Image, one of `GET /api/images`; absent means the server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(max_length = 128, pattern = "^(|[A-Za-z0-9_][A-Za-z0-9._-]*)$"))]
     pub image: Option<String>,
-    /// `firecracker`, `vz`, `qemu` or `detect`; absent means the server's default.
+    /// `detect`, or the backend that `GET /api/info` names; absent means the server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(|qemu|firecracker|vz|detect)$"))]
     pub backend: Option<String>,
-    /// Host directory to mount at /workspace; not together with `repo`.
+    /// Absolute path of a directory on the server's host to mount at /workspace; not together with `repo`. This
+    /// version refuses every path.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(pattern = "^(|/[^,]*)$"))]
     pub local_dir: Option<String>,
     /// Virtual CPUs, 1 to 32; absent means the backend's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,11 +6,13 @@
 //!
 //! Not for production code: functions here panic or return `anyhow` errors with a log in them.
 
+mod fuzz;
 mod processes;
 mod programs;
 mod server;
 mod wait;
 
+pub use fuzz::fuzz;
 pub use processes::{Process, processes_with};
 pub use programs::program;
 pub use server::{Setup, TestServer};

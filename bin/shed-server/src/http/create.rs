@@ -210,3 +210,88 @@ fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
         local_dir: None::<Utf8PathBuf>,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Values for any field: good ones, near misses, other types.
+    fn value() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![
+            "[a-z][a-z0-9-]{0,70}",
+            "\\PC{0,20}",
+            "(/|\\.\\.|[a-z,]|\u{0}){0,8}",
+            "(https|ssh|file|ext):{0,2}/{0,2}[a-z@:/.-]{0,20}",
+            Just("detect".to_owned()),
+            Just(String::new()),
+        ];
+        prop_oneof![
+            text.prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(|number| json!(number)),
+            (0_i64..40).prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            Just(Value::Null),
+            Just(json!([])),
+            Just(json!({"a": [{}]})),
+        ]
+    }
+
+    fn body() -> impl Strategy<Value = Vec<u8>> {
+        let key = prop_oneof![
+            prop::sample::select(vec![
+                "name",
+                "repo",
+                "image",
+                "backend",
+                "local_dir",
+                "cpus",
+                "memory_mb",
+                "no_provision"
+            ])
+            .prop_map(str::to_owned),
+            "\\PC{0,10}",
+        ];
+        let object = prop::collection::vec((key, value()), 0..9)
+            .prop_map(|pairs| Value::Object(pairs.into_iter().collect()).to_string().into_bytes())
+            .boxed();
+        let broken =
+            (object.clone(), any::<prop::sample::Index>(), any::<u8>()).prop_map(|(mut text, at, byte)| {
+                let at = at.index(text.len());
+                text[at] = byte;
+                text
+            });
+        prop_oneof![4 => object, 2 => broken, 1 => prop::collection::vec(any::<u8>(), 0..200)]
+    }
+
+    #[test]
+    fn fuzz_create_body() {
+        shed_testkit::fuzz("create body", &body(), |body| match parse(&body).and_then(check) {
+            Ok(checked) => {
+                let text: Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!(text["name"], checked.name.as_str());
+                assert!(checked.repo.is_none_or(|repo| repo::check(&repo).is_ok()));
+                assert!(checked.image.is_none_or(|image| !image.is_empty()));
+                assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
+            }
+            Err(error) => {
+                assert_eq!(error.code.status(), 400, "{error:?}");
+                assert!(error.message.len() < 20_000 && !error.message.is_empty());
+            }
+        });
+    }
+
+    #[test]
+    fn what_the_document_says_of_a_repository_is_what_is_accepted() {
+        let document: Value = serde_json::from_str(&crate::http::document()).unwrap();
+        let field = &document["components"]["schemas"]["CreateShedRequest"]["properties"]["repo"];
+        let pattern = field["pattern"].as_str().unwrap();
+        let strategy = proptest::string::string_regex(pattern.trim_matches(['^', '$'])).unwrap();
+        shed_testkit::fuzz("repository", &strategy, |repo: String| {
+            assert!(repo.is_empty() || repo.len() > 2048 || repo::check(&repo).is_ok(), "{repo:?}");
+        });
+    }
+}

@@ -21,31 +21,12 @@ use tokio::net::TcpStream;
 
 use super::{
     ApiError, App,
-    extract::{NamedShed, ShedNameParam, has_word},
-    openapi::error_responses,
+    extract::{NamedShed, has_word},
     splice::splice,
 };
 
-error_responses! {
-    /// Failures of an exec.
-    ExecErrors: InvalidShedName, ShedNotFound, HijackUnsupported, ConnectFailed, ShedNotRunning
-}
-
-/// Run a command in a shed
-///
-/// The connection leaves HTTP: after the reply it carries frames (a type byte, a length in 4 bytes, big-endian, and the
-/// payload) to and from the shed's agent. `shed exec` is a client of it.
-#[utoipa::path(
-    get,
-    path = "/api/sheds/{name}/exec",
-    tag = "streams",
-    params(
-        ShedNameParam,
-        ("Connection" = String, Header, description = "`Upgrade`", pattern = "^Upgrade$"),
-        ("Upgrade" = String, Header, description = "`shed-exec`", pattern = "^shed-exec$")
-    ),
-    responses((status = 101, description = "The connection carries frames from here on."), ExecErrors)
-)]
+/// Not in the API's document: after the upgrade the connection speaks frames, which OpenAPI has no words for, and only
+/// clients that share `shed-protocol` with the server can use it.
 pub(super) async fn exec(
     State(app): State<App>,
     NamedShed(name): NamedShed,

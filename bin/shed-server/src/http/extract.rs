@@ -80,3 +80,32 @@ pub(super) fn has_word(headers: &HeaderMap, name: axum::http::HeaderName, word: 
         .flat_map(|value| value.split(','))
         .any(|item| item.trim().eq_ignore_ascii_case(word))
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::{HeaderName, HeaderValue, header::UPGRADE};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn fuzz_headers() {
+        let value = prop_oneof![
+            "((text/event-stream|application/json|\\*/\\*|upgrade|Upgrade|shed-tcp|shed-exec)[ ,;=q0-9.]{0,4}){0,4}",
+            "[ -~]{0,40}",
+        ];
+        let values = prop::collection::vec((any::<bool>(), value), 0..4);
+        shed_testkit::fuzz("headers", &values, |values| {
+            let mut headers = HeaderMap::new();
+            for (accept, value) in &values {
+                let name: HeaderName = if *accept { ACCEPT } else { UPGRADE };
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            let of = |wanted: bool| values.iter().filter(move |(accept, _)| *accept == wanted);
+            let events = of(true).any(|(_, value)| value.to_lowercase().contains("text/event-stream"));
+            assert_eq!(ReplyForm::of(&headers) == ReplyForm::Events, events);
+            let tcp = of(false).any(|(_, value)| value.split(',').any(|word| word.trim() == "shed-tcp"));
+            assert_eq!(has_word(&headers, UPGRADE, "shed-tcp"), tcp);
+        });
+    }
+}

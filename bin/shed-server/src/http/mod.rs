@@ -21,7 +21,7 @@ mod wire;
 
 use std::sync::Arc;
 
-use axum::{Extension, Router, extract::Request, middleware};
+use axum::{Extension, Router, extract::Request, middleware, routing::get};
 use shed_api::{ErrorCode, ServerInfo};
 use shed_lifecycle::Sheds;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -71,7 +71,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(sheds::get, sheds::delete))
         .routes(routes!(sheds::start))
         .routes(routes!(sheds::stop))
-        .routes(routes!(exec::exec))
+        .route("/api/sheds/{name}/exec", get(exec::exec))
 }
 
 /// Returns what guests get of the API: a refusal, whatever they ask for.

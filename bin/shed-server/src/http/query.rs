@@ -97,6 +97,27 @@ mod tests {
     }
 
     #[test]
+    fn fuzz_query() {
+        let strategy =
+            "([a-z_]{0,6}|scope|until|dry_run|keep_volume|%[0-9a-fA-Fx]{0,2}|=|&|\\+|\\PC|;){0,12}";
+        shed_testkit::fuzz("query", &strategy, |text: String| {
+            let query = query(&text);
+            for key in ["dry_run", "until", "keep_volume", ""] {
+                let count = query.all(key).count();
+                // What is there is either one value that is not empty, or refused.
+                match query.one(key) {
+                    Ok(None) => assert_eq!(count, 0),
+                    Ok(Some(value)) => assert!(count == 1 && !value.is_empty()),
+                    Err(error) => assert!(count > 0 && error.code == ErrorCode::InvalidRequest),
+                }
+                if let Ok(true) = query.flag(key) {
+                    assert_eq!(query.one(key), Ok(Some("true")));
+                }
+            }
+        });
+    }
+
+    #[test]
     fn a_list_keeps_its_order_and_escapes_are_decoded() {
         let query = query("scope=a%20b&other=1&scope=c+d");
         assert_eq!(query.all("scope").collect::<Vec<_>>(), ["a b", "c d"]);

@@ -5,6 +5,7 @@ mod common;
 mod create;
 mod events;
 mod exec;
+mod fuzz;
 mod openapi;
 mod process;
 mod sheds;
