@@ -6,6 +6,7 @@
 //! wrong in the ways that real ones do. Nothing in it is random, and it waits only where a fault says so.
 
 mod agent;
+mod tmux;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -20,6 +21,8 @@ use shed_protocol::Identify;
 use shed_types::{BackendKind, GuestPort, LaunchId, ShedName};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
+
+pub use self::tmux::{FakeSession, FakeTmux};
 
 use crate::{
     Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, ConnectGuestError, DiskAccess,
@@ -111,6 +114,9 @@ struct Host {
     starts: BTreeMap<ShedName, u32>,
     identified: BTreeMap<ShedName, Identify>,
     disk_conflicts: u32,
+    tmux: BTreeMap<ShedName, FakeTmux>,
+    /// Commands that run in guests.
+    commands: BTreeMap<ShedName, usize>,
 }
 
 /// One launch.
@@ -223,7 +229,10 @@ impl FakeWorld {
 
 impl Machine {
     fn end(&self) {
-        self.world.host().machines.remove(&self.identity.launch_id);
+        let mut host = self.world.host();
+        host.machines.remove(&self.identity.launch_id);
+        tmux::end_with_machine(&mut host, &self.spec.shed);
+        drop(host);
         self.ended.cancel();
     }
 

@@ -14,7 +14,10 @@ use shed_types::GuestPort;
 use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
-use super::{AskedBy, Machine};
+use super::{
+    AskedBy, Machine,
+    tmux::{self, Reply},
+};
 
 type Frames = Framed<DuplexStream, FrameCodec>;
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -24,7 +27,7 @@ type Service = Box<dyn FnOnce(DuplexStream) -> Served + Send>;
 pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service> {
     let machine = Arc::clone(machine);
     match port {
-        GuestPort::Exec => Some(serve(|frames| async move { exec(frames).await })),
+        GuestPort::Exec => Some(serve(|frames| async move { exec(frames, &machine).await })),
         GuestPort::Health => Some(serve(|frames| async move { health(frames).await })),
         GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
         GuestPort::Tcp | GuestPort::Files | GuestPort::NineP => None,
@@ -100,10 +103,11 @@ async fn messages(mut frames: Frames, machine: Arc<Machine>) -> Result<(), Frame
     Ok(())
 }
 
-async fn exec(mut frames: Frames) -> Result<(), FrameError> {
+async fn exec(mut frames: Frames, machine: &Arc<Machine>) -> Result<(), FrameError> {
     let Some(first) = frames.next().await else { return Ok(()) };
+    let _running = Running::note(machine);
     let status = match begin(&first?) {
-        Ok(command) => match run(&command, &mut frames).await? {
+        Ok((command, request)) => match run(&command, &request, &mut frames, machine).await? {
             Some(status) => status,
             // The host is gone.
             None => return Ok(()),
@@ -113,16 +117,40 @@ async fn exec(mut frames: Frames) -> Result<(), FrameError> {
     frames.send(Frame::json(FrameKind::ExitStatus, &status)).await
 }
 
-fn begin(frame: &Frame) -> Result<Command, String> {
+/// A command that runs, as [`FakeWorld::commands`](super::FakeWorld::commands) counts them.
+struct Running<'a>(&'a Machine);
+
+impl<'a> Running<'a> {
+    fn note(machine: &'a Machine) -> Self {
+        *machine.world.host().commands.entry(machine.spec.shed.clone()).or_default() += 1;
+        Self(machine)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0.world.host().commands.get_mut(&self.0.spec.shed) {
+            *count -= 1;
+        }
+    }
+}
+
+fn begin(frame: &Frame) -> Result<(Command, ExecRequest), String> {
     if frame.kind != FrameKind::ExecRequest {
         return Err("the stream does not begin with a request".to_owned());
     }
     let request: ExecRequest = frame.parse().map_err(|error| error.to_string())?;
-    request.command().map_err(|error| error.to_string())
+    let command = request.command().map_err(|error| error.to_string())?;
+    Ok((command, request))
 }
 
 /// Runs one of the few commands a fake knows. Returns nothing when the host has gone.
-async fn run(command: &Command, frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
+async fn run(
+    command: &Command,
+    request: &ExecRequest,
+    frames: &mut Frames,
+    machine: &Machine,
+) -> Result<Option<ExitStatus>, FrameError> {
     let (program, args) = match command {
         Command::LoginShell => ("cat", &[][..]),
         Command::Program { program, args } => (program.as_str(), &args[..]),
@@ -136,13 +164,18 @@ async fn run(command: &Command, frames: &mut Frames) -> Result<Option<ExitStatus
             Ok(Some(ExitStatus::exited(script["exit ".len()..].trim().parse().unwrap_or(2))))
         }
         ("echo", args) => {
-            let text = Bytes::from(format!("{}\n", args.join(" ")));
-            for start in (0..text.len()).step_by(MAX_PAYLOAD) {
-                let piece = text.slice(start..text.len().min(start + MAX_PAYLOAD));
-                frames.send(Frame::new(FrameKind::Data, piece)).await?;
-            }
+            print(frames, FrameKind::Data, &Bytes::from(format!("{}\n", args.join(" ")))).await?;
             Ok(Some(ExitStatus::exited(0)))
         }
+        ("tmux", args) => match tmux::run(machine, request, args) {
+            Reply::Printed { stdout, stderr, status } => {
+                print(frames, FrameKind::Data, &stdout).await?;
+                print(frames, FrameKind::Stderr, &stderr).await?;
+                Ok(Some(status))
+            }
+            Reply::Never => until_signal(frames).await,
+            Reply::HangsUp => Ok(None),
+        },
         ("cat", _) => copy(frames).await,
         ("sleep", args) => {
             let time = Duration::from_secs(u64::from(number(args.first()).unwrap_or(0).unsigned_abs()));
@@ -153,6 +186,13 @@ async fn run(command: &Command, frames: &mut Frames) -> Result<Option<ExitStatus
         }
         (other, _) => Ok(Some(ExitStatus::failed(127, format!("a fake guest has no {other:?}")))),
     }
+}
+
+async fn print(frames: &mut Frames, kind: FrameKind, text: &Bytes) -> Result<(), FrameError> {
+    for start in (0..text.len()).step_by(MAX_PAYLOAD) {
+        frames.send(Frame::new(kind, text.slice(start..text.len().min(start + MAX_PAYLOAD)))).await?;
+    }
+    Ok(())
 }
 
 /// Sends back what comes in, until there is no more.
