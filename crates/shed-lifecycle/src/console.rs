@@ -80,7 +80,8 @@ fn read_tail(path: &Utf8Path, start: u64) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn printable_lines(bytes: &[u8]) -> Vec<String> {
+/// Returns the last lines of what a guest or VMM wrote, bounded and without control characters.
+pub(crate) fn printable_lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let lines: Vec<String> = text
         .split(['\n', '\r'])

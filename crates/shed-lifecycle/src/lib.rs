@@ -14,20 +14,26 @@ mod context;
 mod disk;
 mod driver;
 mod error;
+mod guest_command;
 mod policy;
 mod progress;
 mod reconcile;
+mod sessions;
 mod settings;
 mod sheds;
 mod shutdown;
+mod tmux;
 mod view;
 
 pub use error::{
     BootShedError, ClearVmError, CreateShedError, DeleteShedError, OpenShedsError, ReachGuestError,
     StartShedError, StopShedError,
 };
+pub use guest_command::GuestCommandError;
 pub use policy::Activity;
 pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate};
+pub use sessions::{AllSessions, KillSessionError, ListSessionsError, TmuxError};
 pub use settings::Settings;
 pub use sheds::Sheds;
+pub use tmux::{ParseSessionsError, TmuxSession};
 pub use view::{NewShed, ShedStatus, ShedView, Started};
