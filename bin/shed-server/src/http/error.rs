@@ -9,7 +9,8 @@ use axum::{
 };
 use shed_api::{ErrorBody, ErrorCode, ErrorDetail};
 use shed_lifecycle::{
-    BootShedError, CreateShedError, DeleteShedError, ReachGuestError, StartShedError, StopShedError,
+    BootShedError, CreateShedError, DeleteShedError, GuestCommandError, KillSessionError, ListSessionsError,
+    ReachGuestError, StartShedError, StopShedError, TmuxError,
 };
 use shed_types::error_chain;
 
@@ -116,6 +117,46 @@ impl From<ReachGuestError> for ApiError {
     }
 }
 
+impl From<ListSessionsError> for ApiError {
+    fn from(error: ListSessionsError) -> Self {
+        let code = match &error {
+            ListSessionsError::NotFound { .. } => ErrorCode::ShedNotFound,
+            ListSessionsError::NotRunning { .. } => ErrorCode::ShedAlreadyStopped,
+            ListSessionsError::Tmux(tmux) => tmux_code(tmux),
+            ListSessionsError::Unreadable { .. } => ErrorCode::BackendError,
+        };
+        Self::from_chain(code, &error)
+    }
+}
+
+impl From<KillSessionError> for ApiError {
+    fn from(error: KillSessionError) -> Self {
+        let code = match &error {
+            KillSessionError::NotFound { .. } => ErrorCode::ShedNotFound,
+            KillSessionError::NotRunning { .. } => ErrorCode::ShedAlreadyStopped,
+            KillSessionError::SessionNotFound { .. } => ErrorCode::SessionNotFound,
+            KillSessionError::Tmux(tmux) => tmux_code(tmux),
+        };
+        Self::from_chain(code, &error)
+    }
+}
+
+fn tmux_code(error: &TmuxError) -> ErrorCode {
+    match error {
+        TmuxError::NotAvailable { .. } => ErrorCode::TmuxNotAvailable,
+        TmuxError::Failed { .. } | TmuxError::Guest(GuestCommandError::TooMuchOutput { .. }) => {
+            ErrorCode::BackendError
+        }
+        TmuxError::Guest(
+            GuestCommandError::Reach(_)
+            | GuestCommandError::NoEnd { .. }
+            | GuestCommandError::HungUp { .. }
+            | GuestCommandError::Broken { .. }
+            | GuestCommandError::Unreadable { .. },
+        ) => ErrorCode::ConnectFailed,
+    }
+}
+
 fn boot_code(error: &BootShedError) -> ErrorCode {
     match error {
         // Somebody stopped or deleted the shed meanwhile.
@@ -164,6 +205,17 @@ mod tests {
             ("SHED_NOT_RUNNING", 503)
         );
         let waited = std::time::Duration::from_secs(1);
-        assert_eq!(code(ReachGuestError::NoAnswer { shed, waited }.into()), ("CONNECT_FAILED", 502));
+        let no_answer = || ReachGuestError::NoAnswer { shed: shed.clone(), waited };
+        assert_eq!(code(no_answer().into()), ("CONNECT_FAILED", 502));
+        let stopped = ListSessionsError::NotRunning { shed: shed.clone(), status };
+        assert_eq!(code(stopped.into()), ("SHED_ALREADY_STOPPED", 409));
+        let stopped = KillSessionError::NotRunning { shed: shed.clone(), status };
+        assert_eq!(code(stopped.into()), ("SHED_ALREADY_STOPPED", 409));
+        let unknown = KillSessionError::SessionNotFound { shed: shed.clone(), session: "x".parse().unwrap() };
+        assert_eq!(code(unknown.into()), ("SESSION_NOT_FOUND", 404));
+        let bare = TmuxError::NotAvailable { shed: shed.clone(), reason: String::new() };
+        assert_eq!(code(ListSessionsError::Tmux(bare).into()), ("TMUX_NOT_AVAILABLE", 503));
+        let away = TmuxError::Guest(no_answer().into());
+        assert_eq!(code(KillSessionError::Tmux(away).into()), ("CONNECT_FAILED", 502));
     }
 }

@@ -14,6 +14,7 @@ mod observe;
 mod openapi;
 mod query;
 mod repo;
+mod sessions;
 mod sheds;
 mod splice;
 mod sse;
@@ -72,6 +73,9 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(sheds::start))
         .routes(routes!(sheds::stop))
         .route("/api/sheds/{name}/exec", get(exec::exec))
+        .routes(routes!(sessions::list))
+        .routes(routes!(sessions::kill))
+        .routes(routes!(sessions::list_all))
 }
 
 /// Returns what guests get of the API: a refusal, whatever they ask for.

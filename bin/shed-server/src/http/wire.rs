@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
-use shed_api::{PhaseTime, Shed};
-use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started};
+use shed_api::{PhaseTime, Session, Shed};
+use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started, TmuxSession};
+use shed_types::ShedName;
 
 /// Returns a shed as clients see it.
 pub(super) fn shed(view: ShedView) -> Shed {
@@ -41,6 +42,18 @@ pub(super) fn progress(update: ProgressUpdate) -> shed_api::ProgressEvent {
         phase: Some(update.phase.as_str().to_owned()),
         elapsed_ms: Some(millis(update.elapsed)),
         warning: update.warning,
+    }
+}
+
+/// Returns a tmux session as clients see it.
+pub(super) fn session(shed: &ShedName, session: TmuxSession) -> Session {
+    Session {
+        name: session.name,
+        shed_name: shed.to_string(),
+        server_name: None,
+        created_at: session.created_at,
+        attached: session.attached,
+        window_count: session.window_count,
     }
 }
 

@@ -8,4 +8,5 @@ mod exec;
 mod fuzz;
 mod openapi;
 mod process;
+mod sessions;
 mod sheds;
