@@ -1,10 +1,10 @@
-//! The calls of the API, one method each.
+//! The calls about the server and its sheds, one method each, and how every call is made.
 
 use std::{future::Future, time::Duration};
 
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
-use shed_api::{CreateShedRequest, ServerInfo, Shed, ShedList, UPGRADE_EXEC};
+use shed_api::{CreateShedRequest, ServerInfo, Shed, ShedList, SshHostKey, UPGRADE_EXEC};
 use shed_types::ShedName;
 use tokio::time::timeout;
 
@@ -41,7 +41,15 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; this call is refused by no server that is well.
     pub async fn info(&self) -> Result<ServerInfo, ClientError> {
-        self.fetch(Call::new(Method::GET, "/api/info"), self.timeouts.reply).await
+        self.ask(Call::new(Method::GET, "/api/info")).await
+    }
+
+    /// Returns the public key of the server's SSH server.
+    ///
+    /// # Errors
+    /// `NOT_FOUND` from a server without one, and see [`ClientError`].
+    pub async fn ssh_host_key(&self) -> Result<SshHostKey, ClientError> {
+        self.ask(Call::new(Method::GET, "/api/ssh-host-key")).await
     }
 
     /// Lists the sheds, sorted by name.
@@ -49,7 +57,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn list(&self) -> Result<Vec<Shed>, ClientError> {
-        let list: ShedList = self.fetch(Call::new(Method::GET, "/api/sheds"), self.timeouts.reply).await?;
+        let list: ShedList = self.ask(Call::new(Method::GET, "/api/sheds")).await?;
         Ok(list.sheds)
     }
 
@@ -58,7 +66,7 @@ impl Client {
     /// # Errors
     /// `SHED_NOT_FOUND`, and see [`ClientError`].
     pub async fn get(&self, name: &ShedName) -> Result<Shed, ClientError> {
-        self.fetch(Call::new(Method::GET, format!("/api/sheds/{name}")), self.timeouts.reply).await
+        self.ask(Call::new(Method::GET, format!("/api/sheds/{name}"))).await
     }
 
     /// Creates a shed and returns it running.
@@ -69,7 +77,7 @@ impl Client {
     /// # Cancel safety
     /// Dropping the future cancels the create on the server, which then leaves nothing of it.
     pub async fn create(&self, request: &CreateShedRequest) -> Result<Shed, ClientError> {
-        self.fetch(create_call(request, "application/json"), self.timeouts.work).await
+        self.work(create_call(request, "application/json")).await
     }
 
     /// Creates a shed and returns its progress, event by event.
@@ -91,7 +99,7 @@ impl Client {
     /// # Cancel safety
     /// A start that has begun goes on on the server.
     pub async fn start(&self, name: &ShedName) -> Result<Shed, ClientError> {
-        self.fetch(start_call(name, "application/json"), self.timeouts.work).await
+        self.work(start_call(name, "application/json")).await
     }
 
     /// Starts a stopped shed and returns its progress, event by event.
@@ -107,7 +115,7 @@ impl Client {
     /// # Errors
     /// `SHED_NOT_FOUND`, `SHED_ALREADY_STOPPED`, `SHED_BUSY`, `BACKEND_ERROR`, and see [`ClientError`].
     pub async fn stop(&self, name: &ShedName) -> Result<Shed, ClientError> {
-        self.fetch(Call::new(Method::POST, format!("/api/sheds/{name}/stop")), self.timeouts.work).await
+        self.work(Call::new(Method::POST, format!("/api/sheds/{name}/stop"))).await
     }
 
     /// Deletes a shed and its data.
@@ -126,7 +134,8 @@ impl Client {
         self.delete_at(format!("/api/sheds/{name}?keep_volume=true")).await
     }
 
-    async fn delete_at(&self, path: String) -> Result<(), ClientError> {
+    /// Deletes what is at the path.
+    pub(crate) async fn delete_at(&self, path: String) -> Result<(), ClientError> {
         let call = Call::new(Method::DELETE, path);
         self.bounded(call, self.timeouts.work, |reply| async { reply.success().await.map(drop) }).await
     }
@@ -146,6 +155,16 @@ impl Client {
             Ok(ExecStream::new(stream, early))
         })
         .await
+    }
+
+    /// Asks a question that is answered at once.
+    pub(crate) async fn ask<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        self.fetch(call, self.timeouts.reply).await
+    }
+
+    /// Asks for work that takes its time.
+    pub(crate) async fn work<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
+        self.fetch(call, self.timeouts.work).await
     }
 
     async fn fetch<T: DeserializeOwned>(&self, call: Call, limit: Duration) -> Result<T, ClientError> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
     body::Incoming,
@@ -17,8 +17,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{ClientError, ServerAddress};
 
-/// Longest reply that is read whole: a list of some thousand sheds.
-const MAX_REPLY: usize = 16 << 20;
+/// Longest reply that is read whole. The largest is the disk usage of ten thousand sheds, each with some ten files
+/// whose paths may be long.
+const MAX_REPLY: usize = 64 << 20;
 
 /// Longest error body that is read; more of it would not be shown.
 const MAX_ERROR: usize = 1 << 20;
@@ -27,7 +28,7 @@ const MAX_ERROR: usize = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) method: Method,
-    /// Path and query; made of checked names only.
+    /// Path and query; made of checked names and encoded values only.
     pub(crate) path: String,
     pub(crate) accept: &'static str,
     /// JSON.
@@ -199,6 +200,10 @@ impl Reply {
         let (body, _connection, server, request) = self.into_stream();
         match Limited::new(body, limit).collect().await {
             Ok(body) => Ok(body.to_bytes()),
+            Err(source) if source.is::<LengthLimitError>() => {
+                let reason = format!("the reply has more than {limit} bytes");
+                Err(ClientError::Protocol { server, request, reason })
+            }
             Err(source) => Err(ClientError::Broken { server, request, source }),
         }
     }

@@ -13,7 +13,9 @@ mod connection;
 mod error;
 mod events;
 mod exec;
+mod sessions;
 pub mod sse;
+mod storage;
 mod timeouts;
 
 pub use address::{ParseAddressError, ServerAddress};
@@ -21,4 +23,5 @@ pub use client::Client;
 pub use error::ClientError;
 pub use events::EventStream;
 pub use exec::{ExecStream, FrameReader, FrameWriter};
+pub use storage::PruneQuery;
 pub use timeouts::Timeouts;

@@ -7,11 +7,11 @@ use std::time::Duration;
 pub struct Timeouts {
     /// Until a TCP connection stands.
     pub connect: Duration,
-    /// Until the reply to a question (info, list, get) is there.
+    /// Until the reply to a question (info, a list, disk usage) is there.
     pub reply: Duration,
     /// Until the agent in a guest has been reached for an exec; a guest under software emulation may be slow.
     pub guest: Duration,
-    /// Until a create, start, stop or delete is done.
+    /// Until a create, start, stop, delete or prune is done.
     pub work: Duration,
     /// Between two signs of life on an event stream; the server sends one at least every 15 s.
     pub silence: Duration,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use shed_api::{CreateEvent, CreateShedRequest, ErrorCode};
-use shed_client::{Client, ClientError, ServerAddress, Timeouts};
+use shed_client::{Client, ClientError, PruneQuery, ServerAddress, Timeouts};
 use shed_protocol::{ExitStatus, Frame, FrameKind};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -221,4 +221,78 @@ async fn a_refused_upgrade_is_the_servers_error() {
     assert_eq!(client.exec(&api()).await.unwrap_err().code(), Some(ErrorCode::ShedNotRunning));
     let (client, _server) = answering(json("200 OK", "{}")).await;
     assert!(matches!(client.exec(&api()).await.unwrap_err(), ClientError::Protocol { .. }));
+}
+
+/// Asserts what a call sends, whatever becomes of the reply.
+async fn sends<T>(first_line: &str, body: &str, call: impl AsyncFnOnce(Client) -> T) -> T {
+    let (client, asked) = answering(json("200 OK", body)).await;
+    let result = call(client).await;
+    let head = asked.await.unwrap();
+    assert_eq!(head.lines().next(), Some(first_line));
+    result
+}
+
+#[tokio::test]
+async fn every_call_has_its_method_and_path() {
+    let session = "claude-1".parse().unwrap();
+    let image = "my.image_v1".parse().unwrap();
+    let sessions = r#"{"sessions":[{"name":"a","shed_name":"api","created_at":"2026-01-20T10:30:00Z","attached":true,"window_count":1}],"warnings":["w"]}"#;
+    let list =
+        sends("GET /api/sheds/api/sessions HTTP/1.1", sessions, async |c: Client| c.sessions(&api()).await);
+    assert_eq!(list.await.unwrap().sessions[0].name, "a");
+    let list = sends("GET /api/sessions HTTP/1.1", sessions, async |c: Client| c.all_sessions().await);
+    assert_eq!(list.await.unwrap().warnings, ["w"]);
+    sends("DELETE /api/sheds/api/sessions/claude-1 HTTP/1.1", "", async |c: Client| {
+        c.kill_session(&api(), &session).await
+    })
+    .await
+    .unwrap();
+    let key = r#"{"host_key":"ssh-ed25519 AAAA"}"#;
+    let key = sends("GET /api/ssh-host-key HTTP/1.1", key, async |c: Client| c.ssh_host_key().await).await;
+    assert_eq!(key.unwrap().host_key, "ssh-ed25519 AAAA");
+    let images = r#"{"images":[{"name":"base","source":"config","cached":false}]}"#;
+    let images = sends("GET /api/images HTTP/1.1", images, async |c: Client| c.images().await).await.unwrap();
+    assert_eq!((images[0].name.as_str(), images[0].size_bytes), ("base", None));
+    sends("DELETE /api/images/my.image_v1 HTTP/1.1", "", async |c: Client| c.delete_image(&image).await)
+        .await
+        .unwrap();
+    let none = r#"{"deleted":[]}"#;
+    for dry_run in [true, false] {
+        let line = format!("POST /api/images/prune?dry_run={dry_run} HTTP/1.1");
+        let report = sends(&line, none, async |c: Client| c.prune_images(dry_run).await).await.unwrap();
+        assert_eq!(report.deleted, []);
+    }
+    let usage = include_str!("../../shed-api/fixtures/system-df.json");
+    let usage = sends("GET /api/system/df HTTP/1.1", usage, async |c: Client| c.system_usage().await).await;
+    assert_eq!(usage.unwrap().server_name, "prod-mac");
+    let report = include_str!("../../shed-api/fixtures/system-prune.json");
+    let query = PruneQuery { until: Some("1h30m0s&x".to_owned()), ..PruneQuery::default() };
+    let line = "POST /api/system/prune?until=1h30m0s%26x HTTP/1.1";
+    let report = sends(line, report, async |c: Client| c.system_prune(&query).await).await.unwrap();
+    assert_eq!(report.items.len(), 3);
+}
+
+#[tokio::test]
+async fn a_list_of_ten_thousand_sheds_is_read_and_one_without_end_is_refused() {
+    let shed = |number: usize| {
+        let long = "x".repeat(1000);
+        format!(
+            r#"{{"name":"s{number}","status":"running","created_at":"2026-01-20T10:30:00Z","repo":"{long}","rootfs_path":"/{long}"}}"#
+        )
+    };
+    let sheds: Vec<String> = (0..10_000).map(shed).collect();
+    let body = format!(r#"{{"sheds":[{}]}}"#, sheds.join(","));
+    assert!(body.len() > 16 << 20);
+    let (client, _server) = answering(json("200 OK", &body)).await;
+    assert_eq!(client.list().await.unwrap().len(), 10_000);
+
+    let (client, server) = server(|mut stream, _| async move {
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await.unwrap();
+        // Until the client hangs up.
+        while stream.write_all(&[b' '; 1 << 16]).await.is_ok() {}
+    })
+    .await;
+    let error = client.list().await.unwrap_err();
+    assert!(matches!(&error, ClientError::Protocol { reason, .. } if reason.contains("bytes")), "{error:?}");
+    server.await.unwrap();
 }
