@@ -25,7 +25,7 @@ Exit codes:
   1    the server refused or failed, or something failed on this machine
   2    the command line or the config file is wrong
   3    the server cannot be reached, or its connection broke
-  4    there is no such shed or server
+  4    there is no such shed, session, image or server
   130  interrupted (128 + the number of the signal)
 
 `shed exec` passes on the exit code of the command it runs: 128 + n after signal n, 127 when there is no such \
@@ -40,6 +40,7 @@ Examples:
   shed create web                      make a shed
   shed exec web -- npm test            run a command in it
   shed list                            see what there is
+  shed sessions                        see what goes on in it
   shed stop web && shed start web      its files stay
   shed delete web                      its files do not";
 
@@ -98,6 +99,9 @@ enum Command {
     #[command(visible_alias = "rm")]
     Delete(commands::delete::DeleteArgs),
     Exec(commands::exec::ExecArgs),
+    Sessions(commands::sessions::SessionsArgs),
+    Image(commands::image::ImageArgs),
+    System(commands::system::SystemArgs),
     Server(commands::server::ServerArgs),
     Version(commands::version::VersionArgs),
     Completions(commands::completions::CompletionsArgs),
@@ -201,6 +205,9 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Stop(args) => commands::stop::run(context, args),
         Command::Delete(args) => commands::delete::run(context, args),
         Command::Exec(args) => commands::exec::run(context, args),
+        Command::Sessions(args) => commands::sessions::run(context, args),
+        Command::Image(args) => commands::image::run(context, args),
+        Command::System(args) => commands::system::run(context, args),
         Command::Server(args) => commands::server::run(context, args),
         Command::Version(args) => commands::version::run(context, args),
         Command::Completions(args) => commands::completions::run(context, args),

@@ -25,7 +25,7 @@ pub(crate) enum Kind {
     Usage,
     /// The server did not answer.
     Unreachable,
-    /// There is no such shed or server.
+    /// There is no such shed, session, image or server.
     NotFound,
     /// `shed exec` itself failed, as opposed to the command it ran.
     Exec,
@@ -97,10 +97,12 @@ impl CommandError {
             }
             ClientError::Api { message, .. } => {
                 let kind = match code {
-                    Some(ErrorCode::ShedNotFound) => Kind::NotFound,
+                    Some(ErrorCode::ShedNotFound | ErrorCode::SessionNotFound | ErrorCode::ImageNotFound) => {
+                        Kind::NotFound
+                    }
                     Some(_) | None => Kind::Failed,
                 };
-                let made = Self::new(kind, message);
+                let made = Self::new(kind, refusal(code, &server.to_string(), message));
                 match code.and_then(|code| hint_for(code, shed.map_or("NAME", ShedName::as_str))) {
                     Some(hint) => made.hinted(hint),
                     None => made,
@@ -185,6 +187,17 @@ impl fmt::Display for Cause {
 impl Error for Cause {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.source.as_deref().map(|cause| cause as _)
+    }
+}
+
+/// Returns what a server says when it refuses a request, put so that it fits what was asked for: the paths of a request
+/// are nothing that a user has typed.
+pub(crate) fn refusal(code: Option<ErrorCode>, server: &str, message: String) -> String {
+    match code {
+        Some(ErrorCode::NotFound | ErrorCode::MethodNotAllowed) => {
+            format!("{server} does not know this request and may be older than this client: {message}")
+        }
+        Some(_) | None => message,
     }
 }
 

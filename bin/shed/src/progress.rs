@@ -7,7 +7,6 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use shed_api::ProgressEvent;
-use shed_types::ShedName;
 
 use crate::{
     times,
@@ -17,18 +16,18 @@ use crate::{
 /// How often the moving line is drawn.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Shows the progress of one command, which may work on several sheds.
+/// Shows the progress of one command, which may work on several sheds or servers.
 #[derive(Debug)]
 pub(crate) struct Progress<'a> {
     ui: &'a Ui,
     bars: Option<MultiProgress>,
 }
 
-/// Shows the progress on one shed; its line goes away with it.
+/// Shows the progress on one of them; its line goes away with it.
 #[derive(Debug)]
 pub(crate) struct Task<'a> {
     ui: &'a Ui,
-    shed: &'a ShedName,
+    subject: &'a str,
     started: Instant,
     bars: Option<(MultiProgress, ProgressBar)>,
     warnings: RefCell<Vec<String>>,
@@ -41,17 +40,18 @@ impl<'a> Progress<'a> {
         Self { ui, bars: live.then(MultiProgress::new) }
     }
 
-    /// Begins the work on a shed.
-    pub(crate) fn task(&self, shed: &'a ShedName, message: &str) -> Task<'a> {
+    /// Begins the work on a shed, an image or a server.
+    pub(crate) fn task<N: AsRef<str> + ?Sized>(&self, subject: &'a N, message: &str) -> Task<'a> {
+        let subject = subject.as_ref();
         let bars = self.bars.as_ref().map(|bars| {
             let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg} {elapsed}")
                 .unwrap_or_else(|_| ProgressStyle::default_spinner());
-            let bar = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix(shed.to_string()));
+            let bar = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix(subject.to_owned()));
             bar.set_message(message.to_owned());
             bar.enable_steady_tick(TICK);
             (bars.clone(), bar)
         });
-        Task { ui: self.ui, shed, started: Instant::now(), bars, warnings: RefCell::default() }
+        Task { ui: self.ui, subject, started: Instant::now(), bars, warnings: RefCell::default() }
     }
 }
 
@@ -60,7 +60,7 @@ impl Task<'_> {
     pub(crate) fn event(&self, event: &ProgressEvent) {
         if event.warning {
             self.warnings.borrow_mut().push(event.message.clone());
-            let text = format!("{}: {}", self.shed, event.message);
+            let text = format!("{}: {}", self.subject, event.message);
             match (&self.bars, self.ui.format()) {
                 (Some((bars, _)), _) => bars.suspend(|| self.ui.warning(&text)),
                 (None, Format::Text) => self.ui.warning(&text),
@@ -73,7 +73,7 @@ impl Task<'_> {
             Some((_, bar)) => bar.set_message(clean(&event.message).replace('\n', " ")),
             None => {
                 let elapsed = times::elapsed(self.started.elapsed());
-                self.ui.note(&format!("{}: {} ({elapsed})", self.shed, event.message));
+                self.ui.note(&format!("{}: {} ({elapsed})", self.subject, event.message));
             }
         }
     }

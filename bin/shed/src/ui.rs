@@ -56,6 +56,17 @@ impl<'a, D> Done<'a, D> {
     pub(crate) fn new(action: &'static str, name: &'a str, server: String, details: Option<D>) -> Self {
         Self { status: "ok", action, name: Some(name), server: Some(server), details }
     }
+
+    /// Makes the result of an action on a server as a whole.
+    pub(crate) fn on_server(action: &'static str, server: String, details: Option<D>) -> Self {
+        Self { status: "ok", action, name: None, server: Some(server), details }
+    }
+
+    /// Says that not all of it could be done; the command fails then.
+    pub(crate) fn partly(mut self) -> Self {
+        self.status = "partial";
+        self
+    }
 }
 
 impl Ui {
@@ -172,16 +183,11 @@ impl Ui {
         }
     }
 
-    /// Asks a question that is answered with yes or no; anything but a clear yes is a no.
-    pub(crate) fn confirm(&self, question: &str) -> io::Result<bool> {
+    /// Writes a question that is answered with yes or no, and leaves the cursor behind it.
+    pub(crate) fn question(&self, text: &str) {
         let mut stderr = io::stderr().lock();
-        write!(stderr, "{} [y/N] ", clean(question))?;
-        stderr.flush()?;
-        let mut answer = String::new();
-        if io::stdin().read_line(&mut answer)? == 0 {
-            writeln!(stderr)?;
-        }
-        Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+        // When even that fails, there is nobody to answer.
+        let _unread = write!(stderr, "{} [y/N] ", clean(text)).and_then(|()| stderr.flush());
     }
 
     fn line(&self, style: Style, label: &str, text: &str) {

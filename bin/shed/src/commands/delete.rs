@@ -1,19 +1,17 @@
 //! `shed delete`.
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Args;
 use futures::future::try_join_all;
 use shed_client::Timeouts;
 use shed_types::ShedName;
 
-use super::{block_on, each};
+use super::{block_on, each, work};
 use crate::{
     cli::Context,
-    command_error::{CommandError, Kind},
+    command_error::CommandError,
+    confirm,
     progress::Progress,
     servers::{Servers, Strayed},
     ui::{Done, Format},
@@ -49,25 +47,25 @@ pub(crate) struct DeleteArgs {
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Result<ExitCode, CommandError> {
     if !args.force {
-        let refused = match context.ui.format() {
-            Format::Json => Some("with --json nobody can be asked"),
-            Format::Text if !io::stdin().is_terminal() => {
-                Some("stdin is not a terminal, so nobody can be asked")
-            }
-            Format::Text => None,
-        };
-        if let Some(reason) = refused {
-            return Err(CommandError::new(Kind::Usage, format!("nothing is deleted: {reason}"))
-                .hinted("delete without a question: shed delete --force NAME"));
-        }
+        confirm::somebody(
+            &context.ui,
+            "nothing is deleted",
+            "delete without a question: shed delete --force NAME",
+        )?;
     }
     let servers = context.servers()?;
-    if !args.force && !confirm(context, &servers, &args.names)? {
-        context.ui.note("Nothing is deleted.");
-        return Ok(ExitCode::from(1));
-    }
+    block_on(async {
+        if !args.force && !confirm::ask(&context.ui, &question(context, &servers, &args.names).await?).await?
+        {
+            return Ok(confirm::declined(&context.ui));
+        }
+        work::unless_interrupted("the delete", delete(context, &servers, args)).await
+    })
+}
+
+async fn delete(context: &Context, servers: &Servers, args: &DeleteArgs) -> Result<ExitCode, CommandError> {
     let progress = Progress::new(&context.ui);
-    block_on(each(
+    each(
         context,
         &args.names,
         async |name| {
@@ -97,25 +95,24 @@ pub(crate) fn run(context: &Context, args: &DeleteArgs) -> Result<ExitCode, Comm
                 Format::Text => context.ui.print(&format!("Deleted shed {name} on {}\n", server.name)),
             }
         },
-    ))
+    )
+    .await
 }
 
-/// Asks about all sheds at once, having seen that each is there. One that is not leaves all of them alone.
-fn confirm(context: &Context, servers: &Servers, names: &[ShedName]) -> Result<bool, CommandError> {
-    let found = block_on(try_join_all(names.iter().map(async |name| {
+/// Returns the question about all sheds at once, having seen that each is there. One that is not leaves all of them
+/// alone.
+async fn question(context: &Context, servers: &Servers, names: &[ShedName]) -> Result<String, CommandError> {
+    let found = try_join_all(names.iter().map(async |name| {
         servers
             .on_server_of(&context.ui, name, Strayed::Refuse, async |server| {
                 server.client(Timeouts::default()).get(name).await
             })
             .await
-    })))?;
+    }))
+    .await?;
     let described: Vec<String> = found
         .iter()
         .map(|(server, shed)| format!("{} ({} on {})", shed.name, shed.status.as_str(), server.name))
         .collect();
-    let question = format!("Delete {} with all files?", described.join(", "));
-    context
-        .ui
-        .confirm(&question)
-        .map_err(|error| CommandError::new(Kind::Failed, "could not read the answer").caused_by(error))
+    Ok(format!("Delete {} with all files?", described.join(", ")))
 }

@@ -3,13 +3,15 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use futures::future::join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use shed_api::{Shed, ShedList, ShedStatus};
-use shed_client::{ClientError, Timeouts};
+use shed_client::{Client, Timeouts};
 
-use super::block_on;
+use super::{
+    block_on,
+    fleet::{self, Offline, Scope},
+};
 use crate::{
     cli::Context,
     command_error::CommandError,
@@ -40,7 +42,7 @@ pub(crate) struct ListArgs {
 /// One shed and where it is.
 struct Found<'a> {
     server: &'a Server,
-    shed: Shed,
+    shed: &'a Shed,
 }
 
 /// Result of `list --all --json`: the API's list, with the server of each shed and the servers that are missing.
@@ -55,12 +57,6 @@ struct ShedOnServer<'a> {
     server: String,
     #[serde(flatten)]
     shed: &'a Shed,
-}
-
-#[derive(Serialize)]
-struct Offline {
-    server: String,
-    error: String,
 }
 
 /// Runs the command.
@@ -81,8 +77,7 @@ fn list_one(context: &Context, servers: &Servers) -> Result<ExitCode, CommandErr
             none(&context.ui, &format!("There are no sheds on {}.", server.name));
         }
         Format::Text => {
-            let found: Vec<Found<'_>> =
-                sheds.into_iter().map(|shed| Found { server: &server, shed }).collect();
+            let found: Vec<Found<'_>> = sheds.iter().map(|shed| Found { server: &server, shed }).collect();
             show(context, &found, Scope::One)?;
         }
     }
@@ -90,42 +85,28 @@ fn list_one(context: &Context, servers: &Servers) -> Result<ExitCode, CommandErr
 }
 
 fn list_all(context: &Context, servers: &Servers) -> Result<ExitCode, CommandError> {
-    let all = servers.all();
-    let answers = block_on(async {
-        Ok(join_all(all.iter().map(async |server| server.client(Timeouts::default()).list().await)).await)
-    })?;
-    let (mut found, mut offline) = (Vec::new(), Vec::<(&Server, ClientError)>::new());
-    for (server, answer) in all.iter().zip(answers) {
-        match answer {
-            Ok(sheds) => found.extend(sheds.into_iter().map(|shed| Found { server, shed })),
-            Err(error) => offline.push((server, error)),
-        }
-    }
-    if offline.len() == all.len()
-        && let Some((server, error)) = offline.pop()
-    {
-        return Err(CommandError::from_client(error, server, None));
-    }
+    let answers = block_on(async { fleet::ask(servers, Client::list).await.at_least_one() })?;
+    let offline = answers.offline();
     match context.ui.format() {
         Format::Json => {
-            let on_server = |found: &Found<'_>| found.server.name.to_string();
-            let sheds =
-                found.iter().map(|one| ShedOnServer { server: on_server(one), shed: &one.shed }).collect();
-            let offline = offline
-                .iter()
-                .map(|(server, error)| Offline { server: server.name.to_string(), error: error.to_string() })
-                .collect();
-            context.ui.print_json(&EverySheds { sheds, offline })?;
+            let sheds = answers.found.iter().flat_map(|(server, sheds)| {
+                sheds.iter().map(|shed| ShedOnServer { server: server.name.to_string(), shed })
+            });
+            context.ui.print_json(&EverySheds { sheds: sheds.collect(), offline })?;
         }
         Format::Text => {
+            let found: Vec<Found<'_>> = answers
+                .found
+                .iter()
+                .flat_map(|(server, sheds)| sheds.iter().map(move |shed| Found { server, shed }))
+                .collect();
             if found.is_empty() {
                 none(&context.ui, "There are no sheds.");
             } else {
                 show(context, &found, Scope::All)?;
             }
-            for (server, error) in offline {
-                context.ui.warning(&format!("the sheds of {} are missing: {error}", server.name));
-            }
+            // Below a long list, where it is seen.
+            answers.warn(&context.ui, "sheds");
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -136,13 +117,6 @@ fn none(ui: &Ui, text: &str) {
     if ui.stderr_is_terminal() {
         ui.hint("make one: shed create NAME");
     }
-}
-
-/// Whether a table needs to say which server a shed is on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    One,
-    All,
 }
 
 fn show(context: &Context, found: &[Found<'_>], scope: Scope) -> Result<(), CommandError> {
@@ -157,7 +131,7 @@ fn show(context: &Context, found: &[Found<'_>], scope: Scope) -> Result<(), Comm
 fn short_table(found: &[Found<'_>], scope: Scope, now: Timestamp) -> Table {
     let mut table = table(&["NAME", "BACKEND", "STATUS", "SSH", "CREATED"], scope);
     for one in found {
-        let shed = &one.shed;
+        let shed = one.shed;
         add_row(
             &mut table,
             scope,
@@ -177,7 +151,7 @@ fn long_table(found: &[Found<'_>], scope: Scope, now: Timestamp) -> Table {
     let mut table =
         table(&["NAME", "BACKEND", "STATUS", "SSH", "IP", "RESOURCES", "SOURCE", "UPTIME"], scope);
     for one in found {
-        let shed = &one.shed;
+        let shed = one.shed;
         add_row(
             &mut table,
             scope,
@@ -224,7 +198,7 @@ fn add_row<const N: usize>(table: &mut Table, scope: Scope, one: &Found<'_>, cel
 fn groups(found: &[Found<'_>], now: Timestamp) -> String {
     let mut out = String::new();
     for one in found {
-        let shed = &one.shed;
+        let shed = one.shed;
         let time = |at: Timestamp| format!("{at} ({})", times::ago(at, now));
         let lines = [
             ("Server", Some(format!("{} ({})", one.server.name, one.server.entry.url()))),
@@ -324,7 +298,8 @@ mod tests {
 
     fn with_found(check: impl FnOnce(&[Found<'_>], Timestamp)) {
         let server = server();
-        let found: Vec<_> = sheds().into_iter().map(|shed| Found { server: &server, shed }).collect();
+        let sheds = sheds();
+        let found: Vec<_> = sheds.iter().map(|shed| Found { server: &server, shed }).collect();
         check(&found, "2026-01-02T06:12:10Z".parse().unwrap());
     }
 

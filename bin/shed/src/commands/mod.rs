@@ -7,18 +7,21 @@ pub(crate) mod completions;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod exec;
+mod fleet;
+pub(crate) mod image;
 pub(crate) mod list;
 pub(crate) mod man;
 pub(crate) mod server;
+pub(crate) mod sessions;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod system;
 pub(crate) mod version;
 mod work;
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, hash::Hash, process::ExitCode};
 
 use futures::future::join_all;
-use shed_types::ShedName;
 
 use crate::{
     cli::Context,
@@ -37,15 +40,15 @@ fn block_on<T>(work: impl Future<Output = Result<T, CommandError>>) -> Result<T,
     result
 }
 
-/// Does the same to each shed at once, each once, then reports in the order of the command line. The exit code is
+/// Does the same to each shed or image at once, each once, then reports in the order of the command line. The exit code is
 /// that of the first failure.
-async fn each<T>(
+async fn each<N: Eq + Hash, T>(
     context: &Context,
-    names: &[ShedName],
-    act: impl AsyncFn(&ShedName) -> Result<T, CommandError>,
-    report: impl Fn(&ShedName, T) -> Result<(), CommandError>,
+    names: &[N],
+    act: impl AsyncFn(&N) -> Result<T, CommandError>,
+    report: impl Fn(&N, T) -> Result<(), CommandError>,
 ) -> Result<ExitCode, CommandError> {
-    let mut names: Vec<&ShedName> = names.iter().collect();
+    let mut names: Vec<&N> = names.iter().collect();
     let mut seen = std::collections::HashSet::new();
     names.retain(|name| seen.insert(*name));
     let results = join_all(names.iter().map(|name| act(name))).await;

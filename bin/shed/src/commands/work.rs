@@ -1,11 +1,11 @@
-//! Follows a create or start to its end: shows its events, and gives up at a timeout or a signal.
+//! Waits for work on a server to its end: shows the events of a create or start, and gives up at a timeout or a signal.
 
 use std::{future::Future, time::Duration};
 
 use serde::Serialize;
 use shed_api::{CreateEvent, ErrorCode, Shed};
 use shed_client::{ClientError, EventStream, Timeouts};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
     command_error::{CommandError, Kind},
@@ -80,19 +80,54 @@ pub(crate) async fn unless_given_up<T>(
     work: impl Future<Output = Result<T, CommandError>>,
     explain: impl FnOnce(GivenUp) -> CommandError,
 ) -> Result<T, CommandError> {
-    let listen = |kind| {
-        signal(kind)
-            .map_err(|error| CommandError::new(Kind::Failed, "could not watch for signals").caused_by(error))
-    };
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
+    let mut signals = EndSignals::listen()?;
     let given_up = tokio::select! {
         // A result that is there is never thrown away.
         biased;
         result = work => return result,
-        _ = interrupt.recv() => GivenUp::Signal(SIGINT),
-        _ = terminate.recv() => GivenUp::Signal(SIGTERM),
+        signal = signals.next() => GivenUp::Signal(signal),
         () = tokio::time::sleep(timeout.get()) => GivenUp::TimedOut,
     };
     Err(explain(given_up))
+}
+
+/// Waits for `work`, until a signal asks the client to end; `what` it does may then go on on the server.
+pub(crate) async fn unless_interrupted<T>(
+    what: &str,
+    work: impl Future<Output = Result<T, CommandError>>,
+) -> Result<T, CommandError> {
+    let mut signals = EndSignals::listen()?;
+    tokio::select! {
+        biased;
+        result = work => result,
+        signal = signals.next() => Err(CommandError::new(
+            Kind::Interrupted { signal },
+            format!("the wait for {what} was interrupted; what the server has begun may go on"),
+        )),
+    }
+}
+
+/// The signals that ask the client to end.
+struct EndSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl EndSignals {
+    fn listen() -> Result<Self, CommandError> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                CommandError::new(Kind::Failed, "could not watch for signals").caused_by(error)
+            })
+        };
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    /// Waits for the next one and returns its number.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            _ = self.interrupt.recv() => SIGINT,
+            _ = self.terminate.recv() => SIGTERM,
+        }
+    }
 }

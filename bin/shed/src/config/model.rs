@@ -31,6 +31,12 @@ impl ServerName {
     }
 }
 
+impl AsRef<str> for ServerName {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
 impl FromStr for ServerName {
     type Err = ParseServerNameError;
 
