@@ -2,8 +2,14 @@
 
 mod create;
 mod exec;
+mod image;
 mod peer;
+mod prune;
+mod pty;
 mod server;
+mod sessions;
+mod stub;
+mod system;
 mod terminal;
 mod usage;
 mod user;

@@ -3,16 +3,12 @@
 
 use shed_testkit::{Setup, TestServer};
 
-use crate::user::{User, closed_port};
+use crate::user::{User, closed_port, json};
 
 async fn server() -> (TestServer, String) {
     let server = TestServer::start(Setup::default()).await.unwrap();
     let address = server.client().server().to_string();
     (server, address)
-}
-
-fn json(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
 #[tokio::test]

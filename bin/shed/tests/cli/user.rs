@@ -32,6 +32,21 @@ impl User {
         user
     }
 
+    /// Returns a user with servers of these names and ports; the first one is the default.
+    pub(crate) fn with_servers(servers: &[(&str, u16)]) -> Self {
+        let user = Self::new();
+        let entries: Vec<String> = servers
+            .iter()
+            .map(|(name, port)| format!("{name}: {{host: 127.0.0.1, http_port: {port}}}"))
+            .collect();
+        user.write_config(&format!(
+            "servers: {{{}}}\ndefault_server: {}\n",
+            entries.join(", "),
+            servers[0].0
+        ));
+        user
+    }
+
     pub(crate) fn write_config(&self, text: &str) {
         let dir = self.home.path().join(".shed");
         std::fs::create_dir_all(&dir).unwrap();
@@ -85,4 +100,10 @@ pub(crate) fn closed_port() -> (impl Sized, u16) {
     rustix::net::bind(&socket, &SocketAddrV4::new([127, 0, 0, 1].into(), 0)).unwrap();
     let address = SocketAddrV4::try_from(rustix::net::getsockname(&socket).unwrap()).unwrap();
     (socket, address.port())
+}
+
+/// Reads the JSON that a command has printed.
+#[track_caller]
+pub(crate) fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
 }

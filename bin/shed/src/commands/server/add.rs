@@ -72,12 +72,7 @@ pub(crate) fn run(context: &Context, args: &AddArgs) -> Result<ExitCode, Command
     })?;
     match context.ui.format() {
         Format::Json => {
-            context.ui.print_done(&Done::new(
-                "server add",
-                &name.to_string(),
-                name.to_string(),
-                Some(&entry),
-            ))?;
+            context.ui.print_done(&Done::new("server add", name.as_ref(), name.to_string(), Some(&entry)))?;
         }
         Format::Text => {
             let default = if is_default { ", the default" } else { "" };
