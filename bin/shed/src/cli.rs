@@ -33,6 +33,7 @@ command, 126 when it cannot be run. It exits with 255 when it fails itself.
 
 Files:
   ~/.shed/config.yaml  the servers, and where each shed was last seen
+  ~/.shed/known_hosts  the SSH host keys of the servers
 
 Without any server in that file, one on this machine at http://127.0.0.1:8080 is used.
 

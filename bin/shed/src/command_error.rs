@@ -8,7 +8,10 @@ use shed_api::ErrorCode;
 use shed_client::ClientError;
 use shed_types::ShedName;
 
-use crate::{config::ConfigError, servers::Server};
+use crate::{
+    config::{ConfigError, KnownHostsError},
+    servers::Server,
+};
 
 /// A boxed cause.
 type Source = Box<dyn Error + Send + Sync>;
@@ -278,6 +281,20 @@ impl From<ConfigError> for CommandError {
         match hint {
             Some(hint) => made.hinted(hint),
             None => made,
+        }
+    }
+}
+
+impl From<KnownHostsError> for CommandError {
+    fn from(error: KnownHostsError) -> Self {
+        let made = Self::from_error(Kind::Failed, &error);
+        match &error {
+            KnownHostsError::Changed { place, path } => made
+                .hinted("somebody may be between you and that server, or the server was set up anew")
+                .hinted(format!(
+                    "if it was, forget the old key and try again: ssh-keygen -f {path} -R '{place}'"
+                )),
+            KnownHostsError::Read { .. } | KnownHostsError::Write(_) => made,
         }
     }
 }

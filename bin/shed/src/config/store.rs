@@ -11,13 +11,16 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::model::ClientConfig;
+use super::{known_hosts::KnownHosts, model::ClientConfig};
 
 /// Directory of the client's files below the home directory (spec K.3).
 const DIRECTORY: &str = ".shed";
 
 /// The config file in it.
 const FILE: &str = "config.yaml";
+
+/// The host keys of the servers, beside it.
+const KNOWN_HOSTS: &str = "known_hosts";
 
 /// Why the config file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +78,11 @@ impl ConfigStore {
         }
         let home = std::env::var("HOME").ok().filter(|home| !home.is_empty()).ok_or(ConfigError::NoHome)?;
         Ok(Self { path: Utf8PathBuf::from(home).join(DIRECTORY).join(FILE) })
+    }
+
+    /// Returns the file of host keys, which lies beside the config file. To be changed within [`Self::update`] only.
+    pub(crate) fn known_hosts(&self) -> KnownHosts {
+        KnownHosts::new(self.path.with_file_name(KNOWN_HOSTS))
     }
 
     /// Reads the file; a missing one is an empty one.

@@ -2,6 +2,7 @@
 
 mod create;
 mod exec;
+mod host_key;
 mod image;
 mod peer;
 mod prune;

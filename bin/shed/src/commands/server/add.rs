@@ -4,21 +4,23 @@ use std::process::ExitCode;
 
 use clap::Args;
 use jiff::Timestamp;
-use shed_api::ServerInfo;
-use shed_client::{ServerAddress, Timeouts};
-use shed_types::TcpPort;
+use serde::Serialize;
+use shed_api::{ErrorCode, ServerInfo, SshHostKey};
+use shed_client::{ClientError, ServerAddress, Timeouts};
+use shed_types::{TcpPort, error_chain};
 
 use crate::{
     cli::Context,
     command_error::{CommandError, Kind},
     commands::block_on,
-    config::{ClientConfig, Host, ServerEntry, ServerName, default_ssh_port},
+    config::{ClientConfig, Host, HostKey, Place, ServerEntry, ServerName, default_ssh_port},
     servers::{Origin, Server},
-    ui::{Done, Format},
+    ui::{Done, Format, Ui, clean},
 };
 
 const AFTER_HELP: &str = "\
-The server is asked for its name and ports, so it must answer. The first server becomes the default.
+The server is asked for its name, ports and SSH host key, so it must answer. The first server
+becomes the default. A key that differs from the one in ~/.shed/known_hosts is refused.
 
 Examples:
   shed server add mini.lan
@@ -54,35 +56,74 @@ pub(crate) fn run(context: &Context, args: &AddArgs) -> Result<ExitCode, Command
     refuse_known(&config, args.name.as_ref(), &entry)?;
 
     let asked = Server { name: ServerName::local(), entry: entry.clone(), origin: Origin::Configured };
-    let info = block_on(async {
-        let answer = asked.client(Timeouts::default()).info().await;
-        answer.map_err(|error| {
+    let (info, host_key) = block_on(async {
+        let client = asked.client(Timeouts::default());
+        let info = client.info().await.map_err(|error| {
             CommandError::new(Kind::Unreachable, format!("no shed-server answers at {}", asked.entry.url()))
                 .caused_by(error)
                 .hinted("is it running there, and does it listen on that address (http_port, bind in server.yaml)?")
-        })
+        })?;
+        Ok((info, client.ssh_host_key().await))
     })?;
+    let host_key = host_key_of(&context.ui, host_key);
     // The port that has just been answered on is kept, rather than the one reported: a tunnel may lie between.
     entry.ssh_port = TcpPort::new(info.ssh_port).unwrap_or(entry.ssh_port);
     let name = name(args, &entry, &info)?;
     let is_default = store.update::<_, CommandError>(|config| {
         refuse_known(config, Some(&name), &entry)?;
+        if let Some(key) = &host_key {
+            store.known_hosts().add(&Place::of(&entry), key)?;
+        }
         config.add_server(name.clone(), entry.clone());
         Ok(config.default_server.as_ref() == Some(&name))
     })?;
     match context.ui.format() {
         Format::Json => {
-            context.ui.print_done(&Done::new("server add", name.as_ref(), name.to_string(), Some(&entry)))?;
+            let details = Details { entry: &entry, host_key: host_key.map(|key| key.to_string()) };
+            context.ui.print_done(&Done::new(
+                "server add",
+                name.as_ref(),
+                name.to_string(),
+                Some(details),
+            ))?;
         }
         Format::Text => {
             let default = if is_default { ", the default" } else { "" };
             let url = entry.url();
-            context
-                .ui
-                .print(&format!("Added server {name} at {url} (version {}{default})\n", info.version))?;
+            context.ui.print(&format!(
+                "Added server {name} at {url} (version {}{default})\n",
+                clean(&info.version)
+            ))?;
+            if host_key.is_some() {
+                context.ui.note(&format!("Its SSH host key is kept in {}.", store.known_hosts().path()));
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is kept of the server.
+#[derive(Serialize)]
+struct Details<'a> {
+    #[serde(flatten)]
+    entry: &'a ServerEntry,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host_key: Option<String>,
+}
+
+/// Returns the host key of the server. One that has none, or cannot say it, is of use all the same.
+fn host_key_of(ui: &Ui, answer: Result<SshHostKey, ClientError>) -> Option<HostKey> {
+    let why = match answer {
+        Ok(key) => match key.host_key.parse::<HostKey>() {
+            Ok(key) => return Some(key),
+            Err(error) => error_chain(&error),
+        },
+        // A server of a version without SSH.
+        Err(error) if error.code() == Some(ErrorCode::NotFound) => return None,
+        Err(error) => error_chain(&error),
+    };
+    ui.warning(&format!("the server's SSH host key is not kept, so SSH will not trust it: {why}"));
+    None
 }
 
 /// Returns the port of `--port`, or of the address.

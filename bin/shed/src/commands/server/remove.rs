@@ -7,15 +7,15 @@ use clap::Args;
 use crate::{
     cli::Context,
     command_error::CommandError,
-    config::ServerName,
+    config::{Place, ServerName},
     servers::unknown_server,
     ui::{Done, Format},
 };
 
 /// Forget a server
 ///
-/// The server itself and its sheds stay as they are. When it was the default, the server that was added first
-/// becomes the default.
+/// The server itself and its sheds stay as they are; its SSH host key is forgotten. When it was the default, the server
+/// that was added first becomes the default.
 #[derive(Debug, Args)]
 pub(crate) struct RemoveArgs {
     /// The server to forget
@@ -24,10 +24,16 @@ pub(crate) struct RemoveArgs {
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: &RemoveArgs) -> Result<ExitCode, CommandError> {
-    let (was_default, default) = context.store()?.update::<_, CommandError>(|config| {
+    let store = context.store()?;
+    let (was_default, default) = store.update::<_, CommandError>(|config| {
         let before = config.default_server.clone();
-        if !config.remove_server(&args.name) {
+        let Some(place) = config.servers.get(&args.name).map(Place::of) else {
             return Err(unknown_server(config, &args.name));
+        };
+        config.remove_server(&args.name);
+        // Another name of the same server needs its key still.
+        if !config.servers.values().any(|entry| Place::of(entry) == place) {
+            store.known_hosts().remove(&place)?;
         }
         Ok((before.as_ref() == Some(&args.name), config.default_server.clone()))
     })?;
