@@ -1,6 +1,7 @@
 //! Runs the real `shed`: as users who make mistakes, and against servers and peers that misbehave.
 
 mod create;
+mod delete;
 mod exec;
 mod host_key;
 mod image;
