@@ -7,7 +7,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_image::{DiskOptions, ImageStore, Mke2fs, file_name, rootfs_from_tar};
+use shed_image::{DiskOptions, ImageStore, Mke2fs, file_name, recipe_source, rootfs_from_tar};
 use shed_types::ImageName;
 
 use crate::{
@@ -63,7 +63,7 @@ pub(crate) fn build(out: &OutDir, common: &Common, name: &ImageName) -> Result<(
     let lock = store.lock(name).with_context(|| format!("cannot lock image {name}"))?;
     stamp.withdraw()?;
     out.place(&image, &file_name::rootfs(name))?;
-    write_whole(&store.source(name), format!("recipe:{name}\n").as_bytes())?;
+    write_whole(&store.source(name), format!("{}\n", recipe_source(name)).as_bytes())?;
     drop(lock);
     stamp.write(digest, &[file_name::rootfs(name).into(), file_name::source(name).into()])?;
     step.done("in place");

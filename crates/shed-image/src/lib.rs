@@ -8,6 +8,8 @@ mod disk;
 mod initramfs;
 mod kernel;
 mod modules;
+mod origin;
+mod remove;
 mod store;
 
 pub use disk::{
@@ -17,6 +19,6 @@ pub use disk::{
 pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_bzimage};
 pub use modules::{ModuleTree, ParseModulesError, ResolveModulesError};
-pub use store::{
-    ImageLock, ImageRecord, ImageStore, ListImagesError, ResolveImageError, TemplateError, file_name,
-};
+pub use origin::{ImageOrigin, recipe_source, reference_in_source};
+pub use remove::{OwnSize, RemoveImageError};
+pub use store::{FileId, ImageLock, ImageRecord, ImageStore, ListImagesError, TemplateError, file_name};

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     time::SystemTime,
 };
@@ -14,6 +14,9 @@ use camino::{Utf8Path, Utf8PathBuf};
 use shed_types::{DiskGb, ImageName};
 
 use crate::disk::{BuildDiskError, Mke2fs, format_upper};
+
+/// Longest note of an image's origin that is read, in bytes; a reference has at most some five hundred.
+const MAX_SOURCE: u64 = 4096;
 
 /// Names of files in the images directory.
 pub mod file_name {
@@ -57,27 +60,6 @@ pub mod file_name {
     }
 }
 
-/// Says why a name stands for no image.
-#[derive(Debug, thiserror::Error)]
-pub enum ResolveImageError {
-    #[error("there is no image {name} in {dir}; {}", describe(.available))]
-    Unknown { name: ImageName, dir: Utf8PathBuf, available: Vec<ImageName> },
-    #[error("cannot look for image {name}")]
-    Look {
-        name: ImageName,
-        #[source]
-        source: ListImagesError,
-    },
-}
-
-fn describe(available: &[ImageName]) -> String {
-    if available.is_empty() {
-        return "it holds no images yet".to_owned();
-    }
-    let names: Vec<&str> = available.iter().map(ImageName::as_str).collect();
-    format!("available: {}", names.join(", "))
-}
-
 /// Says why the images cannot be listed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot read {path}")]
@@ -117,13 +99,30 @@ pub struct ImageRecord {
     pub disk_bytes: u64,
     /// When it was last replaced.
     pub modified: SystemTime,
+    /// Which file it is, under whatever names and links.
+    pub file: FileId,
 }
 
-impl ImageRecord {
-    /// Tells whether the image is Shed's own, as the cache of the configured base is, and not shown to users.
-    #[must_use]
-    pub fn is_hidden(&self) -> bool {
-        self.name.as_str().starts_with('_')
+/// Which file of this host a name leads to. Names of one file, symbolic and hard links among them, have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// Finds out which file a path leads to.
+    ///
+    /// # Errors
+    /// When it leads to none, or that cannot be seen.
+    pub fn of(path: &Utf8Path) -> io::Result<Self> {
+        fs::metadata(path).map(|metadata| Self::from(&metadata))
+    }
+}
+
+impl From<&fs::Metadata> for FileId {
+    fn from(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
@@ -189,21 +188,6 @@ impl ImageStore {
         self.dir.join(file_name::INITRD)
     }
 
-    /// Finds the file system of `name`.
-    ///
-    /// # Errors
-    /// When there is none; the error lists what there is.
-    pub fn resolve(&self, name: &ImageName) -> Result<Utf8PathBuf, ResolveImageError> {
-        let path = self.rootfs(name);
-        if path.is_file() {
-            return Ok(path);
-        }
-        let images = self.list().map_err(|source| ResolveImageError::Look { name: name.clone(), source })?;
-        let available =
-            images.into_iter().filter(|image| !image.is_hidden()).map(|image| image.name).collect();
-        Err(ResolveImageError::Unknown { name: name.clone(), dir: self.dir.clone(), available })
-    }
-
     /// Lists the images by name, hidden ones too. A directory that does not exist holds none.
     ///
     /// # Errors
@@ -230,10 +214,10 @@ impl ImageStore {
             if !metadata.is_file() {
                 continue;
             }
-            let source = fs::read_to_string(self.source(&name)).ok().map(|text| text.trim().to_owned());
             images.push(ImageRecord {
                 path: entry.path().to_owned(),
-                source: source.filter(|text| !text.is_empty()),
+                source: self.read_source(&name),
+                file: FileId::from(&metadata),
                 size_bytes: metadata.len(),
                 disk_bytes: metadata.blocks() * 512,
                 modified: metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH),
@@ -242,6 +226,20 @@ impl ImageStore {
         }
         images.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(images)
+    }
+
+    /// Reads what the image was made from. A note that is not there, not readable or not a line of text says nothing.
+    #[must_use]
+    pub fn read_source(&self, name: &ImageName) -> Option<String> {
+        let path = self.source(name);
+        // A pipe of that name would be waited on for ever.
+        if !path.is_file() {
+            return None;
+        }
+        let mut text = String::new();
+        let _read = File::open(path).ok()?.take(MAX_SOURCE).read_to_string(&mut text).ok()?;
+        let line = text.trim();
+        (!line.is_empty() && !line.chars().any(char::is_control)).then(|| line.to_owned())
     }
 
     /// Waits until nobody else replaces or removes the image.
@@ -263,6 +261,23 @@ impl ImageStore {
         match file.try_lock() {
             Ok(()) => Ok(Some(ImageLock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    /// Tells whether somebody replaces or removes the image at this moment, without a trace.
+    ///
+    /// # Errors
+    /// When the lock file cannot be read.
+    pub fn is_locked(&self, name: &ImageName) -> io::Result<bool> {
+        let file = match File::open(self.dir.join(file_name::lock(name))) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(false),
+            Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
         }
     }
@@ -333,27 +348,45 @@ mod tests {
         fs::create_dir(store.dir().join("dir-rootfs.ext4")).unwrap();
 
         let images = store.list().unwrap();
+        assert!(images[0].name.is_hidden() && !images[1].name.is_hidden());
         let seen: Vec<_> =
             images.iter().map(|i| (i.name.as_str(), i.source.as_deref(), i.size_bytes)).collect();
         assert_eq!(seen, [("_base", None, 4), ("base", Some("recipe:base"), 4), ("devtools", None, 4)]);
-        assert!(images[0].is_hidden() && !images[1].is_hidden());
     }
 
     #[test]
-    fn an_unknown_image_lists_what_there_is() {
+    fn a_note_that_is_no_line_of_text_says_nothing() {
         let (_guard, store) = store();
-        let error = store.resolve(&name("nope")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("there is no image nope in {}; it holds no images yet", store.dir())
-        );
-
-        for image in ["b", "a", "_base"] {
-            fs::write(store.rootfs(&name(image)), b"").unwrap();
+        let base = name("base");
+        assert_eq!(store.read_source(&base), None);
+        for (content, read) in [
+            (&b"ghcr.io/a/b:v1\n"[..], Some("ghcr.io/a/b:v1")),
+            (b"  x  ", Some("x")),
+            (b"", None),
+            (b"\n", None),
+            (b"a\nb", None),
+            (b"\x1b[31m", None),
+            (b"\xff", None),
+        ] {
+            fs::write(store.source(&base), content).unwrap();
+            assert_eq!(store.read_source(&base).as_deref(), read, "{content:?}");
         }
-        let error = store.resolve(&name("nope")).unwrap_err();
-        assert!(error.to_string().ends_with("; available: a, b"), "{error}");
-        assert_eq!(store.resolve(&name("a")).unwrap(), store.rootfs(&name("a")));
+        fs::remove_file(store.source(&base)).unwrap();
+        fs::create_dir(store.source(&base)).unwrap();
+        assert_eq!(store.read_source(&base), None);
+    }
+
+    #[test]
+    fn names_of_one_file_have_one_id() {
+        let (_guard, store) = store();
+        let (a, b, c) = (store.rootfs(&name("a")), store.rootfs(&name("b")), store.rootfs(&name("c")));
+        fs::write(&a, b"").unwrap();
+        fs::hard_link(&a, &b).unwrap();
+        std::os::unix::fs::symlink(&b, &c).unwrap();
+        fs::write(store.rootfs(&name("d")), b"").unwrap();
+        let ids: Vec<_> = store.list().unwrap().into_iter().map(|image| image.file).collect();
+        assert!(ids[0] == ids[1] && ids[1] == ids[2] && ids[2] != ids[3], "{ids:?}");
+        assert_eq!(FileId::of(&c).unwrap(), ids[0]);
     }
 
     #[test]
@@ -367,8 +400,11 @@ mod tests {
         let (_guard, store) = store();
         let held = store.lock(&name("base")).unwrap();
         assert!(store.try_lock(&name("base")).unwrap().is_none());
+        assert!(store.is_locked(&name("base")).unwrap());
+        assert!(!store.is_locked(&name("third")).unwrap());
         assert!(store.try_lock(&name("other")).unwrap().is_some());
         drop(held);
+        assert!(!store.is_locked(&name("base")).unwrap());
         assert!(store.try_lock(&name("base")).unwrap().is_some());
     }
 

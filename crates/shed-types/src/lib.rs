@@ -7,6 +7,7 @@
 mod backend_kind;
 mod error_chain;
 mod ids;
+mod image_reference;
 mod names;
 mod port;
 mod sizes;
@@ -14,6 +15,7 @@ mod sizes;
 pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
 pub use error_chain::error_chain;
 pub use ids::LaunchId;
+pub use image_reference::{ImageReference, ParseReferenceError};
 pub use names::{ImageName, ParseNameError, SessionName, ShedName};
 pub use port::{GuestPort, ParsePortError, TcpPort};
 pub use sizes::{CpuCount, DiskGb, MemoryMb, SizeError};

@@ -139,6 +139,20 @@ macro_rules! text_type {
     };
 }
 
+impl ImageName {
+    /// Returns the name under which the configured base is cached when it is a reference.
+    #[must_use]
+    pub fn configured_base() -> Self {
+        Self("_base".to_owned())
+    }
+
+    /// Tells whether the image is Shed's own: not shown to users, and nothing they can ask for.
+    #[must_use]
+    pub fn is_hidden(&self) -> bool {
+        self.0.starts_with('_')
+    }
+}
+
 text_type!(ShedName);
 text_type!(ImageName);
 text_type!(SessionName);
