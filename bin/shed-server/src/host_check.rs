@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use camino::Utf8Path;
+use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{Access, access};
 use shed_backend::Accelerator;
-use shed_image::{ImageStore, Mke2fs};
+use shed_image::Mke2fs;
 use shed_types::error_chain;
 
 use crate::{backends, config::Config};
@@ -91,18 +91,10 @@ fn file(path: &Utf8Path) -> Result<String, String> {
 }
 
 fn default_image(config: &Config) -> Result<String, String> {
-    if let Some(path) = &config.qemu.base_rootfs {
-        return file(path);
-    }
-    let store = ImageStore::new(config.qemu.images_dir.clone());
-    let names = store.list().map_err(|error| error_chain(&error))?;
-    match names.iter().map(|record| record.name.as_str()).find(|name| ["default", "base"].contains(name)) {
-        Some(name) => Ok(format!("{name} in {}", config.qemu.images_dir)),
-        None => Err(format!(
-            "no `default` or `base` in {}; build one with `./x image base`",
-            config.qemu.images_dir
-        )),
-    }
+    // The accelerator decides timeouts only, which no image depends on.
+    let settings = backends::settings(config, Accelerator::Tcg);
+    let image = shed_lifecycle::default_image(&settings);
+    image.map(Utf8PathBuf::into_string).map_err(|error| error_chain(&error))
 }
 
 /// A directory is fine when it can be written to, or made.

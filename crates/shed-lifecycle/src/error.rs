@@ -5,7 +5,8 @@ use std::{io, sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 use shed_backend::{AttachVmError, ConnectGuestError, EndVmError, StartVmError};
-use shed_types::{ImageName, ShedName};
+use shed_image::ListImagesError;
+use shed_types::{ImageName, ImageReference, ShedName};
 
 use crate::{Activity, ShedStatus};
 
@@ -75,14 +76,48 @@ pub enum CreateShedError {
     Occupied { shed: ShedName, path: Utf8PathBuf },
     #[error("there is no image `{image}`; this server has: {}", list(.available))]
     UnknownImage { image: ImageName, available: Vec<String> },
-    #[error("there is no default image at {path}; build one with `./x image base`, or name one with --image (this server has: {})", list(.available))]
-    NoDefaultImage { path: Utf8PathBuf, available: Vec<String> },
+    #[error("there is no default image: neither `default` nor `base` is in {dir}; build one with `./x image base`, or name one with --image (this server has: {})", list(.available))]
+    NoDefaultImage { dir: Utf8PathBuf, available: Vec<String> },
+    #[error(
+        "the server's config says that `{key}` is {path}, and there is no such file; put the image there, or name another one (this server has: {})", list(.available)
+    )]
+    ImageFileMissing {
+        /// Like `images.tools`.
+        key: String,
+        path: Utf8PathBuf,
+        available: Vec<String>,
+    },
+    #[error(
+        "the server's config says that `{key}` is {reference}, which is not cached: {path} {why}. This version of shed-server does not pull images; put it there, or name another one (this server has: {})", list(.available)
+    )]
+    ImageNotCached {
+        /// Like `images.tools`.
+        key: String,
+        reference: Box<ImageReference>,
+        /// Where it would be.
+        path: Utf8PathBuf,
+        why: NotCached,
+        available: Vec<String>,
+    },
+    #[error("could not find the image")]
+    ListImages(#[source] Arc<ListImagesError>),
     #[error("{what} is missing at {path}; build it with `./x build`")]
     GuestFileMissing { what: &'static str, path: Utf8PathBuf },
     #[error(transparent)]
     Boot(Arc<BootShedError>),
     #[error("the server is shutting down")]
     ShuttingDown,
+}
+
+/// Why a cached file is not the image of a reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotCached {
+    #[error("is not there")]
+    Missing,
+    #[error("does not say what it was made from")]
+    NoSource,
+    #[error("was made from {0}")]
+    OtherSource(String),
 }
 
 fn list(names: &[String]) -> String {

@@ -15,6 +15,9 @@ mod disk;
 mod driver;
 mod error;
 mod guest_command;
+mod image_choice;
+mod image_policy;
+mod images;
 mod policy;
 mod progress;
 mod reconcile;
@@ -26,8 +29,12 @@ mod tmux;
 mod view;
 
 pub use error::{
-    BootShedError, ClearVmError, CreateShedError, DeleteShedError, OpenShedsError, ReachGuestError,
-    StartShedError, StopShedError,
+    BootShedError, ClearVmError, CreateShedError, DeleteShedError, NotCached, OpenShedsError,
+    ReachGuestError, StartShedError, StopShedError,
+};
+pub use image_choice::default_image;
+pub use images::{
+    DeleteImageError, ImagePrune, KeptImage, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
 pub use guest_command::GuestCommandError;
 pub use policy::Activity;

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use camino::Utf8PathBuf;
+use shed_image::ImageOrigin;
 use shed_types::{CpuCount, DiskGb, ImageName, MemoryMb};
 
 /// Paths, defaults and limits of one backend's sheds.
@@ -16,10 +17,11 @@ pub struct Settings {
     pub kernel: Utf8PathBuf,
     /// Initramfs with shed-init and shed-agent.
     pub initrd: Utf8PathBuf,
-    /// Image used when none is named; absent means `default-rootfs.ext4`, then `base-rootfs.ext4` in `images_dir`.
-    pub base_rootfs: Option<Utf8PathBuf>,
-    /// Images that the config names, by path.
-    pub images: BTreeMap<ImageName, Utf8PathBuf>,
+    /// Image used when none is named, cached as `_base` when it is a reference; absent means the image `default`, else
+    /// `base`.
+    pub base_rootfs: Option<ImageOrigin>,
+    /// Images that the config names. None is hidden.
+    pub images: BTreeMap<ImageName, ImageOrigin>,
     /// CPUs of a shed that names none.
     pub default_cpus: CpuCount,
     /// Memory of a shed that names none.

@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
-use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use shed_backend::{Backend, GuestStream};
-use shed_image::{ImageStore, ResolveImageError};
-use shed_state::{DirectoryLock, InstanceDir, RECORD_VERSION, RecordStatus, ShedRecord};
-use shed_types::{GuestPort, ImageName, ShedName};
-use tokio::{sync::oneshot, time::timeout};
+use shed_state::{DirectoryLock, InstanceDir, InstanceFiles, RECORD_VERSION, RecordStatus, ShedRecord};
+use shed_types::{GuestPort, ShedName};
+use tokio::{
+    sync::{RwLock, oneshot},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     ShedStatus, ShedView, StartShedError, Started, StopShedError,
     context::Context,
     driver::{Beginning, Driver, Handle, Message},
-    reconcile,
+    image_choice, reconcile,
 };
 
 /// How long a stream to a running guest may take to open. The link of a machine that was just adopted comes up
@@ -37,6 +38,7 @@ pub struct Sheds {
 struct Inner {
     context: Arc<Context>,
     table: Mutex<Table>,
+    image_gate: Arc<RwLock<()>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Keeps a second server away from the directory.
@@ -73,6 +75,7 @@ impl Sheds {
             inner: Arc::new(Inner {
                 context,
                 table: Mutex::new(Table { sheds: BTreeMap::new(), unreadable: found.unreadable }),
+                image_gate: Arc::default(),
                 tasks: TaskTracker::new(),
                 shutdown: CancellationToken::new(),
                 _lock: lock,
@@ -109,7 +112,8 @@ impl Sheds {
     pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
         let settings = &self.inner.context.settings;
         self.check_name_is_free(&new.name, &self.table())?;
-        let (image, image_name) = self.resolve_image(new.image)?;
+        let gate = self.inner.image_gate.read().await;
+        let image = image_choice::choose(settings, new.image)?;
         for (what, path) in [("the kernel", &settings.kernel), ("the initramfs", &settings.initrd)] {
             if !path.is_file() {
                 return Err(CreateShedError::GuestFileMissing { what, path: path.clone() });
@@ -124,7 +128,7 @@ impl Sheds {
             cpus: new.cpus.unwrap_or(settings.default_cpus),
             memory_mb: new.memory_mb.unwrap_or(settings.default_memory_mb),
             disk_gb: settings.default_disk_gb,
-            image: image_name,
+            image: image.name,
             repo: new.repo,
             local_dir: new.local_dir,
             vm: None,
@@ -139,9 +143,10 @@ impl Sheds {
                 return Err(CreateShedError::ShuttingDown);
             }
             let name = record.name.clone();
-            let _new =
-                table.sheds.insert(name, self.spawn(record, Beginning::Create { image, progress, reply }));
+            let beginning = Beginning::Create { image: image.path, progress, reply };
+            let _new = table.sheds.insert(name, self.spawn(record, beginning));
         }
+        drop(gate);
         answer.await.unwrap_or(Err(CreateShedError::ShuttingDown))
     }
 
@@ -255,29 +260,21 @@ impl Sheds {
         Ok(())
     }
 
-    /// Returns the file of an image and, when it has one, its name.
-    fn resolve_image(
-        &self,
-        asked: Option<ImageName>,
-    ) -> Result<(Utf8PathBuf, Option<ImageName>), CreateShedError> {
-        let settings = &self.inner.context.settings;
-        let store = ImageStore::new(settings.images_dir.clone());
-        let Some(image) = asked else {
-            return default_image(settings, &store);
-        };
-        let available = || {
-            let mut names: BTreeSet<String> = settings.images.keys().map(ToString::to_string).collect();
-            let listed = store.list().unwrap_or_default().into_iter();
-            names.extend(listed.filter(|record| !record.is_hidden()).map(|record| record.name.to_string()));
-            names.into_iter().collect()
-        };
-        let configured = settings.images.get(&image).filter(|path| path.is_file()).cloned();
-        match configured.map_or_else(|| store.resolve(&image), Ok) {
-            Ok(path) => Ok((path, Some(image))),
-            Err(ResolveImageError::Unknown { .. } | ResolveImageError::Look { .. }) => {
-                Err(CreateShedError::UnknownImage { image, available: available() })
-            }
-        }
+    /// Held for reading from the choice of an image until its shed is in the table, for writing while images go.
+    pub(crate) fn image_gate(&self) -> &Arc<RwLock<()>> {
+        &self.inner.image_gate
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.inner.context.settings
+    }
+
+    pub(crate) fn instances(&self) -> &InstanceDir {
+        &self.inner.context.instances
+    }
+
+    pub(crate) fn files(&self, shed: &ShedName) -> InstanceFiles {
+        self.inner.context.files(shed)
     }
 
     fn ending(&self) -> bool {
@@ -287,33 +284,6 @@ impl Sheds {
     fn table(&self) -> MutexGuard<'_, Table> {
         lock(&self.inner.table)
     }
-}
-
-/// Names looked for, in this order, when neither the caller nor the config names an image (spec I.2).
-const DEFAULT_IMAGES: [&str; 2] = ["default", "base"];
-
-fn default_image(
-    settings: &Settings,
-    store: &ImageStore,
-) -> Result<(Utf8PathBuf, Option<ImageName>), CreateShedError> {
-    let candidates: Vec<Utf8PathBuf> = match &settings.base_rootfs {
-        Some(path) => vec![path.clone()],
-        None => DEFAULT_IMAGES
-            .iter()
-            .map(|name| store.rootfs(&name.parse().expect("these names follow the rules")))
-            .collect(),
-    };
-    if let Some(path) = candidates.iter().find(|path| path.is_file()) {
-        return Ok((path.clone(), image_name(path)));
-    }
-    let path = candidates.last().cloned().unwrap_or_default();
-    let available =
-        store.list().unwrap_or_default().into_iter().map(|record| record.name.to_string()).collect();
-    Err(CreateShedError::NoDefaultImage { path, available })
-}
-
-fn image_name(path: &Utf8Path) -> Option<ImageName> {
-    path.file_name()?.strip_suffix(shed_image::file_name::ROOTFS_END)?.parse().ok()
 }
 
 /// Returns the time in whole seconds, as records and the wire show it.

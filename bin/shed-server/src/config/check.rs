@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duratio
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{Location, Spanned};
 use shed_api::{DEFAULT_HTTP_PORT, DEFAULT_SSH_PORT};
-use shed_image::file_name;
-use shed_types::{BackendChoice, ImageName, SizeError};
+use shed_image::{ImageOrigin, file_name};
+use shed_types::{BackendChoice, ImageName, ParseReferenceError, SizeError};
 
 use super::{
     Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings, duration,
@@ -161,7 +161,10 @@ fn check_qemu(
         kernel_path: path(&raw.kernel_path, "qemu.kernel_path")?.unwrap_or_else(|| images_dir.join(KERNEL)),
         initrd_path: path(&raw.initrd_path, "qemu.initrd_path")?
             .unwrap_or_else(|| images_dir.join(file_name::INITRD)),
-        base_rootfs: path(&raw.base_rootfs, "qemu.base_rootfs")?,
+        base_rootfs: match &raw.base_rootfs {
+            Some(value) => Some(source.image(value, "qemu.base_rootfs", surroundings)?),
+            None => None,
+        },
         images: images(&raw.images.unwrap_or_default(), source, surroundings)?,
         default_cpus: source.size(raw.default_cpus.as_ref(), "qemu.default_cpus", 2)?,
         default_memory_mb: source.size(raw.default_memory_mb.as_ref(), "qemu.default_memory_mb", 2048)?,
@@ -201,23 +204,22 @@ fn images(
     raw: &BTreeMap<String, Spanned<String>>,
     source: Source<'_>,
     surroundings: &Surroundings,
-) -> Result<BTreeMap<ImageName, Utf8PathBuf>, LoadConfigError> {
+) -> Result<BTreeMap<ImageName, ImageOrigin>, LoadConfigError> {
     let mut images = BTreeMap::new();
     for (name, value) in raw {
         let key = format!("qemu.images.{name}");
         let image: ImageName = name.parse().map_err(|error| source.bad(value, &key, format!("{error}")))?;
-        if !value.value.starts_with(['/', '~']) {
-            let problem = format!(
-                "{:?} is not the absolute path of an ext4 image; this version takes no references to registries",
-                value.value
-            );
+        if image.is_hidden() {
+            let problem = "names that begin with an underscore are Shed's own; choose another";
             return Err(source.bad(value, &key, problem));
         }
-        let Some(path) = source.path(Some(value), &key, surroundings)? else { continue };
-        if !path.is_file() {
+        let origin = source.image(value, &key, surroundings)?;
+        if let ImageOrigin::Path(path) = &origin
+            && !path.is_file()
+        {
             return Err(source.bad(value, &key, format!("there is no file {path}")));
         }
-        images.insert(image, path);
+        images.insert(image, origin);
     }
     Ok(images)
 }
@@ -319,7 +321,32 @@ impl Source<'_> {
         key: &str,
         surroundings: &Surroundings,
     ) -> Result<Option<Utf8PathBuf>, LoadConfigError> {
-        let Some(value) = value else { return Ok(None) };
+        value.map(|value| self.absolute(value, key, surroundings)).transpose()
+    }
+
+    /// Reads a path of an image, or a reference to one (spec I.2).
+    fn image(
+        self,
+        value: &Spanned<String>,
+        key: &str,
+        surroundings: &Surroundings,
+    ) -> Result<ImageOrigin, LoadConfigError> {
+        // No reference begins like a path, so which of the two is meant is never in doubt.
+        if value.value.starts_with(['/', '~']) {
+            return self.absolute(value, key, surroundings).map(ImageOrigin::Path);
+        }
+        value.value.parse().map(ImageOrigin::Reference).map_err(|error: ParseReferenceError| {
+            let problem = format!("{error}; and it is no absolute path (`~/` is your home directory)");
+            self.bad(value, key, problem)
+        })
+    }
+
+    fn absolute(
+        self,
+        value: &Spanned<String>,
+        key: &str,
+        surroundings: &Surroundings,
+    ) -> Result<Utf8PathBuf, LoadConfigError> {
         let text = value.value.as_str();
         if text.chars().any(char::is_control) {
             return Err(self.bad(value, key, format!("{text:?} has a control character")));
@@ -331,7 +358,7 @@ impl Source<'_> {
             _ => Utf8PathBuf::from(text),
         };
         if path.is_absolute() {
-            Ok(Some(path))
+            Ok(path)
         } else {
             Err(self.bad(
                 value,

@@ -14,6 +14,7 @@ use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
+use shed_image::ImageOrigin;
 use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, MemoryMb};
 
 pub use locate::{LocateConfigError, Surroundings, locate};
@@ -89,10 +90,10 @@ pub struct QemuSection {
     pub kernel_path: Utf8PathBuf,
     /// Initramfs of every guest.
     pub initrd_path: Utf8PathBuf,
-    /// Image of a shed that names none; none means `default` or `base` in `images_dir`.
-    pub base_rootfs: Option<Utf8PathBuf>,
-    /// Images by name.
-    pub images: BTreeMap<ImageName, Utf8PathBuf>,
+    /// Image of a shed that names none; none means the image `default`, else `base`.
+    pub base_rootfs: Option<ImageOrigin>,
+    /// Images by name. None is hidden.
+    pub images: BTreeMap<ImageName, ImageOrigin>,
     /// CPUs of a shed that names none.
     pub default_cpus: CpuCount,
     /// Memory of a shed that names none, in MiB.

@@ -42,13 +42,13 @@ impl fmt::Display for Config {
             writeln!(f, "  {key}: {}", quoted(path.as_str()))?;
         }
         match &qemu.base_rootfs {
-            Some(path) => writeln!(f, "  base_rootfs: {}", quoted(path.as_str()))?,
-            None => writeln!(f, "  # base_rootfs: the image `default` or `base` in images_dir")?,
+            Some(origin) => writeln!(f, "  base_rootfs: {}", quoted(&origin.to_string()))?,
+            None => writeln!(f, "  # base_rootfs: the image `default`, else `base`")?,
         }
         f.write_str("  images:")?;
         f.write_str(if qemu.images.is_empty() { " {}\n" } else { "\n" })?;
-        for (name, path) in &qemu.images {
-            writeln!(f, "    {}: {}", quoted(name.as_str()), quoted(path.as_str()))?;
+        for (name, origin) in &qemu.images {
+            writeln!(f, "    {}: {}", quoted(name.as_str()), quoted(&origin.to_string()))?;
         }
         writeln!(f, "  default_cpus: {}", qemu.default_cpus)?;
         writeln!(f, "  default_memory_mb: {}", qemu.default_memory_mb)?;

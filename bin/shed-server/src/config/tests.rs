@@ -48,7 +48,7 @@ fn without_a_file_everything_is_at_its_default() {
       socket_dir: "/home/ann/.shed/qemu/sockets"
       kernel_path: "/home/ann/.local/share/shed/qemu/images/vmlinux"
       initrd_path: "/home/ann/.local/share/shed/qemu/images/initrd.img"
-      # base_rootfs: the image `default` or `base` in images_dir
+      # base_rootfs: the image `default`, else `base`
       images: {}
       default_cpus: 2
       default_memory_mb: 2048
