@@ -80,7 +80,7 @@ error_codes! {
     ShedAlreadyStopped = "SHED_ALREADY_STOPPED", 409;
     /// Another request on this shed is in progress and excludes this one.
     ShedBusy = "SHED_BUSY", 409;
-    /// The server's configuration names this image.
+    /// The server's configuration names this image, or something is being done with it at this moment.
     ImageInUse = "IMAGE_IN_USE", 409;
     /// The body is longer than any request needs.
     BodyTooLarge = "BODY_TOO_LARGE", 413;

@@ -332,7 +332,7 @@ impl Source<'_> {
         surroundings: &Surroundings,
     ) -> Result<ImageOrigin, LoadConfigError> {
         // No reference begins like a path, so which of the two is meant is never in doubt.
-        if value.value.starts_with(['/', '~']) {
+        if value.value.starts_with(['/', '~', '.']) {
             return self.absolute(value, key, surroundings).map(ImageOrigin::Path);
         }
         value.value.parse().map(ImageOrigin::Reference).map_err(|error: ParseReferenceError| {

@@ -93,7 +93,7 @@ qemu:
   kernel_path: /k
   initrd_path: /i
   base_rootfs: /b.ext4
-  images: {sh: /bin/sh}
+  images: {sh: /bin/sh, tools: 'ghcr.io/owner/tools:v1', hub: ubuntu}
   default_cpus: 4
   default_memory_mb: 512
   default_disk_gb: 1
@@ -106,8 +106,30 @@ qemu:
     assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
     assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
     assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
+    let images: Vec<_> = config.qemu.images.iter().map(|(name, origin)| format!("{name} {origin}")).collect();
+    assert_eq!(images, ["hub ubuntu", "sh /bin/sh", "tools ghcr.io/owner/tools:v1"]);
     let again = load_text(&config.to_string()).unwrap();
     assert_eq!(Config { file: None, ..again }, Config { file: None, ..config });
+}
+
+#[test]
+fn an_image_is_a_path_or_a_reference_and_never_both() {
+    for (text, path) in [
+        ("/srv/base.ext4", Some("/srv/base.ext4")),
+        ("~/base.ext4", Some("/home/ann/base.ext4")),
+        ("ghcr.io/owner/tools:v1", None),
+        ("localhost:5000/tools", None),
+        ("tools", None),
+    ] {
+        let config = load_text(&format!("qemu: {{base_rootfs: '{text}'}}")).unwrap();
+        let expected = match path {
+            Some(path) => ImageOrigin::Path(path.into()),
+            None => ImageOrigin::Reference(text.parse().unwrap()),
+        };
+        assert_eq!(config.qemu.base_rootfs.as_ref(), Some(&expected), "{text}");
+        let again = load_text(&config.to_string()).unwrap();
+        assert_eq!(again.qemu.base_rootfs, config.qemu.base_rootfs, "{text}");
+    }
 }
 
 #[test]
@@ -140,7 +162,13 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "qemu: {images_dir: relative/dir}",
         "qemu: {images_dir: ~bob/dir}",
         "qemu: {images: {../x: /bin/sh}}",
-        "qemu: {images: {x: 'ghcr.io/a/b:v1'}}",
+        "qemu: {images: {x: 'ghcr.io/A/b:v1'}}",
+        "qemu:\n  images:\n    x: ./x-rootfs.ext4",
+        "qemu: {images: {x: ''}}",
+        "qemu: {images: {x: ~bob/x.ext4}}",
+        "qemu: {images: {_base: /bin/sh}}",
+        "qemu: {base_rootfs: ../base.ext4}",
+        "qemu:\n  base_rootfs: 'docker://x'",
         "qemu: {images: {x: /no/such/file}}",
         "qemu: {extra_cmdline: ['two words']}",
         "qemu: {binary: qemu-kvm}",

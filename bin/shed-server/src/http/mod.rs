@@ -9,6 +9,7 @@ mod error;
 mod exec;
 mod extract;
 mod guard;
+mod images;
 mod info;
 mod observe;
 mod openapi;
@@ -76,6 +77,9 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::kill))
         .routes(routes!(sessions::list_all))
+        .routes(routes!(images::list))
+        .routes(routes!(images::delete))
+        .routes(routes!(images::prune, images::delete_prune))
 }
 
 /// Returns what guests get of the API: a refusal, whatever they ask for.
