@@ -22,6 +22,8 @@ pub struct Config {
     pub extra_cmdline: Vec<String>,
     /// `qemu.default_disk_gb`; otherwise the server's default.
     pub default_disk_gb: Option<u32>,
+    /// `qemu.images`; otherwise none.
+    pub images: Option<serde_json::Value>,
     /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
     pub http_port: u16,
     /// `qemu.instance_dir`; otherwise a directory of the stage.
@@ -105,6 +107,7 @@ impl Stage {
         };
         set("start_timeout", config.start_timeout.map(Into::into));
         set("stop_timeout", config.stop_timeout.map(Into::into));
+        set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here.
         let yaml = json!({ "name": "stage", "http_port": config.http_port, "default_backend": "qemu", "log_level": "debug", "qemu": qemu });

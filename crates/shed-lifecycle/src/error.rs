@@ -76,8 +76,8 @@ pub enum CreateShedError {
     Occupied { shed: ShedName, path: Utf8PathBuf },
     #[error("there is no image `{image}`; this server has: {}", list(.available))]
     UnknownImage { image: ImageName, available: Vec<String> },
-    #[error("there is no default image: neither `default` nor `base` is in {dir}; build one with `./x image base`, or name one with --image (this server has: {})", list(.available))]
-    NoDefaultImage { dir: Utf8PathBuf, available: Vec<String> },
+    #[error("there is no default image at {path}; build one with `./x image base`, or name one with --image (this server has: {})", list(.available))]
+    NoDefaultImage { path: Utf8PathBuf, available: Vec<String> },
     #[error(
         "the server's config says that `{key}` is {path}, and there is no such file; put the image there, or name another one (this server has: {})", list(.available)
     )]

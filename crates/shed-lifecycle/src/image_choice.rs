@@ -78,16 +78,18 @@ fn default(settings: &Settings) -> Result<Chosen, CreateShedError> {
             Ok(Chosen { path, name })
         }
         None => {
-            for name in DEFAULT_IMAGES {
-                match named(settings, name.parse().expect("these names follow the rules")) {
-                    Err(CreateShedError::UnknownImage { .. }) => {}
-                    chosen => return chosen,
-                }
+            let [preferred, last] =
+                DEFAULT_IMAGES.map(|name| name.parse().expect("these names follow the rules"));
+            match named(settings, preferred) {
+                Err(CreateShedError::UnknownImage { .. }) => {}
+                chosen => return chosen,
             }
-            Err(CreateShedError::NoDefaultImage {
-                dir: store.dir().to_owned(),
-                available: available(settings)?,
-            })
+            match named(settings, last) {
+                Err(CreateShedError::UnknownImage { image, available }) => {
+                    Err(CreateShedError::NoDefaultImage { path: store.rootfs(&image), available })
+                }
+                chosen => chosen,
+            }
         }
     }
 }

@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(code(exists.into()), ("SHED_ALREADY_EXISTS", 409));
         let image = CreateShedError::UnknownImage { image: "x".parse().unwrap(), available: vec![] };
         assert_eq!(code(image.into()), ("UNKNOWN_IMAGE", 400));
-        let none = CreateShedError::NoDefaultImage { dir: "/x".into(), available: vec![] };
+        let none = CreateShedError::NoDefaultImage { path: "/x".into(), available: vec![] };
         assert_eq!(code(none.into()), ("UNKNOWN_IMAGE", 400));
         let missing = CreateShedError::GuestFileMissing { what: "the kernel", path: "/x".into() };
         assert_eq!(code(missing.into()), ("BACKEND_ERROR", 500));

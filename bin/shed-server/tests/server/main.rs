@@ -6,6 +6,7 @@ mod create;
 mod events;
 mod exec;
 mod fuzz;
+mod images;
 mod openapi;
 mod process;
 mod sessions;
