@@ -32,11 +32,11 @@ pub use error::{
     BootShedError, ClearVmError, CreateShedError, DeleteShedError, NotCached, OpenShedsError,
     ReachGuestError, StartShedError, StopShedError,
 };
+pub use guest_command::GuestCommandError;
 pub use image_choice::default_image;
 pub use images::{
     DeleteImageError, ImagePrune, KeptImage, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
-pub use guest_command::GuestCommandError;
 pub use policy::Activity;
 pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate};
 pub use sessions::{AllSessions, KillSessionError, ListSessionsError, TmuxError};
