@@ -93,6 +93,10 @@ pub enum DeleteImageError {
         /// The key that names it or its file, like `images.tools`.
         key: String,
     },
+    #[error(
+        "image `{image}` is what sheds are made from that name none; give another one as base_rootfs in server.yaml first"
+    )]
+    Default { image: ImageName },
     #[error("image `{image}` is being replaced or removed; try again when that has ended")]
     Busy { image: ImageName },
     #[error("shed `{shed}` is just being made from image `{image}`; try again when that has ended")]
@@ -198,6 +202,10 @@ fn delete(sheds: &Sheds, name: &ImageName) -> Result<(), DeleteImageError> {
     }
     if name.is_hidden() {
         return Err(DeleteImageError::NotFound { image: image() });
+    }
+    // Without it every create that names no image would fail.
+    if settings.base_rootfs.is_none() && image_choice::default_name(settings).as_ref() == Some(name) {
+        return Err(DeleteImageError::Default { image: image() });
     }
     let is_linking = |shed: &ShedName| sheds.files(shed).image.symlink_metadata().is_err();
     let mut making = sheds.list().into_iter().filter(|shed| {

@@ -180,6 +180,7 @@ impl From<DeleteImageError> for ApiError {
         let code = match &error {
             DeleteImageError::NotFound { .. } => ErrorCode::ImageNotFound,
             DeleteImageError::InUse { .. }
+            | DeleteImageError::Default { .. }
             | DeleteImageError::Busy { .. }
             | DeleteImageError::Creating { .. } => ErrorCode::ImageInUse,
             DeleteImageError::ConfigPath { .. } | DeleteImageError::Remove { .. } => ErrorCode::BackendError,

@@ -275,3 +275,14 @@ async fn a_create_from_a_reference_that_is_not_cached_says_what_there_is() {
     images.source("tools", REFERENCE);
     assert_eq!(images.api.send("POST", "/api/sheds", create("tools")).await.status, 201);
 }
+
+#[tokio::test]
+async fn the_image_of_sheds_that_name_none_is_in_use() {
+    let mut api = Api::new().await;
+    let refused = api.send("DELETE", "/api/images/base", "").await;
+    assert_eq!(refused.error(), (409, "IMAGE_IN_USE".to_owned()));
+    assert!(refused.message().contains("base_rootfs"), "{}", refused.message());
+    api.create("still").await;
+    api.client.delete(&"still".parse().unwrap()).await.unwrap();
+    api.end().await;
+}
