@@ -3,7 +3,7 @@
 use std::{io, process::ExitCode, sync::Arc};
 
 use shed_link::{Incoming, MuxStream, guest_handshake, mux};
-use shed_types::GuestPort;
+use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{exec, health, log, messages, state::State, tcp, transport::VirtioPort};
@@ -59,7 +59,7 @@ async fn serve_host(port: &mut VirtioPort, generation: u32, state: &Arc<State>) 
         }
     };
     tokio::select! {
-        reason = driver => log::info(&format!("link {generation} ended: {}", log::chain(&reason))),
+        reason = driver => log::info(&format!("link {generation} ended: {}", error_chain(&reason))),
         () = accept => {}
     }
 }

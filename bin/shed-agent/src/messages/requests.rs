@@ -6,6 +6,7 @@ use shed_protocol::{
     Envelope, GENERATION, HelloReply, HelloRequest, Identify, PowerOff, SYSTEM_HEALTH, SYSTEM_HELLO,
     SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
 };
+use shed_types::error_chain;
 
 use crate::{health, identify, log, power_off, state::State};
 
@@ -26,7 +27,7 @@ pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
                 Ok(()) => request.reply(&json!({})),
                 Err(error) => {
                     log::failed(&error);
-                    refuse(request, &log::chain(&error))
+                    refuse(request, &error_chain(&error))
                 }
             },
             Err(error) => refuse(request, &error.to_string()),
