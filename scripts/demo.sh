@@ -40,6 +40,7 @@ start() {
 # Written by ./x demo. Port 0 takes any free port; a server of your own would say 8080.
 name: demo
 http_port: ${SHED_DEMO_PORT:-0}
+ssh_host_key: $DEMO_DIR/host_key
 default_backend: qemu
 qemu:
   images_dir: $GUEST_DIR

@@ -8,7 +8,7 @@ use shed_backend::Accelerator;
 use shed_image::Mke2fs;
 use shed_types::error_chain;
 
-use crate::{backends, config::Config};
+use crate::{backends, config::Config, host_key::HostKey};
 
 /// What the check found, a line each.
 #[derive(Debug, Default)]
@@ -46,6 +46,7 @@ impl HostCheck {
         {
             check.add(what, directory(path));
         }
+        check.add("SSH host key", host_key(&config.ssh_host_key));
         check
     }
 
@@ -95,6 +96,14 @@ fn default_image(config: &Config) -> Result<String, String> {
     let settings = backends::settings(config, Accelerator::Tcg);
     let image = shed_lifecycle::default_image(&settings);
     image.map(Utf8PathBuf::into_string).map_err(|error| error_chain(&error))
+}
+
+fn host_key(path: &Utf8Path) -> Result<String, String> {
+    match HostKey::load(path) {
+        Ok(Some(key)) => Ok(format!("{path} ({})", key.fingerprint())),
+        Ok(None) => directory(path.parent().unwrap_or(path)).map(|_there| format!("{path} (will be made)")),
+        Err(error) => Err(error_chain(&error)),
+    }
 }
 
 /// A directory is fine when it can be written to, or made.

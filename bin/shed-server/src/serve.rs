@@ -7,15 +7,9 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use camino::{Utf8Path, Utf8PathBuf};
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
-use shed_api::ServerInfo;
+use shed_api::{ServerInfo, SshHostKey};
 use shed_backend::CheckHostError;
 use shed_lifecycle::{OpenShedsError, Sheds};
-use shed_types::error_chain;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
@@ -27,16 +21,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     backends::{self, ChooseBackendError},
     config::Config,
+    connection,
     guest_peer::{self, Origin},
+    host_key::{HostKey, HostKeyError},
     http::{self, App},
+    metrics::Metrics,
 };
-
-/// How long a client may take over the headers of a request, and how long a connection may be idle between two
-/// (spec A.1 has the first; hyper has one timer for both).
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest request headers, in bytes.
-const MAX_HEADERS: usize = 64 << 10;
 
 /// How many HTTP connections are served at once; more wait in the system's queue. Upgraded ones do not count.
 const MAX_CONNECTIONS: usize = 512;
@@ -67,6 +57,8 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    HostKey(#[from] HostKeyError),
     #[error(transparent)]
     Backend(#[from] ChooseBackendError),
     #[error("this host cannot run sheds; `shed-server check` says more")]
@@ -107,6 +99,7 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
     for key in &config.idle_keys {
         tracing::warn!(%key, "this version of shed-server does not act on this key of server.yaml");
     }
+    let host_key = HostKey::load_or_make(&config.ssh_host_key)?;
     let backend = backends::choose(config)?;
     let host = backend.check_host().await.map_err(ServeError::Host)?;
     let kind = backend.kind();
@@ -140,7 +133,7 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
         shed_state::atomic::write(path, text.as_bytes(), 0o644)
             .map_err(|source| ServeError::ReadyFile { path: path.to_owned(), source })?;
     }
-    let server = Server::new(sheds, info);
+    let server = Server::new(sheds, info, host_key.public());
     server.answer(&listener, signals.next()).await;
     tracing::info!(
         "ending: requests in progress are awaited, machines keep running; a second signal ends at once"
@@ -189,11 +182,17 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes a server of these sheds.
+    /// Makes a server of these sheds, which SSH clients know by this key.
     #[must_use]
-    pub fn new(sheds: Sheds, info: ServerInfo) -> Self {
-        let app =
-            App { sheds, info: Arc::new(info), tasks: TaskTracker::new(), hang_up: CancellationToken::new() };
+    pub fn new(sheds: Sheds, info: ServerInfo, host_key: SshHostKey) -> Self {
+        let app = App {
+            metrics: Metrics::new(&info.version),
+            sheds,
+            info: Arc::new(info),
+            host_key: Arc::new(host_key),
+            tasks: TaskTracker::new(),
+            hang_up: CancellationToken::new(),
+        };
         Self {
             app,
             connections: TaskTracker::new(),
@@ -219,11 +218,12 @@ impl Server {
                 Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept().await {
                 Ok((stream, peer)) => match self.origin(&stream, peer) {
-                    Origin::Client => self.serve(stream, router.clone(), permit),
+                    Origin::Client => self.serve(stream, peer, router.clone(), permit),
                     Origin::Guest => {
                         tracing::warn!(%peer, "refused a connection of a guest to the API");
                         if let Ok(permit) = Arc::clone(&self.guest_permits).try_acquire_owned() {
-                            self.serve(stream, http::router_for_guests(), permit);
+                            let router = http::router_for_guests(self.app.metrics.clone());
+                            self.serve(stream, peer, router, permit);
                         }
                     }
                 },
@@ -243,7 +243,7 @@ impl Server {
         }
     }
 
-    fn serve(&self, stream: TcpStream, router: Router, permit: OwnedSemaphorePermit) {
+    fn serve(&self, stream: TcpStream, peer: SocketAddr, router: Router, permit: OwnedSemaphorePermit) {
         // Frames and events are small, and each is waited for.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY cannot be set");
@@ -253,10 +253,12 @@ impl Server {
             tracing::debug!(%error, "SO_KEEPALIVE cannot be set");
         }
         let (closing, cut_off) = (self.closing.clone(), self.cut_off.clone());
+        let metrics = self.app.metrics.clone();
         drop(self.connections.spawn(async move {
             let _permit = permit;
+            let _open = metrics.connection();
             tokio::select! {
-                () = serve_connection(stream, router, &closing) => {}
+                () = connection::serve(stream, peer, router, &metrics, &closing) => {}
                 () = cut_off.cancelled() => {}
             }
         }));
@@ -284,25 +286,5 @@ impl Server {
         };
         tokio::join!(requests, streams);
         self.app.sheds.close().await;
-    }
-}
-
-async fn serve_connection(stream: TcpStream, router: Router, closing: &CancellationToken) {
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let result = tokio::select! {
-        result = connection.as_mut() => result,
-        () = closing.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = result {
-        tracing::debug!(error = %error_chain(&error), "connection ended");
     }
 }

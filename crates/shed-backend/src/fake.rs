@@ -67,6 +67,8 @@ pub enum BootFault {
     Slow(Duration),
     /// Its agent never answers.
     Never,
+    /// Its agent says hello, and never answers who it is told to be.
+    NeverIdentified,
     /// The machine ends after this time, before its agent has answered.
     Dies(Duration),
     /// The VMM crashes before the agent has answered, at the first start of the shed only.
@@ -251,7 +253,7 @@ impl Machine {
         self.print_console("[    0.000000] Linux version 0.0.0 (fake)\n");
         let boot = async {
             match self.faults.boot {
-                BootFault::None => {}
+                BootFault::None | BootFault::NeverIdentified => {}
                 BootFault::CrashesOnce | BootFault::Crashes if self.crashes => {
                     self.end();
                     return;
@@ -347,7 +349,11 @@ impl FakeBackend {
         let crashes = match faults.boot {
             BootFault::Crashes => true,
             BootFault::CrashesOnce => host.starts.get(&spec.shed) == Some(&1),
-            BootFault::None | BootFault::Slow(_) | BootFault::Never | BootFault::Dies(_) => false,
+            BootFault::None
+            | BootFault::Slow(_)
+            | BootFault::Never
+            | BootFault::NeverIdentified
+            | BootFault::Dies(_) => false,
         };
         host.last_pid += 1;
         let identity = VmIdentity {

@@ -313,7 +313,9 @@ impl TestServer {
             ("socket_dir".to_owned(), self.socket_dir().into_string()),
         ]);
         keys.extend(self.setup.qemu.clone());
-        let mut text = "name: test\nhttp_port: 0\nlog_level: debug\nqemu:\n".to_owned();
+        let host_key = self.path("host_key");
+        let mut text =
+            format!("name: test\nhttp_port: 0\nssh_host_key: {host_key}\nlog_level: debug\nqemu:\n");
         for (key, value) in keys {
             writeln!(text, "  {key}: {value}").expect("writing to a String cannot fail");
         }

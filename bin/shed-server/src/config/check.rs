@@ -91,6 +91,10 @@ pub(super) fn check(
         ],
     )?;
     let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
+    let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
+        Some(path) => path,
+        None => default_host_key(surroundings)?,
+    };
     Ok(Config {
         idle_keys,
         file: file.map(Utf8Path::to_owned),
@@ -98,6 +102,7 @@ pub(super) fn check(
         listen,
         http_port,
         ssh_port,
+        ssh_host_key,
         default_backend,
         log_level: log_level.unwrap_or_default(),
         qemu,
@@ -188,6 +193,15 @@ fn data_dir(surroundings: &Surroundings, key: &'static str) -> Result<Utf8PathBu
         .clone()
         .or_else(|| surroundings.home.as_ref().map(|home| home.join(".local/share")));
     data.map(|data| data.join("shed/qemu")).ok_or(LoadConfigError::NoHome { key })
+}
+
+/// Returns where the SSH host key is by default (spec K.3). It belongs to the server and not to one backend.
+fn default_host_key(surroundings: &Surroundings) -> Result<Utf8PathBuf, LoadConfigError> {
+    match (surroundings.user, &surroundings.home) {
+        (User::Root, _) => Ok("/var/lib/shed/host_key".into()),
+        (User::Ordinary, Some(home)) => Ok(home.join(".shed/host_key")),
+        (User::Ordinary, None) => Err(LoadConfigError::NoHome { key: "ssh_host_key" }),
+    }
 }
 
 fn default_socket_dir(surroundings: &Surroundings) -> Result<Utf8PathBuf, LoadConfigError> {

@@ -16,6 +16,7 @@ pub(super) struct ServerFile {
     pub(super) listen: Value<String>,
     pub(super) http_port: Value<i64>,
     pub(super) ssh_port: Value<i64>,
+    pub(super) ssh_host_key: Value<String>,
     pub(super) default_backend: Value<String>,
     pub(super) log_level: Value<String>,
     pub(super) qemu: Option<QemuFile>,

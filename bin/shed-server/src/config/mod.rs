@@ -35,6 +35,8 @@ pub struct Config {
     pub http_port: u16,
     /// Port of the SSH server, 1 to 65535.
     pub ssh_port: u16,
+    /// The private key by which SSH clients know this server; made when it is not there.
+    pub ssh_host_key: Utf8PathBuf,
     /// Which backend runs new sheds.
     pub default_backend: BackendChoice,
     /// What is logged.

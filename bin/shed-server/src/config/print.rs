@@ -19,6 +19,7 @@ impl fmt::Display for Config {
         writeln!(f, "listen: {}", quoted(&self.listen.to_string()))?;
         writeln!(f, "http_port: {}", self.http_port)?;
         writeln!(f, "ssh_port: {}", self.ssh_port)?;
+        writeln!(f, "ssh_host_key: {}", quoted(self.ssh_host_key.as_str()))?;
         writeln!(
             f,
             "default_backend: {}",

@@ -38,6 +38,7 @@ fn without_a_file_everything_is_at_its_default() {
     listen: "127.0.0.1"
     http_port: 8080
     ssh_port: 2222
+    ssh_host_key: "/home/ann/.shed/host_key"
     default_backend: detect
     log_level: info
     qemu:
@@ -62,7 +63,9 @@ fn without_a_file_everything_is_at_its_default() {
 #[test]
 fn root_has_the_systems_directories_and_others_follow_xdg() {
     let root = Surroundings { user: locate::User::Root, home: None, ..surroundings() };
-    let qemu = load(None, &root).unwrap().qemu;
+    let config = load(None, &root).unwrap();
+    assert_eq!(config.ssh_host_key, "/var/lib/shed/host_key");
+    let qemu = config.qemu;
     assert_eq!(qemu.images_dir, "/var/lib/shed/qemu/images");
     assert_eq!(qemu.instance_dir, "/var/lib/shed/qemu/instances");
     assert!(qemu.socket_dir.ends_with("run/shed/qemu"), "{}", qemu.socket_dir);
@@ -82,6 +85,7 @@ name: mini desktop
 listen: 0.0.0.0
 http_port: 0
 ssh_port: 2022
+ssh_host_key: ~/keys/host
 default_backend: qemu
 log_level: debug
 qemu:
@@ -102,6 +106,7 @@ qemu:
   extra_cmdline: [quiet, "a=b"]
 "#;
     let config = load_text(text).unwrap();
+    assert_eq!(config.ssh_host_key, "/home/ann/keys/host");
     assert_eq!(config.qemu.images_dir, "/home/ann/images");
     assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
     assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
@@ -148,6 +153,7 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "ssh_port: 0",
         "http_port: 2222",
         "name: '  '",
+        "ssh_host_key: host_key",
         "listen: localhost",
         "log_level: loud",
         "default_backend: xen",

@@ -14,21 +14,26 @@ use axum::{
     Json,
     body::{Body, to_bytes},
     extract::{Request, State},
-    http::{HeaderMap, StatusCode},
+    http::{
+        HeaderMap, StatusCode,
+        header::{CONTENT_LENGTH, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
 };
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
-use shed_lifecycle::{NewShed, Progress};
+use shed_lifecycle::{NewShed, Progress, Started};
 use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName, error_chain};
 use tokio::time::timeout;
 
 use super::{
     ApiError, App,
     extract::{ReplyForm, parse_name},
+    metrics::counted_start,
     openapi::error_responses,
     repo, sse, wire,
 };
+use crate::metrics::Operation;
 
 /// Longest body of a create, in bytes.
 const MAX_BODY: usize = 1 << 20;
@@ -78,30 +83,71 @@ error_responses! {
 )]
 pub(super) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
+    let media_type = MediaType::of(&parts.headers)?;
     let body = read_body(&parts.headers, body).await?;
+    if media_type == MediaType::Form && !is_object(&body) {
+        return Err(unsupported("the body is a form"));
+    }
     let checked = check(parse(&body)?)?;
     let warnings: Vec<String> = checked.repo.iter().map(|_| NOT_CLONED.to_owned()).collect();
     match ReplyForm::of(&parts.headers) {
         ReplyForm::Json => {
-            let started = app.sheds.create(resolve(&app, checked)?, Progress::silent()).await?;
+            let started = create_checked(app, checked, Progress::silent()).await?;
             Ok((StatusCode::CREATED, Json(wire::started(started, &warnings))).into_response())
         }
         ReplyForm::Events => {
             let (progress, updates) = Progress::channel();
-            let work = async move { Ok(app.sheds.create(resolve(&app, checked)?, progress).await?) };
-            Ok(sse::respond(work, updates, warnings))
+            Ok(sse::respond(create_checked(app, checked, progress), updates, warnings))
         }
     }
+}
+
+async fn create_checked(app: App, checked: Checked, progress: Progress) -> Result<Started, ApiError> {
+    let work = async { Ok::<_, ApiError>(app.sheds.create(resolve(&app, checked)?, progress).await?) };
+    counted_start(&app.metrics, Operation::Create, work).await
 }
 
 /// Said when a repository was named.
 const NOT_CLONED: &str = "the repository was recorded but not cloned, which this version of shed-server does not do; clone it in the shed";
 
+/// What the body says it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MediaType {
+    /// JSON, or nothing.
+    Json,
+    /// What `curl -d` says of everything that it is not told about.
+    Form,
+}
+
+impl MediaType {
+    fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let mut values = headers.get_all(CONTENT_TYPE).iter();
+        let value = match (values.next(), values.next()) {
+            (None, _) => return Ok(Self::Json),
+            (Some(value), None) => String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase(),
+            (Some(_), Some(_)) => return Err(unsupported("the Content-Type is given more than once")),
+        };
+        match value.split(';').next().unwrap_or_default().trim() {
+            "application/json" | "text/json" => Ok(Self::Json),
+            "application/x-www-form-urlencoded" => Ok(Self::Form),
+            other if other.ends_with("+json") => Ok(Self::Json),
+            other => {
+                Err(unsupported(&format!("{:?} is not JSON", other.chars().take(100).collect::<String>())))
+            }
+        }
+    }
+}
+
+fn unsupported(reason: &str) -> ApiError {
+    let message = format!("{reason}; send a JSON object with `Content-Type: application/json`");
+    ApiError::new(ErrorCode::UnsupportedMediaType, message)
+}
+
 async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
     let too_large = || {
         ApiError::new(ErrorCode::BodyTooLarge, format!("the body of a create has at most {MAX_BODY} bytes"))
     };
-    let announced = headers.get(axum::http::header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
     if announced.and_then(|value| value.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
     }
@@ -109,7 +155,10 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError>
         Ok(Ok(bytes)) => Ok(bytes.into()),
         Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
         Ok(Err(error)) => Err(unreadable(&error_chain(&error))),
-        Err(_) => Err(unreadable(&format!("it did not arrive within {} s", BODY_TIMEOUT.as_secs()))),
+        Err(_) => Err(ApiError::new(
+            ErrorCode::RequestTimeout,
+            format!("the body of the request did not arrive within {} s", BODY_TIMEOUT.as_secs()),
+        )),
     }
 }
 
@@ -130,10 +179,15 @@ fn unreadable(reason: &str) -> ApiError {
 
 fn parse(body: &[u8]) -> Result<CreateShedRequest, ApiError> {
     // serde would read the fields from a list as well, in the order in which they are declared.
-    if !body.trim_ascii_start().starts_with(b"{") {
+    if !is_object(body) {
         return Err(unreadable("it is not a JSON object"));
     }
     serde_json::from_slice(body).map_err(|error| unreadable(&error.to_string()))
+}
+
+/// Whether a body is a JSON object, if it is JSON at all.
+fn is_object(body: &[u8]) -> bool {
+    body.trim_ascii_start().starts_with(b"{")
 }
 
 fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
@@ -213,6 +267,7 @@ fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
@@ -293,5 +348,45 @@ mod tests {
         shed_testkit::fuzz("repository", &strategy, |repo: String| {
             assert!(repo.is_empty() || repo.len() > 2048 || repo::check(&repo).is_ok(), "{repo:?}");
         });
+    }
+
+    fn headers(types: &[&[u8]]) -> HeaderMap {
+        let values = types.iter().map(|text| (CONTENT_TYPE, HeaderValue::from_bytes(text).unwrap()));
+        values.collect()
+    }
+
+    #[test]
+    fn json_is_taken_by_any_of_its_names_and_what_curl_says() {
+        for (text, kind) in [
+            ("application/json", MediaType::Json),
+            ("Application/JSON ; charset=utf-8", MediaType::Json),
+            ("application/vnd.shed+json", MediaType::Json),
+            ("application/x-www-form-urlencoded", MediaType::Form),
+        ] {
+            assert_eq!(MediaType::of(&headers(&[text.as_bytes()])), Ok(kind), "{text}");
+        }
+        assert_eq!(MediaType::of(&headers(&[])), Ok(MediaType::Json));
+        for types in [
+            &[&b"text/xml"[..]][..],
+            &[b"multipart/form-data; boundary=x"],
+            &[b"text/plain"],
+            &[b""],
+            &[b"application/jsonx"],
+            &[b"\xff"],
+            &[b"application/json", b"application/json"],
+        ] {
+            let error = MediaType::of(&headers(types)).unwrap_err();
+            assert_eq!(error.code, ErrorCode::UnsupportedMediaType, "{types:?}");
+            assert!(error.message.contains("application/json"), "{}", error.message);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_waited_for_a_minute() {
+        let begun = tokio::time::Instant::now();
+        let body = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        let error = read_body(&HeaderMap::new(), body).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::RequestTimeout);
+        assert_eq!(begun.elapsed(), BODY_TIMEOUT);
     }
 }

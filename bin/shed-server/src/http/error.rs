@@ -45,7 +45,7 @@ impl IntoResponse for ApiError {
         let status =
             StatusCode::from_u16(self.code.status()).expect("the table of codes holds HTTP statuses only");
         if status.is_server_error() {
-            tracing::warn!(code = %self.code, message = %self.message, "request failed");
+            tracing::warn!(code = %self.code, reason = %self.message, "request failed");
         }
         (status, Json(ErrorBody { error: self.into_detail() })).into_response()
     }

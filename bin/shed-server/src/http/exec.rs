@@ -16,14 +16,17 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use shed_api::{ErrorCode, UPGRADE_EXEC};
 use shed_backend::GuestStream;
-use shed_types::{GuestPort, ShedName};
+use shed_types::GuestPort;
 use tokio::net::TcpStream;
+use tracing::Instrument;
 
 use super::{
     ApiError, App,
     extract::{NamedShed, has_word},
     splice::splice,
+    streams::OpenStream,
 };
+use crate::{connection::Wire, metrics::StreamKind};
 
 /// Not in the API's document: after the upgrade the connection speaks frames, which OpenAPI has no words for, and only
 /// clients that share `shed-protocol` with the server can use it.
@@ -44,37 +47,36 @@ pub(super) async fn exec(
     };
     let guest = app.sheds.connect_guest(&name, GuestPort::Exec).await?;
     let hang_up = app.hang_up.clone();
-    drop(app.tasks.spawn(async move {
+    let stream = OpenStream::new(&app.metrics, StreamKind::Exec, name);
+    let carried = async move {
         tokio::select! {
-            () = carry(&name, upgrade, guest) => {}
-            () = hang_up.cancelled() => tracing::debug!(shed = %name, "exec cut off: the server ends"),
+            () = carry(stream, upgrade, guest) => {}
+            () = hang_up.cancelled() => {}
         }
-    }));
+    };
+    drop(app.tasks.spawn(carried.in_current_span()));
     Ok(switching_protocols())
 }
 
 /// Moves bytes between the client and the guest until both have ended.
-async fn carry(name: &ShedName, upgrade: OnUpgrade, guest: GuestStream) {
-    let upgraded = match upgrade.await {
-        Ok(upgraded) => upgraded,
-        Err(error) => {
-            tracing::debug!(shed = %name, %error, "the client of an exec went away before the upgrade");
-            return;
+async fn carry(stream: OpenStream, upgrade: OnUpgrade, guest: GuestStream) {
+    let result = match upgrade.await {
+        Ok(upgraded) => {
+            let (client, early) = take_apart(upgraded);
+            splice(client, &early, guest).await
         }
+        // The client went away before it had the reply.
+        Err(error) => Err(std::io::Error::other(error)),
     };
-    let (client, early) = take_apart(upgraded);
-    match splice(client, &early, guest).await {
-        Ok(moved) => tracing::debug!(shed = %name, ?moved, "exec ended"),
-        Err(error) => tracing::debug!(shed = %name, %error, "exec broke off"),
-    }
+    stream.ended(&result);
 }
 
 /// Returns the connection itself, free of the layers of HTTP, and the bytes that came behind the headers.
 fn take_apart(upgraded: Upgraded) -> (TcpStream, bytes::Bytes) {
     let parts = upgraded
-        .downcast::<TokioIo<TcpStream>>()
-        .expect("the server hands TCP connections to hyper, and nothing else");
-    (parts.io.into_inner(), parts.read_buf)
+        .downcast::<TokioIo<Wire>>()
+        .expect("the server hands its own connections to hyper, and nothing else");
+    (parts.io.into_inner().into_stream(), parts.read_buf)
 }
 
 fn switching_protocols() -> Response {

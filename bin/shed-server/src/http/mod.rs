@@ -11,25 +11,29 @@ mod extract;
 mod guard;
 mod images;
 mod info;
+mod metrics;
 mod observe;
 mod openapi;
 mod query;
 mod repo;
 mod sessions;
 mod sheds;
+mod shown;
 mod splice;
 mod sse;
+mod streams;
 mod wire;
 
 use std::sync::Arc;
 
 use axum::{Extension, Router, extract::Request, middleware, routing::get};
-use shed_api::{ErrorCode, ServerInfo};
+use shed_api::{ErrorCode, ServerInfo, SshHostKey};
 use shed_lifecycle::Sheds;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::metrics::Metrics;
 pub use error::ApiError;
 use openapi::Rendered;
 
@@ -40,6 +44,10 @@ pub struct App {
     pub sheds: Sheds,
     /// The server about itself.
     pub info: Arc<ServerInfo>,
+    /// The public key of its SSH server.
+    pub host_key: Arc<SshHostKey>,
+    /// What it counts about itself.
+    pub metrics: Metrics,
     /// Streams that have left HTTP behind, and work that outlives its request; awaited at the end.
     pub tasks: TaskTracker,
     /// Cancelled when upgraded streams shall end.
@@ -48,13 +56,14 @@ pub struct App {
 
 /// Returns the API of these sheds.
 pub fn router(app: App) -> Router {
+    let observe = middleware::from_fn_with_state(app.metrics.clone(), observe::observe);
     let (router, document) = operations().split_for_parts();
     router
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(Extension(Rendered::new(&document)))
-        .layer(middleware::from_fn(guard::refuse_web_pages))
-        .layer(middleware::from_fn(observe::observe))
+        .layer(middleware::from_fn(guard::guard))
+        .layer(observe)
         .with_state(app)
 }
 
@@ -68,7 +77,9 @@ pub fn document() -> String {
 fn operations() -> OpenApiRouter<App> {
     OpenApiRouter::with_openapi(openapi::Document::openapi())
         .routes(routes!(info::info))
+        .routes(routes!(info::ssh_host_key))
         .routes(routes!(openapi::openapi))
+        .routes(routes!(metrics::metrics))
         .routes(routes!(sheds::list, create::create))
         .routes(routes!(sheds::get, sheds::delete))
         .routes(routes!(sheds::start))
@@ -83,8 +94,9 @@ fn operations() -> OpenApiRouter<App> {
 }
 
 /// Returns what guests get of the API: a refusal, whatever they ask for.
-pub fn router_for_guests() -> Router {
-    Router::new().fallback(refuse_guest).layer(middleware::from_fn(observe::observe))
+pub fn router_for_guests(metrics: Metrics) -> Router {
+    let observe = middleware::from_fn_with_state(metrics, observe::observe);
+    Router::new().fallback(refuse_guest).layer(observe)
 }
 
 async fn refuse_guest() -> ApiError {

@@ -12,10 +12,12 @@ use shed_lifecycle::Progress;
 use super::{
     ApiError, App,
     extract::{NamedShed, ReplyForm, ShedNameParam},
+    metrics::{counted, counted_start},
     openapi::{OnlyCommon, error_responses},
     query::KeepVolume,
     sse, wire,
 };
+use crate::metrics::Operation;
 
 error_responses! {
     /// Failures of a look at one shed.
@@ -82,7 +84,7 @@ pub(super) async fn delete(
     NamedShed(name): NamedShed,
     _: KeepVolume,
 ) -> Result<StatusCode, ApiError> {
-    app.sheds.delete(&name).await?;
+    counted(&app.metrics, Operation::Delete, app.sheds.delete(&name)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -112,12 +114,15 @@ pub(super) async fn start(
 ) -> Result<Response, ApiError> {
     match ReplyForm::of(&headers) {
         ReplyForm::Json => {
-            let started = app.sheds.start(&name, Progress::silent()).await?;
+            let start = app.sheds.start(&name, Progress::silent());
+            let started = counted_start(&app.metrics, Operation::Start, start).await?;
             Ok(Json(wire::started(started, &[])).into_response())
         }
         ReplyForm::Events => {
             let (progress, updates) = Progress::channel();
-            let work = async move { app.sheds.start(&name, progress).await.map_err(ApiError::from) };
+            let work = async move {
+                counted_start(&app.metrics, Operation::Start, app.sheds.start(&name, progress)).await
+            };
             Ok(sse::respond(work, updates, Vec::new()))
         }
     }
@@ -133,5 +138,6 @@ pub(super) async fn start(
     responses((status = 200, description = "The stopped shed.", body = Shed), StopErrors)
 )]
 pub(super) async fn stop(State(app): State<App>, NamedShed(name): NamedShed) -> Result<Json<Shed>, ApiError> {
-    Ok(Json(wire::shed(app.sheds.stop(&name).await?)))
+    let stopped = counted(&app.metrics, Operation::Stop, app.sheds.stop(&name)).await?;
+    Ok(Json(wire::shed(stopped)))
 }

@@ -1,14 +1,18 @@
 //! The progress of a create or start as server-sent events (spec A.4).
 //!
 //! The work runs in a task of its own, so a client that reads slowly delays nothing and misses nothing: updates wait
-//! in a queue that a whole create fills with about a dozen. The task ends with the reply's body: hyper drops that when
+//! in a queue without a limit, which the work cannot fill: it tells of each phase once (`Progress::enter`), however
+//! often it tries one, and of a few warnings besides. The task ends with the reply's body: hyper drops that when
 //! the client goes away, which drops the work's future. What dropping means is up to the work; a create is undone.
 
 use std::{convert::Infallible, pin::Pin, time::Duration};
 
-use axum::response::{
-    IntoResponse, Response,
-    sse::{Event, KeepAlive, Sse},
+use axum::{
+    http::HeaderName,
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
 };
 use futures::{Stream, stream};
 use shed_api::{CreateEvent, ErrorCode, ProgressEvent};
@@ -20,6 +24,8 @@ use super::{ApiError, wire};
 
 /// Time between comments that keep an idle stream alive (spec M: idle streams need keep-alives).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// The work and what it has yet to say.
 struct Events {
@@ -45,7 +51,9 @@ where
     let span = tracing::Span::current();
     let work = AbortOnDropHandle::new(tokio::spawn(tracing::Instrument::instrument(work, span)));
     let events = Events { updates, warnings, work: Some(work), result: None };
-    Sse::new(events.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response()
+    let sse = Sse::new(events.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
+    // For proxies that would hold events back until they have many (nginx, X-Accel-Buffering).
+    ([(ACCEL_BUFFERING, "no")], sse).into_response()
 }
 
 impl Events {
@@ -89,7 +97,7 @@ impl Events {
         match result {
             Ok(Ok(started)) => CreateEvent::Complete(Box::new(wire::started(started, &self.warnings))),
             Ok(Err(error)) => {
-                tracing::info!(code = %error.code, message = %error.message, "request failed behind an event stream");
+                tracing::info!(code = %error.code, reason = %error.message, "request failed behind an event stream");
                 CreateEvent::Error(error.into_detail())
             }
             Err(error) => {
@@ -98,5 +106,82 @@ impl Events {
                 CreateEvent::Error(ApiError::new(ErrorCode::InternalError, message).into_detail())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use tokio::{sync::mpsc, time::Instant};
+
+    use super::*;
+
+    fn silent_work() -> Response {
+        let (keep, updates) = mpsc::unbounded_channel();
+        let work = async move {
+            let _kept = keep;
+            std::future::pending().await
+        };
+        respond(work, updates, vec!["careful".to_owned()])
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_stream_is_kept_alive_every_15_seconds() {
+        let begun = Instant::now();
+        let mut body = silent_work().into_body().into_data_stream();
+        let first = body.next().await.unwrap().unwrap();
+        assert_eq!(&first[..], b"event: progress\ndata: {\"message\":\"careful\",\"warning\":true}\n\n");
+        for count in 1..=5 {
+            // A line that begins with a colon is a comment, and an empty line ends it (HTML, section 9.2.6).
+            assert_eq!(&body.next().await.unwrap().unwrap()[..], b":\n\n");
+            assert_eq!(begun.elapsed(), KEEP_ALIVE * count);
+        }
+    }
+
+    #[tokio::test]
+    async fn proxies_are_asked_to_keep_nothing() {
+        let response = silent_work();
+        for (name, value) in [
+            ("content-type", "text/event-stream"),
+            ("cache-control", "no-cache"),
+            ("x-accel-buffering", "no"),
+        ] {
+            assert_eq!(response.headers()[name], value, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_ends_in_an_error_event() {
+        let (_keep, updates) = mpsc::unbounded_channel();
+        let response = respond(async { panic!("this panic belongs to the test") }, updates, vec![]);
+        let events: Vec<_> = response.into_body().into_data_stream().collect().await;
+        let last = String::from_utf8(events.last().unwrap().as_ref().unwrap().to_vec()).unwrap();
+        assert!(last.starts_with("event: error\ndata: {\"code\":\"INTERNAL_ERROR\""), "{last}");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_comes_after_the_end_gets_everything_in_order() {
+        let (sender, updates) = mpsc::unbounded_channel();
+        let (done, ended) = tokio::sync::oneshot::channel();
+        let work = async move {
+            for number in 0..1000 {
+                let message = number.to_string();
+                let phase = shed_lifecycle::Phase::Boot;
+                let elapsed = Duration::ZERO;
+                sender.send(ProgressUpdate { phase, message, elapsed, warning: false }).unwrap();
+            }
+            done.send(()).unwrap();
+            Err(ApiError::new(ErrorCode::BackendError, "the end"))
+        };
+        let response = respond(work, updates, vec![]);
+        ended.await.unwrap();
+        let events: Vec<_> = response.into_body().into_data_stream().map(Result::unwrap).collect().await;
+        assert_eq!(events.len(), 1001);
+        for (number, event) in events[..1000].iter().enumerate() {
+            let text = String::from_utf8_lossy(event);
+            assert!(text.contains(&format!(r#""message":"{number}""#)), "{text}");
+        }
+        let last = String::from_utf8_lossy(&events[1000]);
+        assert_eq!(last, "event: error\ndata: {\"code\":\"BACKEND_ERROR\",\"message\":\"the end\"}\n\n");
     }
 }

@@ -57,7 +57,8 @@ pub(super) fn session(shed: &ShedName, session: TmuxSession) -> Session {
     }
 }
 
-fn status(status: ShedStatus) -> shed_api::ShedStatus {
+/// Returns a status as clients see it.
+pub(super) fn status(status: ShedStatus) -> shed_api::ShedStatus {
     match status {
         ShedStatus::Starting => shed_api::ShedStatus::Starting,
         ShedStatus::Running => shed_api::ShedStatus::Running,

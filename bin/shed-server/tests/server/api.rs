@@ -9,7 +9,7 @@ use shed_backend::fake::{BootFault, FakeWorld, Faults};
 use shed_client::{Client, Timeouts};
 use shed_image::file_name;
 use shed_lifecycle::{Settings, Sheds};
-use shed_server::serve::Server;
+use shed_server::{host_key::HostKey, serve::Server};
 use shed_testkit::wait_for;
 use shed_types::{DiskGb, ShedName};
 use tempfile::TempDir;
@@ -22,6 +22,7 @@ pub(crate) struct Api {
     pub(crate) world: FakeWorld,
     pub(crate) port: u16,
     pub(crate) client: Client,
+    pub(crate) host_key: String,
     dir: TempDir,
     stop: CancellationToken,
     serving: JoinHandle<()>,
@@ -55,7 +56,8 @@ impl Api {
             http_port: port,
             backend: "qemu".into(),
         };
-        let server = Server::new(sheds, info);
+        let host_key = HostKey::generate().unwrap().public();
+        let server = Server::new(sheds, info, host_key.clone());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serving = tokio::spawn(async move {
@@ -64,7 +66,7 @@ impl Api {
             server.end().await;
         });
         let client = Client::new(format!("127.0.0.1:{port}").parse().unwrap(), Timeouts::default());
-        Self { world, port, client, dir, stop, serving }
+        Self { world, port, client, host_key: host_key.host_key, dir, stop, serving }
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> RawReply {

@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use serde_json::json;
 use shed_api::{CreateEvent, CreateShedRequest};
-use shed_backend::fake::BootFault;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use shed_backend::fake::{BootFault, Faults, StartFault};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 
 use crate::{
     api::{Api, redact},
-    common::{connect, parse, send_with},
+    common::{PATIENCE, parse, send_with},
 };
 
 const EVENTS: &str = "accept: application/json, Text/Event-Stream;q=0.9\r\n";
@@ -20,6 +23,7 @@ async fn create(api: &Api, body: serde_json::Value) -> Vec<(String, serde_json::
     assert_eq!(reply.status, 200, "{reply:?}");
     assert_eq!(reply.headers["content-type"], "text/event-stream");
     assert_eq!(reply.headers["cache-control"], "no-cache");
+    assert_eq!(reply.headers["x-accel-buffering"], "no");
     events(&reply.body)
 }
 
@@ -105,7 +109,10 @@ async fn what_goes_wrong_later_is_an_error_event_with_code_and_message() {
 #[tokio::test]
 async fn a_reader_that_does_not_read_delays_nothing_and_misses_nothing() {
     let api = Api::new().await;
-    let mut stream = connect(api.port).await;
+    // Takes as few bytes at a time as the system allows.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(1).unwrap();
+    let mut stream = socket.connect(([127, 0, 0, 1], api.port).into()).await.unwrap();
     let body = r#"{"name":"api"}"#;
     let head = format!("POST /api/sheds HTTP/1.1\r\nhost: x\r\n{EVENTS}connection: close\r\n");
     stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
@@ -138,27 +145,40 @@ async fn events_come_when_they_happen() {
     api.wait_until_clean().await;
 }
 
+/// The client leaves as soon as it is told of a phase; what is undone then differs from phase to phase.
 #[tokio::test]
-async fn a_silent_create_is_kept_alive() {
+async fn a_client_that_goes_away_in_any_phase_leaves_nothing() {
     let api = Api::new().await;
-    let name = "api".parse().unwrap();
-    api.set_boot(&name, BootFault::Never);
-    let body = r#"{"name":"api"}"#;
-    let mut stream = connect(api.port).await;
-    let head = format!(
-        "POST /api/sheds HTTP/1.1\r\nhost: x\r\n{EVENTS}content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).await.unwrap();
-    api.wait_for_status(&name, "starting").await;
-    let mut text = String::new();
-    let comment = async {
-        while !text.contains("\n:") {
-            let mut piece = [0; 1024];
-            let length = stream.read(&mut piece).await.unwrap();
-            assert!(length > 0, "the stream ended: {text}");
-            text += &String::from_utf8_lossy(&piece[..length]);
+    for (phase, faults) in [
+        ("record", Faults { boot: BootFault::Never, ..Faults::default() }),
+        ("disk", Faults { boot: BootFault::Never, ..Faults::default() }),
+        ("vm", Faults { start: StartFault::Slow(PATIENCE), ..Faults::default() }),
+        ("boot", Faults { boot: BootFault::Never, ..Faults::default() }),
+        ("identify", Faults { boot: BootFault::NeverIdentified, ..Faults::default() }),
+    ] {
+        let name = phase.parse().unwrap();
+        api.world.set_faults(&name, faults);
+        let request = CreateShedRequest { name: phase.into(), ..CreateShedRequest::default() };
+        let mut stream = api.client.create_streaming(&request).await.unwrap();
+        loop {
+            let event = stream.next().await;
+            let Some(Ok(CreateEvent::Progress(progress))) = event else { panic!("{phase}: {event:?}") };
+            if progress.phase.as_deref() == Some(phase) {
+                break;
+            }
         }
-    };
-    tokio::time::timeout(Duration::from_secs(25), comment).await.expect("a comment comes every 15 s");
+        drop(stream);
+        api.wait_until_clean().await;
+        shed_testkit::wait_for("the name to be free", PATIENCE, || async {
+            api.client.list().await.unwrap().is_empty()
+        })
+        .await
+        .unwrap();
+        api.world.set_faults(&name, Faults::default());
+        api.client.delete(&api.create(phase).await).await.unwrap();
+    }
+    let text = api.send("GET", "/metrics", "").await.body;
+    for sample in [r#"{operation="create",result="cancelled"} 5"#, r#"{operation="create",result="ok"} 5"#] {
+        assert!(text.contains(sample), "{sample}: {text}");
+    }
 }

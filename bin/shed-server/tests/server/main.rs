@@ -1,12 +1,16 @@
 //! Tests of shed-server from outside: the program with its signals, and the API over a fake backend.
 
+mod access_log;
 mod api;
 mod common;
 mod create;
 mod events;
 mod exec;
 mod fuzz;
+mod host_key;
 mod images;
+mod manners;
+mod metrics;
 mod openapi;
 mod process;
 mod sessions;

@@ -28,12 +28,12 @@ fn write_program(path: &Utf8Path, text: &str) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
-struct Scripted {
-    server: TestServer,
+pub(crate) struct Scripted {
+    pub(crate) server: TestServer,
     _qemu: TempDir,
 }
 
-async fn server() -> Scripted {
+pub(crate) async fn server() -> Scripted {
     let dir = TempDir::new().unwrap();
     let qemu = Utf8Path::from_path(dir.path()).unwrap().join("qemu");
     write_program(&qemu, QEMU);
@@ -42,7 +42,7 @@ async fn server() -> Scripted {
     Scripted { server, _qemu: dir }
 }
 
-async fn run(args: &[&str], dir: &Utf8Path) -> Output {
+pub(crate) async fn run(args: &[&str], dir: &Utf8Path) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shed-server"));
     command
         .args(args)
@@ -54,7 +54,7 @@ async fn run(args: &[&str], dir: &Utf8Path) -> Output {
     tokio::time::timeout(PATIENCE, command.output()).await.expect("the program ends").unwrap()
 }
 
-fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
@@ -184,7 +184,8 @@ async fn check_lists_what_is_missing_and_fails_and_passes_when_all_is_there() {
     let missing = dir.join("no-qemu");
     let config = |binary: &Utf8Path| {
         format!(
-            "qemu: {{accel: tcg, binary: {binary}, images_dir: {dir}/g, instance_dir: {dir}/i, socket_dir: {dir}/s}}\n"
+            "ssh_host_key: {dir}/k\nqemu: {{accel: tcg, binary: {binary}, images_dir: {dir}/g, instance_dir: {dir}/i, \
+             socket_dir: {dir}/s}}\n"
         )
     };
     std::fs::write(dir.join("server.yaml"), config(&missing)).unwrap();

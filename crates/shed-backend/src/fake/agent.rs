@@ -15,7 +15,7 @@ use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
 use super::{
-    AskedBy, Machine,
+    AskedBy, BootFault, Machine,
     tmux::{self, Reply},
 };
 
@@ -81,6 +81,7 @@ async fn messages(mut frames: Frames, machine: Arc<Machine>) -> Result<(), Frame
                     started_at,
                 })
             }
+            SYSTEM_IDENTIFY if machine.faults.boot == BootFault::NeverIdentified => continue,
             SYSTEM_IDENTIFY => match request.parse::<Identify>() {
                 Ok(identify) => {
                     machine.world.host().identified.insert(machine.spec.shed.clone(), identify);
