@@ -286,7 +286,7 @@ impl Response {
         &self.head
     }
 
-    fn into_upgraded(self) -> Result<BufReader<TcpStream>, Reply> {
+    pub(crate) fn into_upgraded(self) -> Result<BufReader<TcpStream>, Reply> {
         match (self.status, self.body) {
             (101, Body::ToEnd(reader)) => Ok(reader),
             (status, body) => Err(Self { status, head: self.head, body }.read().expect("a whole response")),

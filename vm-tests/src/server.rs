@@ -113,6 +113,15 @@ impl Server {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
         crate::guest_files::resident_bytes(&status).expect("the kernel says VmRSS")
     }
+
+    /// How many descriptors it has open.
+    ///
+    /// # Panics
+    /// When it is gone.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
+    }
 }
 
 impl Drop for Server {

@@ -24,14 +24,33 @@ enum ServeError {
     Port(#[source] io::Error),
 }
 
+/// Open files that the agent wants at least: a stream through the TCP proxy is one, and a host opens more than a
+/// thousand of them. The same as in the unit, for images whose init is the agent itself and knows no units.
+const DESCRIPTORS: u64 = 65536;
+
 /// Runs the service until it fails; whoever started it starts it again.
 pub(crate) fn run() -> ExitCode {
+    want_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(ServeError::Runtime).and_then(|runtime| runtime.block_on(serve()));
     if let Err(error) = result {
         log::failed(&error);
     }
     ExitCode::FAILURE
+}
+
+/// Raises the limit of open files, where it is lower.
+fn want_descriptors() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    // Nothing means no limit.
+    if limit.current.is_some_and(|current| current < DESCRIPTORS) {
+        limit.current = Some(DESCRIPTORS);
+        limit.maximum = limit.maximum.map(|maximum| maximum.max(DESCRIPTORS));
+        if let Err(error) = setrlimit(Resource::Nofile, limit) {
+            log::info(&format!("the limit of open files stays as it is: {error}"));
+        }
+    }
 }
 
 async fn serve() -> Result<(), ServeError> {

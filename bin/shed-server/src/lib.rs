@@ -6,6 +6,7 @@
 //! drain at the end, [`metrics`] counts, [`host_key`] is who the server is to SSH clients.
 
 pub mod backends;
+pub mod capacity;
 pub mod config;
 mod connection;
 mod guest_peer;

@@ -6,6 +6,7 @@ use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand};
 use shed_server::{
+    capacity,
     config::{self, Config, Surroundings},
     host_check::HostCheck,
     logging::{self, LogFormat},
@@ -93,7 +94,7 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     logging::begin(config.log_level, args.log_format);
-    raise_descriptor_limit();
+    capacity::raise_descriptor_limit();
     let runtime = runtime()?;
     let ended = runtime.block_on(serve::run(&config, args.ready_file.as_deref()));
     // Without this, the runtime would wait for blocking work that nobody waits for any more.
@@ -118,17 +119,6 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .enable_all()
         .build()
         .context("could not start the threads")
-}
-
-/// Each stream into a guest and each machine needs a few descriptors; the usual soft limit of 1024 is from the days of
-/// select(2).
-fn raise_descriptor_limit() {
-    use rustix::process::{Resource, getrlimit, setrlimit};
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::debug!(%error, "the limit of open files stays as it is");
-    }
 }
 
 fn print(text: &dyn std::fmt::Display) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     backends::{self, ChooseBackendError},
+    capacity::Capacity,
     config::Config,
     connection,
     guest_peer::{self, Origin},
@@ -28,11 +29,8 @@ use crate::{
     metrics::Metrics,
 };
 
-/// How many HTTP connections are served at once; more wait in the system's queue. Upgraded ones do not count.
-const MAX_CONNECTIONS: usize = 512;
-
-/// How many connections of guests are answered at once, besides those; more are closed without a word, so that no guest
-/// can keep the owner out.
+/// How many connections of guests are answered at once, besides those of clients; more are closed without a word, so
+/// that no guest can keep the owner out.
 const MAX_GUEST_CONNECTIONS: usize = 16;
 
 /// How long requests in progress may go on after the signal to end (spec K.2).
@@ -173,6 +171,7 @@ impl Signals {
 pub struct Server {
     app: App,
     connections: TaskTracker,
+    /// One for each HTTP connection that is served at once; more wait in the system's queue. Upgraded ones do not count.
     permits: Arc<Semaphore>,
     guest_permits: Arc<Semaphore>,
     /// Cancelled when connections shall end after the request they are at.
@@ -185,18 +184,20 @@ impl Server {
     /// Makes a server of these sheds, which SSH clients know by this key.
     #[must_use]
     pub fn new(sheds: Sheds, info: ServerInfo, host_key: SshHostKey) -> Self {
+        let capacity = Capacity::of_process();
         let app = App {
             metrics: Metrics::new(&info.version),
             sheds,
             info: Arc::new(info),
             host_key: Arc::new(host_key),
             tasks: TaskTracker::new(),
+            streams: Arc::new(Semaphore::new(capacity.streams)),
             hang_up: CancellationToken::new(),
         };
         Self {
             app,
             connections: TaskTracker::new(),
-            permits: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+            permits: Arc::new(Semaphore::new(capacity.connections)),
             guest_permits: Arc::new(Semaphore::new(MAX_GUEST_CONNECTIONS)),
             closing: CancellationToken::new(),
             cut_off: CancellationToken::new(),
@@ -217,29 +218,12 @@ impl Server {
             let permit =
                 Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
             match listener.accept().await {
-                Ok((stream, peer)) => match self.origin(&stream, peer) {
-                    Origin::Client => self.serve(stream, peer, router.clone(), permit),
-                    Origin::Guest => {
-                        tracing::warn!(%peer, "refused a connection of a guest to the API");
-                        if let Ok(permit) = Arc::clone(&self.guest_permits).try_acquire_owned() {
-                            let router = http::router_for_guests(self.app.metrics.clone());
-                            self.serve(stream, peer, router, permit);
-                        }
-                    }
-                },
+                Ok((stream, peer)) => self.serve(stream, peer, router.clone(), permit),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
-        }
-    }
-
-    fn origin(&self, stream: &TcpStream, peer: SocketAddr) -> Origin {
-        match stream.local_addr() {
-            Ok(local) => guest_peer::origin(peer, local, &self.app.sheds.machine_pids()),
-            // The connection is gone already.
-            Err(_) => Origin::Client,
         }
     }
 
@@ -253,10 +237,20 @@ impl Server {
             tracing::debug!(%error, "SO_KEEPALIVE cannot be set");
         }
         let (closing, cut_off) = (self.closing.clone(), self.cut_off.clone());
+        let machines = self.app.sheds.machine_pids();
+        let guest_permits = Arc::clone(&self.guest_permits);
         let metrics = self.app.metrics.clone();
         drop(self.connections.spawn(async move {
-            let _permit = permit;
             let _open = metrics.connection();
+            let (router, _permit) = match origin(&stream, peer, &machines).await {
+                Origin::Client => (router, permit),
+                Origin::Guest => {
+                    drop(permit);
+                    tracing::warn!(%peer, "refused a connection of a guest to the API");
+                    let Ok(permit) = guest_permits.try_acquire_owned() else { return };
+                    (http::router_for_guests(metrics.clone()), permit)
+                }
+            };
             tokio::select! {
                 () = connection::serve(stream, peer, router, &metrics, &closing) => {}
                 () = cut_off.cancelled() => {}
@@ -286,5 +280,13 @@ impl Server {
         };
         tokio::join!(requests, streams);
         self.app.sheds.close().await;
+    }
+}
+
+async fn origin(stream: &TcpStream, peer: SocketAddr, machines: &[u32]) -> Origin {
+    match stream.local_addr() {
+        Ok(local) => guest_peer::origin(peer, local, machines).await,
+        // The connection is gone already.
+        Err(_) => Origin::Client,
     }
 }

@@ -6,7 +6,10 @@
 //! wrong in the ways that real ones do. Nothing in it is random, and it waits only where a fault says so.
 
 mod agent;
+mod tcp;
 mod tmux;
+
+pub use tcp::FakeService;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,7 +21,7 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_protocol::Identify;
-use shed_types::{BackendKind, GuestPort, LaunchId, ShedName};
+use shed_types::{BackendKind, GuestPort, LaunchId, ShedName, TcpPort};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -119,6 +122,7 @@ struct Host {
     tmux: BTreeMap<ShedName, FakeTmux>,
     /// Commands that run in guests.
     commands: BTreeMap<ShedName, usize>,
+    services: BTreeMap<(ShedName, TcpPort), FakeService>,
 }
 
 /// One launch.
@@ -217,6 +221,11 @@ impl FakeWorld {
         for machine in self.machines_of(shed) {
             machine.ready.send_replace(up);
         }
+    }
+
+    /// Puts a service on a port of the loopback of `shed`'s guests, of those that run as well. Other ports are closed.
+    pub fn set_service(&self, shed: &ShedName, port: TcpPort, service: FakeService) {
+        self.host().services.insert((shed.clone(), port), service);
     }
 
     fn machines_of(&self, shed: &ShedName) -> Vec<Arc<Machine>> {

@@ -2,14 +2,15 @@
 
 use std::{future::Future, time::Duration};
 
+use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use serde::de::DeserializeOwned;
-use shed_api::{CreateShedRequest, ServerInfo, Shed, ShedList, SshHostKey, UPGRADE_EXEC};
-use shed_types::ShedName;
-use tokio::time::timeout;
+use shed_api::{CreateShedRequest, ServerInfo, Shed, ShedList, SshHostKey, UPGRADE_EXEC, UPGRADE_TCP};
+use shed_types::{ShedName, TcpPort};
+use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
-    ClientError, EventStream, ExecStream, ServerAddress, Timeouts,
+    ClientError, EventStream, ExecStream, ServerAddress, TcpTunnel, Timeouts,
     connection::{Call, Reply, send},
 };
 
@@ -145,14 +146,29 @@ impl Client {
     /// # Errors
     /// `SHED_NOT_FOUND`, `SHED_NOT_RUNNING`, `CONNECT_FAILED`, and see [`ClientError`].
     pub async fn exec(&self, name: &ShedName) -> Result<ExecStream, ClientError> {
-        let mut call = Call::new(Method::GET, format!("/api/sheds/{name}/exec"));
-        call.upgrade = Some(UPGRADE_EXEC);
-        self.bounded(call, self.timeouts.guest, |reply| async {
+        let (stream, early) = self.upgrade(format!("/api/sheds/{name}/exec"), UPGRADE_EXEC).await?;
+        Ok(ExecStream::new(stream, early))
+    }
+
+    /// Connects to a TCP port of a shed's loopback address.
+    ///
+    /// # Errors
+    /// `SHED_NOT_FOUND`, `SHED_NOT_RUNNING`, `CONNECT_FAILED` when nothing listens there, and see [`ClientError`].
+    pub async fn connect(&self, name: &ShedName, port: TcpPort) -> Result<TcpTunnel, ClientError> {
+        let path = format!("/api/sheds/{name}/connect/{port}");
+        let (stream, early) = self.upgrade(path, UPGRADE_TCP).await?;
+        Ok(TcpTunnel::new(stream, early))
+    }
+
+    /// Turns a connection into a stream, and returns it with the bytes that came with the reply's headers.
+    async fn upgrade(&self, path: String, protocol: &'static str) -> Result<(TcpStream, Bytes), ClientError> {
+        let mut call = Call::new(Method::GET, path);
+        call.upgrade = Some(protocol);
+        self.bounded(call, self.timeouts.guest, |reply| async move {
             if reply.status() != StatusCode::SWITCHING_PROTOCOLS {
-                return Err(reply.refused_upgrade().await);
+                return Err(reply.refused_upgrade(protocol).await);
             }
-            let (stream, early) = reply.upgraded().await?;
-            Ok(ExecStream::new(stream, early))
+            reply.upgraded().await
         })
         .await
     }
@@ -207,9 +223,9 @@ impl Client {
 
 impl Reply {
     /// Reads why a server that should have changed the protocol has not.
-    async fn refused_upgrade(self) -> ClientError {
+    async fn refused_upgrade(self, protocol: &str) -> ClientError {
         if self.status().is_success() {
-            self.misunderstood(format!("status {} instead of an upgrade to {UPGRADE_EXEC}", self.status()))
+            self.misunderstood(format!("status {} instead of an upgrade to {protocol}", self.status()))
         } else {
             self.into_error().await
         }

@@ -17,6 +17,7 @@ mod sessions;
 pub mod sse;
 mod storage;
 mod timeouts;
+mod tunnel;
 
 pub use address::{ParseAddressError, ServerAddress};
 pub use client::Client;
@@ -25,3 +26,4 @@ pub use events::EventStream;
 pub use exec::{ExecStream, FrameReader, FrameWriter};
 pub use storage::PruneQuery;
 pub use timeouts::Timeouts;
+pub use tunnel::TcpTunnel;

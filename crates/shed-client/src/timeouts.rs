@@ -9,7 +9,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Until the reply to a question (info, a list, disk usage) is there.
     pub reply: Duration,
-    /// Until the agent in a guest has been reached for an exec; a guest under software emulation may be slow.
+    /// Until the agent in a guest has been reached for an exec, or a port in it for a tunnel; a guest under software
+    /// emulation may be slow.
     pub guest: Duration,
     /// Until a create, start, stop, delete or prune is done.
     pub work: Duration,

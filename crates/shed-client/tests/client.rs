@@ -215,10 +215,42 @@ async fn an_upgrade_loses_no_byte_that_came_with_the_headers() {
 }
 
 #[tokio::test]
+async fn a_tunnel_begins_with_the_bytes_behind_the_headers_and_is_half_closed_by_shutdown() {
+    let (client, asked) = server(|mut stream, head| async move {
+        let text =
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: shed-tcp\r\n\r\n220 hel";
+        stream.write_all(text.as_bytes()).await.unwrap();
+        let mut heard = String::new();
+        stream.read_to_string(&mut heard).await.unwrap();
+        stream.write_all(b"lo").await.unwrap();
+        (head, heard)
+    })
+    .await;
+    let mut tunnel = client.connect(&api(), "5432".parse().unwrap()).await.unwrap();
+    let mut first = [0; 2];
+    tunnel.read_exact(&mut first).await.unwrap();
+    assert_eq!(&first, b"22");
+    tunnel.write_all(b"over").await.unwrap();
+    tunnel.shutdown().await.unwrap();
+    let mut rest = String::new();
+    tunnel.read_to_string(&mut rest).await.unwrap();
+    assert_eq!(rest, "0 hello");
+    let (head, heard) = asked.await.unwrap();
+    assert_eq!(heard, "over");
+    let head = head.to_lowercase();
+    assert!(head.starts_with("get /api/sheds/api/connect/5432 http/1.1\r\n"), "{head}");
+    assert!(head.contains("connection: upgrade\r\n") && head.contains("upgrade: shed-tcp\r\n"), "{head}");
+}
+
+#[tokio::test]
 async fn a_refused_upgrade_is_the_servers_error() {
     let body = r#"{"error":{"code":"SHED_NOT_RUNNING","message":"m"}}"#;
     let (client, _server) = answering(json("503 Service Unavailable", body)).await;
     assert_eq!(client.exec(&api()).await.unwrap_err().code(), Some(ErrorCode::ShedNotRunning));
+    let (client, _server) =
+        answering(json("502 Bad Gateway", &body.replace("SHED_NOT_RUNNING", "CONNECT_FAILED"))).await;
+    let refused = client.connect(&api(), "80".parse().unwrap()).await.unwrap_err();
+    assert_eq!(refused.code(), Some(ErrorCode::ConnectFailed));
     let (client, _server) = answering(json("200 OK", "{}")).await;
     assert!(matches!(client.exec(&api()).await.unwrap_err(), ClientError::Protocol { .. }));
 }

@@ -23,6 +23,7 @@ use crate::{
     console::{self, ConsoleMark},
     context::{Context, FileLane},
     disk,
+    pids::Place,
 };
 
 /// Pause before a channel that broke while it was opened is opened once more.
@@ -45,7 +46,7 @@ pub(crate) struct Boot {
     pub progress: Arc<Progress>,
     pub health: watch::Sender<Health>,
     /// Is told the VMM process as soon as there is one.
-    pub pid: watch::Sender<Option<u32>>,
+    pub pid: Place,
 }
 
 /// How a launch ended that did not fail for a reason that would come again.
@@ -134,7 +135,7 @@ impl Boot {
         mark: &ConsoleMark,
     ) -> Result<Booted, BootShedError> {
         self.progress.enter(Phase::Boot);
-        let _before = self.pid.send_replace(Some(vm.identity().pid));
+        self.pid.set(Some(vm.identity().pid));
         let shed = record.name.clone();
         let network = self.context.backend.guest_network();
         let waited = self.context.settings.start_timeout;

@@ -20,6 +20,7 @@ use crate::{
     channel::{Health, Keeper},
     context::{Context, FileLane},
     error::ClearVmError,
+    pids::Place,
     policy::{Decision, Refusal, Request, decide},
     shutdown,
 };
@@ -46,8 +47,6 @@ pub(crate) struct Handle {
     pub view: watch::Receiver<ShedView>,
     pub vm: watch::Receiver<Option<Arc<dyn Vm>>>,
     pub health: watch::Receiver<Health>,
-    /// The VMM process, from its start on, before its guest is ready.
-    pub pid: watch::Receiver<Option<u32>>,
 }
 
 /// What a driver begins with.
@@ -76,7 +75,8 @@ pub(crate) struct Driver {
     view: watch::Sender<ShedView>,
     vm: watch::Sender<Option<Arc<dyn Vm>>>,
     health: watch::Sender<Health>,
-    pid: watch::Sender<Option<u32>>,
+    /// The VMM process, from its start on, before its guest is ready.
+    pid: Place,
     shutdown: CancellationToken,
     /// Takes the shed out of the table; called once, before anyone is told that it is gone.
     forget: Option<Forget>,
@@ -151,13 +151,12 @@ impl Driver {
         let files = context.files(&record.name);
         let view = watch::Sender::new(initial_view(&record, files.rootfs));
         let (vm, health) = (watch::Sender::new(None), watch::Sender::new(Health::default()));
-        let pid = watch::Sender::new(None);
+        let pid = context.pids.place();
         let handle = Handle {
             messages: sender,
             view: view.subscribe(),
             vm: vm.subscribe(),
             health: health.subscribe(),
-            pid: pid.subscribe(),
         };
         let mut driver = Self {
             context,
@@ -184,7 +183,7 @@ impl Driver {
             Beginning::Stopped => State::Stopped,
             Beginning::Broken(reason) => State::Broken(reason),
             Beginning::Adopt(vm) => {
-                let _before = self.pid.send_replace(Some(vm.identity().pid));
+                self.pid.set(Some(vm.identity().pid));
                 let network = self.context.backend.guest_network();
                 let keeper = Keeper::spawn(
                     self.record.name.clone(),
@@ -210,7 +209,10 @@ impl Driver {
                 let boot = Box::pin(async move { boot.resume(record, vm).await });
                 State::Working(Work::Starting { boot, progress, replies: Vec::new() })
             }
-            Beginning::ResumeStop(vm) => self.stopping(Some(vm), Vec::new()),
+            Beginning::ResumeStop(vm) => {
+                self.pid.set(Some(vm.identity().pid));
+                self.stopping(Some(vm), Vec::new())
+            }
         };
     }
 
@@ -542,7 +544,7 @@ impl Driver {
         self.record.vm = None;
         self.state = State::Stopped;
         let _before = self.health.send_replace(Health::default());
-        let _before = self.pid.send_replace(None);
+        self.pid.set(None);
         self.save().await;
     }
 

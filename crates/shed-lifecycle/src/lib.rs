@@ -11,6 +11,7 @@ mod boot;
 mod channel;
 mod console;
 mod context;
+mod dial;
 mod disk;
 mod driver;
 mod error;
@@ -18,6 +19,7 @@ mod guest_command;
 mod image_choice;
 mod image_policy;
 mod images;
+mod pids;
 mod policy;
 mod progress;
 mod reconcile;
@@ -28,6 +30,7 @@ mod shutdown;
 mod tmux;
 mod view;
 
+pub use dial::DialGuestError;
 pub use error::{
     BootShedError, ClearVmError, CreateShedError, DeleteShedError, NotCached, OpenShedsError,
     ReachGuestError, StartShedError, StopShedError,

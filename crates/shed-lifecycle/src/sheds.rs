@@ -21,7 +21,9 @@ use crate::{
     ShedStatus, ShedView, StartShedError, Started, StopShedError,
     context::Context,
     driver::{Beginning, Driver, Handle, Message},
-    image_choice, reconcile,
+    image_choice,
+    pids::Pids,
+    reconcile,
 };
 
 /// How long a stream to a running guest may take to open. The link of a machine that was just adopted comes up
@@ -69,7 +71,7 @@ impl Sheds {
             shed_state::LockError::Io { path, source } => OpenShedsError::Prepare { path, source },
         })?;
         let instances = InstanceDir::new(directory);
-        let context = Arc::new(Context { settings, backend, instances });
+        let context = Arc::new(Context { settings, backend, instances, pids: Pids::default() });
         let found = reconcile::reconcile(&context).await?;
         let sheds = Self {
             inner: Arc::new(Inner {
@@ -219,7 +221,7 @@ impl Sheds {
     /// Returns the VMM processes of all machines, those that still boot among them.
     #[must_use]
     pub fn machine_pids(&self) -> Vec<u32> {
-        self.table().sheds.values().filter_map(|handle| *handle.pid.borrow()).collect()
+        self.inner.context.pids.all()
     }
 
     /// Ends every task and leaves the machines running, for the next server to adopt.

@@ -151,8 +151,12 @@ async fn say<S: AsyncWrite + Unpin>(stream: &mut S, reply: &ConnectReply) -> io:
     stream.flush().await
 }
 
-/// Reads a line of at most [`connect::MAX_LINE`] bytes and not one byte more; returns it without its line feed.
-async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
+/// Reads a line of at most [`connect::MAX_LINE`] bytes and not one byte more; returns it without its line feed. What
+/// comes behind it belongs to the stream.
+///
+/// # Errors
+/// `InvalidData` when the line is longer; otherwise what the stream says, `UnexpectedEof` at its end among it.
+pub async fn read_line<S: AsyncRead + Unpin>(stream: &mut S) -> io::Result<Vec<u8>> {
     let mut line = Vec::with_capacity(connect::MAX_LINE);
     while line.len() < connect::MAX_LINE {
         match stream.read_u8().await? {

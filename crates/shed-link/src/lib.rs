@@ -8,15 +8,18 @@
 //! Callers: the agent (guest end) and the `qemu` backend (host end). Backends with vsock need neither layer, but
 //! open their streams by the same `CONNECT` line. Nothing here knows what the streams carry, opens devices or
 //! sockets, or retries: a broken pipe is reported and the caller connects again.
+//!
+//! Where a stream ends in a TCP connection, at either end, [`relay`] moves the bytes between the two.
 
 mod connect;
 mod handshake;
 pub mod mux;
 mod pipe;
+pub mod relay;
 mod stream;
 mod sync;
 
-pub use connect::{AcceptError, Incoming, OpenError, open_stream};
+pub use connect::{AcceptError, Incoming, OpenError, open_stream, read_line};
 pub use handshake::{HandshakeError, Synced, guest_handshake, host_handshake};
 pub use mux::{Acceptor, MuxClosed, MuxHandle};
 pub use stream::MuxStream;

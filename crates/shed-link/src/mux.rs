@@ -30,7 +30,15 @@ use crate::{
 pub(crate) const MAX_FRAME: usize = 64 * 1024;
 
 /// Streams that the host opens at most at a time.
-pub const MAX_STREAMS: usize = 256;
+///
+/// An idle one costs each end about a kilobyte. What a stream that its user does not read can hold is its window: a
+/// guest that fills all of them pins `MAX_STREAMS * 256 KiB + 32 MiB` = 416 MiB of the host's memory, and only while
+/// that many clients of the host keep streams open that they do not read.
+pub const MAX_STREAMS: usize = 1536;
+
+/// Streams that are kept for everything but TCP, so that a thousand tunnels keep nobody from running a command, and
+/// the server from talking to the agent.
+const NOT_FOR_TCP: usize = 128;
 
 /// Streams that yamux allows. Going beyond ends the connection, and the two ends notice the end of a stream at
 /// different times, so this is well above [`MAX_STREAMS`].
@@ -39,7 +47,8 @@ const HARD_MAX_STREAMS: usize = 2 * MAX_STREAMS;
 /// First window of a stream (yamux specification, "Flow Control").
 const WINDOW: usize = 256 * 1024;
 
-/// What all windows together may grow beyond the first size.
+/// What all windows together may grow beyond the first size. yamux wants the sum of all: it grants each of
+/// [`HARD_MAX_STREAMS`] its first window, takes memory for none of it in advance, and lets streams in use share this.
 const WINDOW_GROWTH: usize = 32 * 1024 * 1024;
 
 /// What is read at most from a stream that nobody here wants any more.
@@ -139,9 +148,14 @@ impl MuxHandle {
     /// # Cancel safety
     /// Dropping the future resets the stream, if it was opened already.
     pub async fn open(&self, port: GuestPort) -> Result<MuxStream, OpenError> {
-        let permit: OwnedSemaphorePermit = Arc::clone(&self.permits)
-            .try_acquire_owned()
-            .map_err(|_| OpenError::TooMany { limit: MAX_STREAMS })?;
+        let limit = stream_limit(port);
+        let too_many = || OpenError::TooMany { limit };
+        // Two callers at once may both pass this; it keeps a reserve, and the permits keep the limit.
+        if self.permits.available_permits() <= MAX_STREAMS - limit {
+            return Err(too_many());
+        }
+        let permit: OwnedSemaphorePermit =
+            Arc::clone(&self.permits).try_acquire_owned().map_err(|_| too_many())?;
         let (sender, receiver) = oneshot::channel();
         self.keep.opens.send(sender).map_err(|_| OpenError::Gone)?;
         let stream = receiver.await.map_err(|_| OpenError::Gone)?;
@@ -163,6 +177,16 @@ impl MuxHandle {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         *self.closed.borrow() || self.closed.has_changed().is_err() || self.gate.is_dead()
+    }
+}
+
+/// Returns how many streams may be open, counting all, when one more to this port is opened.
+const fn stream_limit(port: GuestPort) -> usize {
+    match port {
+        GuestPort::Tcp => MAX_STREAMS - NOT_FOR_TCP,
+        GuestPort::Exec | GuestPort::Health | GuestPort::Messages | GuestPort::Files | GuestPort::NineP => {
+            MAX_STREAMS
+        }
     }
 }
 

@@ -28,7 +28,7 @@ where
     tokio::spawn(async move {
         while let Some(incoming) = acceptor.accept().await {
             match incoming.port() {
-                GuestPort::Exec => {
+                GuestPort::Exec | GuestPort::Tcp => {
                     let stream = incoming.accept().await.unwrap();
                     tokio::spawn(serve(stream));
                 }
@@ -222,6 +222,24 @@ async fn the_limit_of_streams_is_an_error_and_not_the_end() {
     assert!(matches!(handle.open(GuestPort::Exec).await, Err(OpenError::TooMany { .. })));
     streams.pop();
     within("a stream after one has gone", send_and_receive(handle.clone(), 1, 100)).await;
+}
+
+#[tokio::test]
+async fn tunnels_leave_room_for_commands() {
+    let (ours, theirs) = duplex(64 * 1024);
+    let _guest = guest_with(theirs, echo);
+    let (handle, _driver) = host(ours);
+    let mut tunnels = Vec::new();
+    let limit = loop {
+        match within("a tunnel", handle.open(GuestPort::Tcp)).await {
+            Ok(stream) => tunnels.push(stream),
+            Err(OpenError::TooMany { limit }) => break limit,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(tunnels.len(), limit);
+    assert!((1000..mux::MAX_STREAMS).contains(&limit), "{limit}");
+    within("a command beside them", send_and_receive(handle.clone(), 1, 100)).await;
 }
 
 #[tokio::test]

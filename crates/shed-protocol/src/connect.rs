@@ -3,7 +3,7 @@
 //! Firecracker's hybrid vsock speaks it for us (its docs/vsock.md); on a multiplexed pipe the two ends of Shed
 //! speak it themselves, so that a stream is opened in one way everywhere.
 
-use shed_types::GuestPort;
+use shed_types::{GuestPort, TcpPort};
 
 /// Longest line that is read before the peer is given up on, in bytes, line feed included (spec B.6).
 pub const MAX_LINE: usize = 64;
@@ -46,6 +46,24 @@ pub fn parse_request(line: &[u8]) -> Result<GuestPort, ParseConnectError> {
     GuestPort::from_number(number).ok_or(ParseConnectError::UnknownPort(number))
 }
 
+/// Returns the line that asks the agent's TCP proxy for a port of the guest's loopback. It is the second of its kind on
+/// a stream to [`GuestPort::Tcp`].
+#[must_use]
+pub fn tcp_request_line(port: TcpPort) -> String {
+    format!("CONNECT {port}\n")
+}
+
+/// Reads a request line to the TCP proxy, without its line feed.
+///
+/// # Errors
+/// When the line is not one, or the port none of TCP's.
+pub fn parse_tcp_request(line: &[u8]) -> Result<TcpPort, ParseConnectError> {
+    str::from_utf8(line)
+        .ok()
+        .and_then(|line| line.strip_prefix("CONNECT ")?.parse().ok())
+        .ok_or(ParseConnectError::Malformed)
+}
+
 impl ConnectReply {
     /// Returns the reply's line; a reason is cut to fit into [`MAX_LINE`] and its line feeds are dropped.
     #[must_use]
@@ -86,6 +104,21 @@ mod tests {
             let line = request_line(port);
             assert_eq!(parse_request(line.trim_end().as_bytes()), Ok(port));
         }
+    }
+
+    #[test]
+    fn a_line_to_the_tcp_proxy_reads_back_and_others_are_refused() {
+        for number in [1, 80, 1024, 65535] {
+            let port = TcpPort::new(number).unwrap();
+            assert_eq!(parse_tcp_request(tcp_request_line(port).trim_end().as_bytes()), Ok(port));
+            assert!(tcp_request_line(port).len() <= MAX_LINE);
+        }
+        for line in
+            ["", "CONNECT ", "CONNECT 0", "CONNECT 65536", "CONNECT -1", "CONNECT 1 2", "CONNECT 80\r", "80"]
+        {
+            assert_eq!(parse_tcp_request(line.as_bytes()), Err(ParseConnectError::Malformed), "{line:?}");
+        }
+        assert_eq!(parse_tcp_request(b"CONNECT \xff"), Err(ParseConnectError::Malformed));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! from typed errors to codes, [`wire`] the one from a shed's view to its JSON. Nothing here decides what happens
 //! to a shed, and nothing knows a backend.
 
+mod connect;
 mod create;
 mod error;
 mod exec;
@@ -19,9 +20,9 @@ mod repo;
 mod sessions;
 mod sheds;
 mod shown;
-mod splice;
 mod sse;
 mod streams;
+mod upgrade;
 mod wire;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use axum::{Extension, Router, extract::Request, middleware, routing::get};
 use shed_api::{ErrorCode, ServerInfo, SshHostKey};
 use shed_lifecycle::Sheds;
+use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -50,6 +52,8 @@ pub struct App {
     pub metrics: Metrics,
     /// Streams that have left HTTP behind, and work that outlives its request; awaited at the end.
     pub tasks: TaskTracker,
+    /// One permit for each stream that may be carried.
+    pub streams: Arc<Semaphore>,
     /// Cancelled when upgraded streams shall end.
     pub hang_up: CancellationToken,
 }
@@ -91,6 +95,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(images::list))
         .routes(routes!(images::delete))
         .routes(routes!(images::prune, images::delete_prune))
+        .routes(routes!(connect::connect))
 }
 
 /// Returns what guests get of the API: a refusal, whatever they ask for.

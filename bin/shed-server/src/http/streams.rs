@@ -1,10 +1,11 @@
 //! A connection that has left HTTP, as the log and the metrics see it: counted while it is open, and one line at its end.
 
-use std::{io, time::Instant};
+use std::time::Instant;
 
-use shed_types::ShedName;
+use shed_link::relay::{Broken, Moved};
+use shed_types::{ShedName, error_chain};
 
-use super::{observe::millis, splice::Moved};
+use super::observe::millis;
 use crate::metrics::{Metrics, Open, StreamKind};
 
 /// A stream into a shed. Dropped without [`OpenStream::ended`], it was cut off.
@@ -24,15 +25,15 @@ impl OpenStream {
     }
 
     /// Logs how it ended.
-    pub(super) fn ended(mut self, result: &io::Result<Moved>) {
+    pub(super) fn ended(mut self, result: &Result<Moved, Broken>) {
         self.told = true;
         let (kind, shed, ms) = (self.kind.as_str(), &self.shed, millis(self.begun.elapsed()));
         match result {
-            Ok(Moved { to_guest, to_client }) => {
+            Ok(Moved { out: to_guest, back: to_client }) => {
                 tracing::info!(kind, %shed, to_guest, to_client, %ms, "stream ended");
             }
-            // The client's side broke. That is no fault of the server's.
-            Err(error) => tracing::info!(kind, %shed, %error, %ms, "stream broke off"),
+            // No fault of the server's, on either side.
+            Err(broken) => tracing::info!(kind, %shed, error = %error_chain(broken), %ms, "stream broke off"),
         }
     }
 }

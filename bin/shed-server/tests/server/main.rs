@@ -3,6 +3,7 @@
 mod access_log;
 mod api;
 mod common;
+mod connect;
 mod create;
 mod events;
 mod exec;

@@ -15,7 +15,7 @@ use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
 use super::{
-    AskedBy, BootFault, Machine,
+    AskedBy, BootFault, Machine, tcp,
     tmux::{self, Reply},
 };
 
@@ -30,7 +30,8 @@ pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service
         GuestPort::Exec => Some(serve(|frames| async move { exec(frames, &machine).await })),
         GuestPort::Health => Some(serve(|frames| async move { health(frames).await })),
         GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
-        GuestPort::Tcp | GuestPort::Files | GuestPort::NineP => None,
+        GuestPort::Tcp => Some(Box::new(|stream| Box::pin(tcp::serve(stream, machine)))),
+        GuestPort::Files | GuestPort::NineP => None,
     }
 }
 

@@ -12,6 +12,7 @@ mod memory;
 mod raw;
 mod report;
 mod stats;
+mod tunnels;
 
 use std::process::ExitCode;
 
@@ -38,7 +39,7 @@ struct Cli {
     #[arg(long)]
     check: bool,
 
-    /// Measure only these: boot, exec, create, memory
+    /// Measure only these: boot, exec, create, memory, tunnels
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 }
@@ -54,6 +55,8 @@ enum Part {
     Create,
     /// Memory of the idle server and of the agent.
     Memory,
+    /// Tunnels: speed of one against a bare connection to the agent, and the cost of many.
+    Tunnels,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -73,6 +76,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted(Part::Memory) {
         memory::measure(&stage(), &mut report)?;
+    }
+    if wanted(Part::Tunnels) {
+        tunnels::measure(&stage(), &mut report)?;
     }
     report.print();
     if let Some(file) = &cli.json {

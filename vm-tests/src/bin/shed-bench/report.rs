@@ -60,6 +60,14 @@ impl Report {
         self.lines.push(Line { what: what.to_owned(), figure, value, target, met });
     }
 
+    /// Adds a figure that should be at least `target`.
+    pub(crate) fn at_least(&mut self, what: &str, value: f64, target: f64, unit: &str) {
+        let met = value >= target;
+        let figure = format!("{value:.2} {unit}   (at least {target} {unit})");
+        let (value, target, met) = (Some(value), Some(target), Some(met));
+        self.lines.push(Line { what: what.to_owned(), figure, value, target, met });
+    }
+
     /// How many targets were missed.
     pub(crate) fn missed(&self) -> usize {
         self.lines.iter().filter(|line| line.met == Some(false)).count()
@@ -101,7 +109,10 @@ mod tests {
         report.at_most("ratio", 1.2, 1.15, "x");
         report.at_most("other", 1.0, 1.15, "x");
         report.at_most("not a number", f64::NAN, 1.15, "x");
-        assert_eq!(report.missed(), 2);
+        report.at_least("speed", 0.9, 0.8, "x");
+        report.at_least("speed", 0.7, 0.8, "x");
+        report.at_least("not a number", f64::NAN, 0.8, "x");
+        assert_eq!(report.missed(), 4);
         assert!(report.to_json().contains("\"met\": false"));
     }
 }

@@ -1,0 +1,92 @@
+//! How many connections the server holds at once, by the limit of open files.
+//!
+//! `main` raises the limit; [`serve`](crate::serve) asks how far it goes. A connection is one descriptor. A stream into a
+//! guest keeps that one and, where the backend gives each stream a socket, takes a second.
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// Descriptors that are never given to clients: those of machines (a few each), of files, of the guests' connections.
+const OWN: u64 = 256;
+
+/// Below this many, the log says what it means.
+const LOW: u64 = 4096;
+
+/// Most connections and most streams, however many files the system allows: what they take of memory is bounded, too.
+const MOST: u64 = 16384;
+
+/// Fewest, however few it allows; the system's refusals do the rest.
+const FEWEST: u64 = 16;
+
+/// Where the system has no limit of files a process is still given one: macOS refuses more (`OPEN_MAX`).
+const UNLIMITED: u64 = 10240;
+
+/// How much is held at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capacity {
+    /// HTTP connections, those that receive events among them.
+    pub connections: usize,
+    /// Streams into guests, which have left HTTP.
+    pub streams: usize,
+}
+
+impl Capacity {
+    /// Returns what this process may hold.
+    #[must_use]
+    pub fn of_process() -> Self {
+        Self::within(getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED))
+    }
+
+    /// Returns what a limit of open files allows: each connection one, each stream two, and an eighth for everything
+    /// else, but not fewer than [`OWN`].
+    #[must_use]
+    pub fn within(limit: u64) -> Self {
+        let share = limit.saturating_sub(OWN.max(limit / 8)) / 3;
+        let share = usize::try_from(share.clamp(FEWEST, MOST)).unwrap_or(usize::MAX);
+        Self { connections: share, streams: share }
+    }
+}
+
+/// Raises the limit of open files as far as the system lets this process. The usual soft limit of 1024 is from the days
+/// of select(2).
+pub fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        // macOS says that there is no limit and refuses to set none.
+        limit.current = Some(UNLIMITED);
+        if before.is_some_and(|before| before < UNLIMITED) && setrlimit(Resource::Nofile, limit).is_err() {
+            tracing::debug!(%error, "the limit of open files stays as it is");
+        }
+    }
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
+    let Capacity { connections, streams } = Capacity::within(limit);
+    if limit < LOW {
+        tracing::warn!(
+            limit,
+            connections,
+            streams,
+            "few files may be open at once, and so few connections; raise the limit (LimitNOFILE of the systemd unit, \
+             or `ulimit -Hn`)"
+        );
+    } else {
+        tracing::debug!(limit, connections, streams, "files that may be open at once");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_shared_out_and_never_overdrawn() {
+        for limit in [1024, 4096, 10240, 20000, 65536, 524_288] {
+            let Capacity { connections, streams } = Capacity::within(limit);
+            let most = u64::try_from(connections + 2 * streams).unwrap();
+            assert!(most + OWN <= limit, "{limit}: {most}");
+        }
+        assert!(Capacity::within(20_000).streams >= 4096);
+        assert_eq!(Capacity::within(1 << 40).streams, 16384);
+        assert_eq!(Capacity::within(10).connections, 16);
+    }
+}
