@@ -123,6 +123,8 @@ struct Host {
     /// Commands that run in guests.
     commands: BTreeMap<ShedName, usize>,
     services: BTreeMap<(ShedName, TcpPort), FakeService>,
+    /// Whether backends say that they keep no console logs.
+    no_console_logs: bool,
 }
 
 /// One launch.
@@ -168,6 +170,11 @@ impl FakeWorld {
     /// Makes later launches of all sheds go wrong that have no faults of their own.
     pub fn set_faults_of_others(&self, faults: Faults) {
         self.host().faults_of_others = faults;
+    }
+
+    /// Makes backends say that they keep no console logs, as some do.
+    pub fn keep_no_console_logs(&self) {
+        self.host().no_console_logs = true;
     }
 
     /// Returns which sheds have a running machine; a shed appears once for each.
@@ -403,7 +410,8 @@ impl Backend for FakeBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { console_log: true, guest_address: false, shared_directories: false }
+        let console_log = !self.world.host().no_console_logs;
+        Capabilities { console_log, guest_address: false, shared_directories: false }
     }
 
     async fn check_host(&self) -> Result<HostReport, CheckHostError> {

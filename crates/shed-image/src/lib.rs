@@ -21,4 +21,7 @@ pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_
 pub use modules::{ModuleTree, ParseModulesError, ResolveModulesError};
 pub use origin::{ImageOrigin, recipe_source, reference_in_source};
 pub use remove::{OwnSize, RemoveImageError};
-pub use store::{FileId, ImageLock, ImageRecord, ImageStore, ListImagesError, TemplateError, file_name};
+pub use store::{
+    FileId, ImageLock, ImageRecord, ImageStore, ListImagesError, Orphan, OrphanFate, RemoveOrphanError,
+    SidecarKind, TemplateError, file_name,
+};

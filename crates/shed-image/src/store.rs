@@ -15,6 +15,10 @@ use shed_types::{DiskGb, ImageName};
 
 use crate::disk::{BuildDiskError, Mke2fs, format_upper};
 
+mod sidecars;
+
+pub use sidecars::{Orphan, OrphanFate, RemoveOrphanError, SidecarKind};
+
 /// Longest note of an image's origin that is read, in bytes; a reference has at most some five hundred.
 const MAX_SOURCE: u64 = 4096;
 

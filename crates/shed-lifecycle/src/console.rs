@@ -1,15 +1,16 @@
-//! Reads the end of a guest's console for people: in the error of a boot that failed.
+//! Reads the end of a guest's console for people, in the error of a boot that failed, and keeps it from growing for ever.
 //!
 //! The guest writes this text and is not trusted: it is bounded, and control characters do not reach a terminal.
 
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom},
-    os::unix::fs::FileExt,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_state::InstanceFiles;
+
+use crate::log_cut;
 
 /// How much of the console's end is looked at, in bytes.
 const TAIL_BYTES: u64 = 16 << 10;
@@ -24,7 +25,7 @@ const LINE_CHARS: usize = 240;
 const KEEP_ABOVE: u64 = 8 << 20;
 
 /// What is left of a console that is cut, in bytes.
-const KEEP: usize = 1 << 20;
+const KEEP: u64 = 1 << 20;
 
 /// Begins the line by which shed-init says why it gave up.
 const INIT_ERROR: &str = "shed-init: error E";
@@ -109,24 +110,12 @@ fn strip_escapes(line: &str) -> String {
     out
 }
 
-/// Cuts a console that has grown large to its end, in place: a VMM may hold it open for appending.
+/// Cuts a console that has grown large to its end.
 ///
 /// # Errors
 /// When the file cannot be read or written. One that is missing is small enough.
 pub(crate) fn trim(path: &Utf8Path) -> std::io::Result<()> {
-    let file = match File::options().read(true).write(true).open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let end = file.metadata()?.len();
-    if end <= KEEP_ABOVE {
-        return Ok(());
-    }
-    let mut kept = vec![0; KEEP];
-    file.read_exact_at(&mut kept, end - KEEP as u64)?;
-    file.set_len(0)?;
-    file.write_all_at(&kept, 0)
+    log_cut::cut(path, KEEP_ABOVE, KEEP).map(drop)
 }
 
 #[cfg(test)]
@@ -172,6 +161,6 @@ mod tests {
         let before = path.metadata().unwrap().ino();
         trim(&path).unwrap();
         let after = path.metadata().unwrap();
-        assert_eq!((after.ino(), after.len()), (before, KEEP as u64));
+        assert_eq!((after.ino(), after.len()), (before, KEEP));
     }
 }

@@ -74,6 +74,14 @@ impl Context {
     }
 }
 
+/// Runs work on files on a thread where blocking is allowed. When its waiter is dropped it goes on to its end.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
 /// Returns what is known of a recorded process.
 pub(crate) fn identity(vm: &VmRecord) -> Option<VmIdentity> {
     Some(VmIdentity { pid: vm.pid?, start_time: vm.start_time?, launch_id: vm.launch_id })
@@ -90,14 +98,11 @@ impl FileLane {
     /// Runs `work` on a thread where blocking is allowed.
     pub(crate) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         let turn = Arc::clone(&self.0).lock_owned().await;
-        let result = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let result = work();
             drop(turn);
             result
-        });
-        match result.await {
-            Ok(value) => value,
-            Err(error) => std::panic::resume_unwind(error.into_panic()),
-        }
+        })
+        .await
     }
 }

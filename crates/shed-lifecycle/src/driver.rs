@@ -4,7 +4,7 @@
 //! progress, as a future inside [`State::Working`], so a request that cancels it drops it, and nobody else ever
 //! touches the record. What the outside may know is published through `watch` channels.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::SystemTime};
 
 use camino::Utf8PathBuf;
 use shed_backend::Vm;
@@ -32,12 +32,26 @@ pub(crate) type CreateReply = oneshot::Sender<Result<Started, CreateShedError>>;
 type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
 type StopReply = oneshot::Sender<Result<ShedView, StopShedError>>;
 type DeleteReply = oneshot::Sender<Result<(), DeleteShedError>>;
+/// Says at once whether the delete begins, and where its end will be told.
+type DeleteIfStoppedReply = oneshot::Sender<Result<DeleteEnd, NotAtRest>>;
+pub(crate) type DeleteEnd = oneshot::Receiver<Result<(), DeleteShedError>>;
+
+/// Why a shed is not deleted by a request that wants it only when nobody uses it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotAtRest {
+    /// It is not stopped.
+    NotStopped(ShedStatus),
+    /// Its record is not the one that the request was made for.
+    Changed,
+}
 
 /// A request and where its answer goes.
 pub(crate) enum Message {
     Start(Progress, StartReply),
     Stop(StopReply),
     Delete(DeleteReply),
+    /// Only when it is stopped, and its record was last written at this time: nobody has used it since.
+    DeleteIfStopped(SystemTime, DeleteIfStoppedReply),
 }
 
 /// How the outside reaches a driver.
@@ -250,6 +264,7 @@ impl Driver {
             Message::Start(..) => Request::Start,
             Message::Stop(_) => Request::Stop,
             Message::Delete(_) => Request::Delete,
+            Message::DeleteIfStopped(..) => Request::DeleteIfStopped,
         };
         self.look_again();
         let activity = self.activity();
@@ -260,6 +275,9 @@ impl Driver {
             }
             (Decision::Begin | Decision::CancelThenBegin, Message::Delete(reply)) => {
                 self.begin_delete(reply).await;
+            }
+            (Decision::Begin | Decision::CancelThenBegin, Message::DeleteIfStopped(written, reply)) => {
+                self.begin_delete_at_rest(written, reply).await;
             }
             (Decision::Join, message) => self.join(message),
             (Decision::Refuse(refusal), message) => self.refuse(refusal, activity, message),
@@ -334,6 +352,19 @@ impl Driver {
         self.delete(then);
     }
 
+    async fn begin_delete_at_rest(&mut self, written: SystemTime, reply: DeleteIfStoppedReply) {
+        let (context, shed) = (Arc::clone(&self.context), self.record.name.clone());
+        let now = self.lane.run(move || context.instances.record_modified(&shed)).await;
+        // In doubt it stays.
+        if !matches!(now, Ok(Some(now)) if now == written) {
+            answer(reply, Err(NotAtRest::Changed));
+            return;
+        }
+        let (done, end) = oneshot::channel();
+        answer(reply, Ok(end));
+        self.begin_delete(done).await;
+    }
+
     fn delete(&mut self, then: AfterDelete) {
         let delete = Box::pin(delete(Arc::clone(&self.context), self.lane.clone(), self.record.clone()));
         self.state = State::Working(Work::Deleting { delete, then });
@@ -390,14 +421,16 @@ impl Driver {
                 let error = match refusal {
                     Refusal::AlreadyRunning => StartShedError::AlreadyRunning { shed },
                     Refusal::Broken => StartShedError::Broken { shed, reason: self.reason() },
-                    Refusal::Busy | Refusal::AlreadyStopped => StartShedError::Busy { shed, activity },
+                    Refusal::Busy | Refusal::AlreadyStopped | Refusal::NotStopped => {
+                        StartShedError::Busy { shed, activity }
+                    }
                 };
                 answer(reply, Err(error));
             }
             Message::Stop(reply) => {
                 let error = match refusal {
                     Refusal::AlreadyStopped => StopShedError::AlreadyStopped { shed },
-                    Refusal::Busy | Refusal::AlreadyRunning | Refusal::Broken => {
+                    Refusal::Busy | Refusal::AlreadyRunning | Refusal::Broken | Refusal::NotStopped => {
                         StopShedError::Busy { shed, activity }
                     }
                 };
@@ -405,6 +438,9 @@ impl Driver {
             }
             // Policy refuses no delete.
             Message::Delete(_reply) => {}
+            Message::DeleteIfStopped(_, reply) => {
+                answer(reply, Err(NotAtRest::NotStopped(self.view.borrow().status)));
+            }
         }
     }
 

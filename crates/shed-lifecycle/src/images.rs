@@ -19,7 +19,9 @@ use shed_state::{Entry, ReadInstanceError, ScanError};
 use shed_types::{ImageName, ShedName, error_chain};
 
 use crate::{
-    Settings, ShedStatus, Sheds, image_choice,
+    Settings, ShedStatus, Sheds,
+    context::blocking,
+    image_choice,
     image_policy::{Needs, unneeded},
 };
 
@@ -357,12 +359,4 @@ fn shed_images(
         }
     }
     Ok(images)
-}
-
-/// Runs work on files where blocking is allowed, to its end.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
-    }
 }

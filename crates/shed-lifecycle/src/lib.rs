@@ -19,15 +19,19 @@ mod guest_command;
 mod image_choice;
 mod image_policy;
 mod images;
+mod log_cut;
 mod pids;
 mod policy;
 mod progress;
+mod prune;
 mod reconcile;
 mod sessions;
 mod settings;
 mod sheds;
 mod shutdown;
+mod space;
 mod tmux;
+mod usage;
 mod view;
 
 pub use dial::DialGuestError;
@@ -42,8 +46,14 @@ pub use images::{
 };
 pub use policy::Activity;
 pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate};
+pub use prune::{
+    PruneError, PruneOutcome, PruneReason, PruneRequest, PruneScope, PruneSubject, Pruned, SkipReason,
+    Skipped,
+};
 pub use sessions::{AllSessions, KillSessionError, ListSessionsError, TmuxError};
 pub use settings::Settings;
 pub use sheds::Sheds;
+pub use space::Space;
 pub use tmux::{ParseSessionsError, TmuxSession};
+pub use usage::{FileRole, FileUsage, ImageUsage, ShedUsage, Usage};
 pub use view::{NewShed, ShedStatus, ShedView, Started};

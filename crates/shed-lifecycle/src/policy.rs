@@ -40,6 +40,8 @@ pub(crate) enum Request {
     Stop,
     /// Remove it and its data.
     Delete,
+    /// Remove it and its data, but only while it is stopped and at rest.
+    DeleteIfStopped,
 }
 
 /// What the driver does with a request.
@@ -66,13 +68,15 @@ pub(crate) enum Refusal {
     Busy,
     /// The shed is unusable.
     Broken,
+    /// The request is for stopped sheds only.
+    NotStopped,
 }
 
 /// Returns what `request` does to a shed that is doing `activity`.
 pub(crate) const fn decide(activity: Activity, request: Request) -> Decision {
     use Decision::{Begin, CancelThenBegin, Join, Refuse};
     match (activity, request) {
-        (Activity::Stopped, Request::Start | Request::Delete)
+        (Activity::Stopped, Request::Start | Request::Delete | Request::DeleteIfStopped)
         | (Activity::Running, Request::Stop | Request::Delete)
         | (Activity::Broken, Request::Delete)
         // What could not be ended may be by now; until it is, nothing may be started.
@@ -89,6 +93,19 @@ pub(crate) const fn decide(activity: Activity, request: Request) -> Decision {
         }
         // The data goes away, so there is no point in a graceful end.
         (Activity::Stopping, Request::Delete) => CancelThenBegin,
+
+        // Nobody has asked for this shed by its name, so whatever somebody does with it comes first. One that is
+        // broken may be all that is left of somebody's work.
+        (
+            Activity::Creating
+            | Activity::Starting
+            | Activity::Running
+            | Activity::Stopping
+            | Activity::Deleting
+            | Activity::Broken
+            | Activity::Stuck,
+            Request::DeleteIfStopped,
+        ) => Refuse(Refusal::NotStopped),
 
         (Activity::Running, Request::Start) => Refuse(Refusal::AlreadyRunning),
         (Activity::Stopped | Activity::Broken, Request::Stop) => Refuse(Refusal::AlreadyStopped),
@@ -129,14 +146,16 @@ mod tests {
         Activity::Broken,
         Activity::Stuck,
     ];
-    const REQUESTS: [Request; 3] = [Request::Start, Request::Stop, Request::Delete];
+    const REQUESTS: [Request; 4] = [Request::Start, Request::Stop, Request::Delete, Request::DeleteIfStopped];
 
     /// What a shed does next, in a model that knows nothing but the decisions.
     fn next(activity: Activity, request: Request) -> Activity {
         match (decide(activity, request), request) {
             (Decision::Begin | Decision::CancelThenBegin, Request::Start) => Activity::Starting,
             (Decision::Begin | Decision::CancelThenBegin, Request::Stop) => Activity::Stopping,
-            (Decision::Begin | Decision::CancelThenBegin, Request::Delete) => Activity::Deleting,
+            (Decision::Begin | Decision::CancelThenBegin, Request::Delete | Request::DeleteIfStopped) => {
+                Activity::Deleting
+            }
             (Decision::Join | Decision::Refuse(_), _) => activity,
         }
     }
@@ -179,9 +198,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_a_stopped_shed_is_deleted_by_those_who_did_not_name_it() {
+        for activity in ACTIVITIES {
+            let begins = decide(activity, Request::DeleteIfStopped) == Decision::Begin;
+            let refused = decide(activity, Request::DeleteIfStopped) == Decision::Refuse(Refusal::NotStopped);
+            let stopped = activity == Activity::Stopped;
+            assert_eq!((begins, refused), (stopped, !stopped), "{activity}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn a_delete_that_has_begun_is_never_left(requests in prop::collection::vec(0usize..3, 0..20)) {
+        fn a_delete_that_has_begun_is_never_left(requests in prop::collection::vec(0usize..REQUESTS.len(), 0..20)) {
             let mut activity = Activity::Deleting;
             for index in requests {
                 activity = next(activity, REQUESTS[index]);
@@ -190,7 +219,23 @@ mod tests {
         }
 
         #[test]
-        fn a_second_machine_is_never_started(start in 0usize..8, requests in prop::collection::vec(0usize..3, 1..20)) {
+        fn without_a_delete_by_name_only_a_stopped_shed_is_ever_deleted(
+            start in 0usize..8,
+            requests in prop::collection::vec(0usize..3, 1..20),
+        ) {
+            let unnamed = [Request::Start, Request::Stop, Request::DeleteIfStopped];
+            let mut activity = ACTIVITIES[start];
+            for index in requests {
+                let after = next(activity, unnamed[index]);
+                if after == Activity::Deleting && activity != Activity::Deleting {
+                    prop_assert_eq!(activity, Activity::Stopped);
+                }
+                activity = after;
+            }
+        }
+
+        #[test]
+        fn a_second_machine_is_never_started(start in 0usize..8, requests in prop::collection::vec(0usize..REQUESTS.len(), 1..20)) {
             let mut activity = ACTIVITIES[start];
             for index in requests {
                 let after = next(activity, REQUESTS[index]);

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, Weak},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use shed_backend::{Backend, GuestStream};
 use shed_state::{DirectoryLock, InstanceDir, InstanceFiles, RECORD_VERSION, RecordStatus, ShedRecord};
 use shed_types::{GuestPort, ShedName};
 use tokio::{
-    sync::{RwLock, oneshot},
+    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, RwLock, oneshot},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -20,7 +20,7 @@ use crate::{
     CreateShedError, DeleteShedError, NewShed, OpenShedsError, Progress, ReachGuestError, Settings,
     ShedStatus, ShedView, StartShedError, Started, StopShedError,
     context::Context,
-    driver::{Beginning, Driver, Handle, Message},
+    driver::{Beginning, Driver, Handle, Message, NotAtRest},
     image_choice,
     pids::Pids,
     reconcile,
@@ -43,6 +43,8 @@ struct Inner {
     image_gate: Arc<RwLock<()>>,
     tasks: TaskTracker,
     shutdown: CancellationToken,
+    /// Held by the prune in progress.
+    prune_turn: AsyncMutex<()>,
     /// Keeps a second server away from the directory.
     _lock: DirectoryLock,
 }
@@ -52,6 +54,17 @@ struct Table {
     sheds: BTreeMap<ShedName, Handle>,
     /// Directories whose records cannot be read: not shown, but their names stay taken.
     unreadable: BTreeSet<ShedName>,
+}
+
+/// Why a shed was not deleted by somebody who wants it only when nobody uses it.
+#[derive(Debug)]
+pub(crate) enum DeleteAtRestError {
+    /// It is gone already.
+    Gone,
+    /// Somebody uses it.
+    NotAtRest(NotAtRest),
+    /// It could not be removed, or not wholly.
+    Delete(DeleteShedError),
 }
 
 impl Sheds {
@@ -80,6 +93,7 @@ impl Sheds {
                 image_gate: Arc::default(),
                 tasks: TaskTracker::new(),
                 shutdown: CancellationToken::new(),
+                prune_turn: AsyncMutex::new(()),
                 _lock: lock,
             }),
         };
@@ -192,6 +206,46 @@ impl Sheds {
             .unwrap_or_else(|_| Err(if self.ending() { DeleteShedError::ShuttingDown } else { not_found() }))
     }
 
+    /// Removes a shed and its data, but only if it is stopped and its record was last written at this time.
+    ///
+    /// The shed's own task looks, and begins in the same breath; a start that came first keeps the shed, one that comes
+    /// later finds it gone.
+    ///
+    /// # Errors
+    /// When it is in use, or something of it cannot be removed.
+    pub(crate) async fn delete_if_at_rest(
+        &self,
+        name: &ShedName,
+        written: SystemTime,
+    ) -> Result<(), DeleteAtRestError> {
+        let gone = || {
+            if self.ending() {
+                DeleteAtRestError::Delete(DeleteShedError::ShuttingDown)
+            } else {
+                DeleteAtRestError::Gone
+            }
+        };
+        let (reply, answer) = oneshot::channel();
+        self.ask(name, Message::DeleteIfStopped(written, reply)).await.ok_or_else(gone)?;
+        let end = answer.await.map_err(|_| gone())?.map_err(DeleteAtRestError::NotAtRest)?;
+        end.await.map_err(|_| gone())?.map_err(DeleteAtRestError::Delete)
+    }
+
+    /// Returns what every driver shares.
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.inner.context
+    }
+
+    /// Returns the names of directories whose records this server could not use when it started.
+    pub(crate) fn unreadable(&self) -> BTreeSet<ShedName> {
+        self.table().unreadable.clone()
+    }
+
+    /// Waits until no other prune goes on; the next one waits until the result is dropped.
+    pub(crate) async fn prune_turn(&self) -> AsyncMutexGuard<'_, ()> {
+        self.inner.prune_turn.lock().await
+    }
+
     /// Opens a stream to a service in a running shed.
     ///
     /// # Errors
@@ -279,7 +333,8 @@ impl Sheds {
         self.inner.context.files(shed)
     }
 
-    fn ending(&self) -> bool {
+    /// Tells whether the server ends; what is asked of sheds then fails.
+    pub(crate) fn ending(&self) -> bool {
         self.inner.shutdown.is_cancelled()
     }
 

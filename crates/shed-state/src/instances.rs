@@ -9,7 +9,7 @@
 //! <instance_dir>/<shed>/vmm.log           what the VMM itself prints
 //! ```
 
-use std::{fs, io};
+use std::{collections::BTreeMap, fs, io, time::SystemTime};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_types::ShedName;
@@ -147,9 +147,9 @@ impl InstanceDir {
     /// # Errors
     /// When there is none, or it cannot be used.
     pub fn read(&self, shed: &ShedName) -> Result<ShedRecord, ReadInstanceError> {
-        let path = self.files(shed).directory.join(METADATA);
+        let path = self.record_path(shed);
         let bytes =
-            fs::read(&path).map_err(|source| ReadInstanceError::Read { path: path.clone(), source })?;
+            read_regular(&path).map_err(|source| ReadInstanceError::Read { path: path.clone(), source })?;
         let parse = |source| ReadInstanceError::Parse { path: path.clone(), source };
         // The version is read by itself first: a newer record may not parse, and then this is the true reason.
         let value: serde_json::Value = serde_json::from_slice(&bytes).map_err(parse)?;
@@ -165,21 +165,66 @@ impl InstanceDir {
         Ok(record)
     }
 
+    /// Returns where a shed's record is.
+    #[must_use]
+    pub fn record_path(&self, shed: &ShedName) -> Utf8PathBuf {
+        self.files(shed).directory.join(METADATA)
+    }
+
+    /// Returns when a shed's record was last written; nothing when it has none.
+    ///
+    /// # Errors
+    /// When that cannot be asked.
+    pub fn record_modified(&self, shed: &ShedName) -> io::Result<Option<SystemTime>> {
+        match fs::symlink_metadata(self.record_path(shed)).and_then(|metadata| metadata.modified()) {
+            Ok(modified) => Ok(Some(modified)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns when each shed's record was last written; what has none is left out.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed, or a record not be looked at.
+    pub fn records_modified(&self) -> Result<BTreeMap<ShedName, SystemTime>, ScanError> {
+        let mut times = BTreeMap::new();
+        for shed in self.directories()? {
+            let modified = self
+                .record_modified(&shed)
+                .map_err(|source| ScanError { path: self.record_path(&shed), source })?;
+            if let Some(modified) = modified {
+                let _new = times.insert(shed, modified);
+            }
+        }
+        Ok(times)
+    }
+
     /// Lists everything that has a shed's name. Other files are none of ours and left alone.
     ///
     /// # Errors
     /// When the directory itself cannot be listed.
     pub fn scan(&self) -> Result<Vec<Entry>, ScanError> {
+        Ok(self.directories()?.into_iter().map(|shed| self.classify(shed)).collect())
+    }
+
+    /// Lists the directories that have a shed's name; links to directories are none.
+    fn directories(&self) -> Result<Vec<ShedName>, ScanError> {
         let failed = |source| ScanError { path: self.path.clone(), source };
-        let mut entries = Vec::new();
+        let mut sheds = Vec::new();
         for entry in self.path.read_dir_utf8().map_err(failed)? {
-            let entry = entry.map_err(failed)?;
+            let entry = match entry {
+                Ok(entry) => entry,
+                // A name that is no UTF-8 cannot be a shed's.
+                Err(error) if error.kind() == io::ErrorKind::InvalidData => continue,
+                Err(error) => return Err(failed(error)),
+            };
             let is_directory = entry.file_type().map_err(failed)?.is_dir();
             if let (true, Ok(shed)) = (is_directory, entry.file_name().parse::<ShedName>()) {
-                entries.push(self.classify(shed));
+                sheds.push(shed);
             }
         }
-        Ok(entries)
+        Ok(sheds)
     }
 
     fn classify(&self, shed: ShedName) -> Entry {
@@ -223,6 +268,15 @@ impl InstanceDir {
     pub fn remove(&self, shed: &ShedName) -> Result<(), (Utf8PathBuf, io::Error)> {
         remove_shed_files(&self.files(shed).directory)?;
         atomic::sync_directory(&self.path).map_err(|source| (self.path.clone(), source))
+    }
+}
+
+/// Reads a file, but no pipe, which would make the reader wait for a writer for ever.
+fn read_regular(path: &Utf8Path) -> io::Result<Vec<u8>> {
+    if fs::metadata(path)?.is_file() {
+        fs::read(path)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
     }
 }
 
@@ -337,6 +391,35 @@ mod tests {
         fs::write(dir.path().join("notes"), b"").unwrap();
         fs::create_dir(dir.path().join("Not-A-Shed")).unwrap();
         assert!(dir.scan().unwrap().is_empty());
+    }
+
+    #[test]
+    fn names_that_are_no_text_do_not_hide_sheds_and_a_record_that_is_a_directory_is_unreadable() {
+        use std::os::unix::ffi::OsStrExt;
+        let (_guard, dir) = scratch();
+        dir.write(&record("api")).unwrap();
+        fs::create_dir(dir.path().as_std_path().join(std::ffi::OsStr::from_bytes(b"\xff"))).unwrap();
+        fs::create_dir_all(dir.record_path(&"odd".parse().unwrap())).unwrap();
+        let entries = dir.scan().unwrap();
+        assert_eq!(entries.len(), 2, "{entries:?}");
+        assert!(
+            entries.iter().any(|entry| matches!(entry, Entry::Unreadable(name, _) if name.as_str() == "odd"))
+        );
+    }
+
+    #[test]
+    fn the_time_of_a_record_is_that_of_its_last_write() {
+        let (_guard, dir) = scratch();
+        let shed = record("api").name;
+        assert_eq!(dir.record_modified(&shed).unwrap(), None);
+        dir.write(&record("api")).unwrap();
+        fs::create_dir(dir.path().join("husk")).unwrap();
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        fs::File::open(dir.record_path(&shed)).unwrap().set_modified(time).unwrap();
+        assert_eq!(dir.record_modified(&shed).unwrap(), Some(time));
+        assert_eq!(dir.records_modified().unwrap(), BTreeMap::from([(shed.clone(), time)]));
+        dir.write(&record("api")).unwrap();
+        assert_ne!(dir.record_modified(&shed).unwrap(), Some(time));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod backend_kind;
 mod error_chain;
+mod go_duration;
 mod ids;
 mod image_reference;
 mod names;
@@ -14,6 +15,7 @@ mod sizes;
 
 pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
 pub use error_chain::error_chain;
+pub use go_duration::{GoDuration, ParseGoDurationError};
 pub use ids::LaunchId;
 pub use image_reference::{ImageReference, ParseReferenceError};
 pub use names::{ImageName, ParseNameError, SessionName, ShedName};

@@ -6,10 +6,10 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{Location, Spanned};
 use shed_api::{DEFAULT_HTTP_PORT, DEFAULT_SSH_PORT};
 use shed_image::{ImageOrigin, file_name};
-use shed_types::{BackendChoice, ImageName, ParseReferenceError, SizeError};
+use shed_types::{BackendChoice, GoDuration, ImageName, ParseReferenceError, SizeError};
 
 use super::{
-    Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings, duration,
+    Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings,
     file::{QemuFile, RemovedKeys, ServerFile, Value},
     locate::User,
 };
@@ -320,12 +320,14 @@ impl Source<'_> {
         key: &str,
     ) -> Result<Option<Duration>, LoadConfigError> {
         let Some(value) = value else { return Ok(None) };
-        let parsed = duration::parse(&value.value)
+        let parsed: GoDuration = value
+            .value
+            .parse()
             .map_err(|error| self.bad(value, key, format!("{:?} is not a duration: {error}", value.value)))?;
-        if TIMEOUTS.contains(&parsed) {
-            return Ok(Some(parsed));
+        if let Some(duration) = parsed.to_duration().filter(|duration| TIMEOUTS.contains(duration)) {
+            return Ok(Some(duration));
         }
-        let (low, high) = (duration::write(*TIMEOUTS.start()), duration::write(*TIMEOUTS.end()));
+        let [low, high] = [*TIMEOUTS.start(), *TIMEOUTS.end()].map(GoDuration::saturating_from);
         Err(self.bad(value, key, format!("must be between {low} and {high}; got {}", value.value)))
     }
 

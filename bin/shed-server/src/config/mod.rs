@@ -5,7 +5,6 @@
 //! key that is gone or unknown is an error; one that this build does not act on is named in the log, never ignored.
 
 mod check;
-mod duration;
 mod file;
 mod locate;
 mod print;

@@ -2,7 +2,9 @@
 
 use std::fmt::{self, Write};
 
-use super::{Accel, Config, LogLevel, duration};
+use shed_types::GoDuration;
+
+use super::{Accel, Config, LogLevel};
 
 /// Writes a text as a JSON string, which YAML reads as it is.
 fn quoted(text: &str) -> String {
@@ -59,7 +61,7 @@ impl fmt::Display for Config {
             ("stop_timeout", qemu.stop_timeout, "10s, or 1m0s under software emulation"),
         ] {
             match value {
-                Some(value) => writeln!(f, "  {key}: {}", duration::write(value))?,
+                Some(value) => writeln!(f, "  {key}: {}", GoDuration::saturating_from(value))?,
                 None => writeln!(f, "  # {key}: {default}")?,
             }
         }

@@ -22,6 +22,7 @@ mod sheds;
 mod shown;
 mod sse;
 mod streams;
+mod system;
 mod upgrade;
 mod wire;
 
@@ -96,6 +97,8 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(images::delete))
         .routes(routes!(images::prune, images::delete_prune))
         .routes(routes!(connect::connect))
+        .routes(routes!(system::df))
+        .routes(routes!(system::prune))
 }
 
 /// Returns what guests get of the API: a refusal, whatever they ask for.

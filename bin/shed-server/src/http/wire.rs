@@ -68,6 +68,12 @@ pub(super) fn status(status: ShedStatus) -> shed_api::ShedStatus {
     }
 }
 
+/// Returns the time of this moment, in whole seconds.
+pub(super) fn now() -> jiff::Timestamp {
+    let now = jiff::Timestamp::now();
+    jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
 fn phase_time(timing: &PhaseTiming) -> PhaseTime {
     PhaseTime {
         phase: timing.phase.as_str().to_owned(),

@@ -16,3 +16,4 @@ mod openapi;
 mod process;
 mod sessions;
 mod sheds;
+mod system;
