@@ -36,6 +36,9 @@ const MAX_GUEST_CONNECTIONS: usize = 16;
 /// How long requests in progress may go on after the signal to end (spec K.2).
 const DRAIN: Duration = Duration::from_secs(30);
 
+/// How long clients then have to read that they were given up.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
 /// How long upgraded streams may go on. A shell never ends by itself, so it gets less; a short command comes through.
 const DRAIN_STREAMS: Duration = Duration::from_secs(5);
 
@@ -193,6 +196,7 @@ impl Server {
             tasks: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(capacity.streams)),
             hang_up: CancellationToken::new(),
+            give_up: CancellationToken::new(),
         };
         Self {
             app,
@@ -266,9 +270,12 @@ impl Server {
         let _first = self.app.tasks.close();
         let requests = async {
             if timeout(DRAIN, self.connections.wait()).await.is_err() {
-                tracing::warn!(open = self.connections.len(), "requests still in progress are cut off");
-                self.cut_off.cancel();
-                self.connections.wait().await;
+                tracing::warn!(open = self.connections.len(), "requests still in progress are given up");
+                self.app.give_up.cancel();
+                if timeout(LAST_WORDS, self.connections.wait()).await.is_err() {
+                    self.cut_off.cancel();
+                    self.connections.wait().await;
+                }
             }
         };
         let streams = async {

@@ -28,6 +28,7 @@ use tokio::time::timeout;
 
 use super::{
     ApiError, App,
+    ending::unless_ending,
     extract::{ReplyForm, parse_name},
     metrics::counted_start,
     openapi::error_responses,
@@ -56,7 +57,7 @@ error_responses! {
     /// Failures of a create.
     CreateErrors:
         InvalidShedName, InvalidRepoUrl, InvalidLocalDir, UnknownImage, BackendNotEnabled, RequestTimeout,
-        ShedAlreadyExists, ShedBusy, BodyTooLarge, UnsupportedMediaType, BackendError, ShuttingDown
+        ShedAlreadyExists, ShedBusy, BodyTooLarge, UnsupportedMediaType, BackendError
 }
 
 /// Create a shed and bring it up
@@ -97,7 +98,9 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
         }
         ReplyForm::Events => {
             let (progress, updates) = Progress::channel();
-            Ok(sse::respond(create_checked(app, checked, progress), updates, warnings))
+            let give_up = app.give_up.clone();
+            let work = unless_ending(give_up, create_checked(app, checked, progress));
+            Ok(sse::respond(work, updates, warnings))
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod connect;
 mod create;
+mod ending;
 mod error;
 mod exec;
 mod extract;
@@ -57,6 +58,8 @@ pub struct App {
     pub streams: Arc<Semaphore>,
     /// Cancelled when upgraded streams shall end.
     pub hang_up: CancellationToken,
+    /// Cancelled when requests in progress have had their time; they are answered then.
+    pub give_up: CancellationToken,
 }
 
 /// Returns the API of these sheds.
@@ -67,6 +70,7 @@ pub fn router(app: App) -> Router {
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
         .layer(Extension(Rendered::new(&document)))
+        .layer(middleware::from_fn_with_state(app.clone(), ending::answer_at_the_end))
         .layer(middleware::from_fn(guard::guard))
         .layer(observe)
         .with_state(app)

@@ -39,8 +39,9 @@ use utoipa::{
 )]
 pub(super) struct Document;
 
-/// Failures that every operation may have: a web page asks, a guest asks, or the server has a bug.
-const COMMON: [ErrorCode; 3] = [ErrorCode::InvalidRequest, ErrorCode::Forbidden, ErrorCode::InternalError];
+/// Failures that every operation may have: a web page asks, a guest asks, the server has a bug, or it ends.
+const COMMON: [ErrorCode; 4] =
+    [ErrorCode::InvalidRequest, ErrorCode::Forbidden, ErrorCode::InternalError, ErrorCode::ShuttingDown];
 
 /// Declares a type that stands for the failures of an operation in `responses(…)`.
 macro_rules! error_responses {

@@ -11,6 +11,7 @@ use shed_lifecycle::Progress;
 
 use super::{
     ApiError, App,
+    ending::unless_ending,
     extract::{NamedShed, ReplyForm, ShedNameParam},
     metrics::{counted, counted_start},
     openapi::{OnlyCommon, error_responses},
@@ -26,17 +27,17 @@ error_responses! {
 
 error_responses! {
     /// Failures of a delete.
-    DeleteErrors: InvalidShedName, ShedNotFound, BackendError, ShuttingDown
+    DeleteErrors: InvalidShedName, ShedNotFound, BackendError
 }
 
 error_responses! {
     /// Failures of a start.
-    StartErrors: InvalidShedName, ShedNotFound, ShedAlreadyRunning, ShedBusy, BackendError, ShuttingDown
+    StartErrors: InvalidShedName, ShedNotFound, ShedAlreadyRunning, ShedBusy, BackendError
 }
 
 error_responses! {
     /// Failures of a stop.
-    StopErrors: InvalidShedName, ShedNotFound, ShedAlreadyStopped, ShedBusy, BackendError, ShuttingDown
+    StopErrors: InvalidShedName, ShedNotFound, ShedAlreadyStopped, ShedBusy, BackendError
 }
 
 /// List all sheds
@@ -120,10 +121,11 @@ pub(super) async fn start(
         }
         ReplyForm::Events => {
             let (progress, updates) = Progress::channel();
+            let give_up = app.give_up.clone();
             let work = async move {
                 counted_start(&app.metrics, Operation::Start, app.sheds.start(&name, progress)).await
             };
-            Ok(sse::respond(work, updates, Vec::new()))
+            Ok(sse::respond(unless_ending(give_up, work), updates, Vec::new()))
         }
     }
 }

@@ -39,7 +39,7 @@ const ATTRIBUTED: &str = "physical bytes are attributed (stat.Blocks*512); clone
 
 error_responses! {
     /// Failures of a prune.
-    PruneErrors: BackendError, ShuttingDown
+    PruneErrors: BackendError
 }
 
 /// Show what takes disk space

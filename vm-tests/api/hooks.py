@@ -1,0 +1,68 @@
+"""What the fuzzer has to be told of the server under test, and how it tidies up behind its own creates.
+
+Loaded by schemathesis (SCHEMATHESIS_HOOKS). The document says what any server accepts; which images and which backend
+this one has, and that the host of a test is small, only its state says.
+"""
+
+from collections import deque
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import json
+import os
+
+import schemathesis
+
+SERVER = os.environ["SHED_SERVER"]
+
+# Machines of the fuzzer that may exist at a time: each takes memory of the host.
+KEPT = 2
+
+created = deque()
+
+
+def fetch(method, path):
+    with urlopen(Request(SERVER + path, method=method), timeout=300) as reply:
+        body = reply.read()
+        return json.loads(body) if body else None
+
+
+def shrink(body):
+    """Replaces large sizes by small ones, where they are allowed: a refused request stays as it is."""
+    if not isinstance(body, dict):
+        return
+    for key, small, largest in (("cpus", 2, 32), ("memory_mb", 512, 262144)):
+        size = body.get(key)
+        if type(size) is int and small < size <= largest:
+            body[key] = small
+
+
+@schemathesis.hook
+def before_load_schema(context, raw_schema):
+    """Narrows a create to what this server has."""
+    fields = raw_schema["components"]["schemas"]["CreateShedRequest"]["properties"]
+    images = [image["name"] for image in fetch("GET", "/api/images")["images"] if image["cached"]]
+    fields["image"] = {"enum": [None, "", *images]}
+    fields["backend"] = {"enum": [None, "", "detect", fetch("GET", "/api/info")["backend"]]}
+    # Refused by this version, whatever it names.
+    fields["local_dir"] = {"enum": [None, ""]}
+
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    """Keeps the fuzzer's machines few and small: those it asks for may be as large as any."""
+    if case.operation.label == "POST /api/sheds":
+        shrink(case.body)
+        while len(created) >= KEPT:
+            name = created.popleft()
+            try:
+                fetch("DELETE", f"/api/sheds/{quote(name)}")
+            except OSError:
+                # The fuzzer has deleted it itself.
+                pass
+
+
+@schemathesis.hook
+def after_call(context, case, response):
+    if case.operation.label == "POST /api/sheds" and response.status_code == 201:
+        created.append(response.json()["name"])
