@@ -8,7 +8,8 @@ use std::{
 use crate::{BOOT, Cli, Http, Reply, wait_for};
 
 /// What each service begins with: `listen_on(ADDRESS, PORT)` returns a socket that listens, `take(SOCKET)` the next
-/// connection, `read_all(CONNECTION)` all that comes, `say(CONNECTION, BYTES)` sends.
+/// connection, `read_all(CONNECTION)` all that comes, `say(CONNECTION, BYTES)` sends, `hold_all(SOCKET)` says an `x` on
+/// each connection and keeps it until its peer ends it.
 const PRELUDE: &str = r"
 use strict; use warnings; use Socket qw(:all);
 $SIG{PIPE} = 'IGNORE';
@@ -37,6 +38,14 @@ sub say {
         $done += $n;
     }
     return 1;
+}
+sub hold_all {
+    my ($socket) = @_; my @held; ready();
+    while (1) {
+        my $bits = ''; vec($bits, fileno $socket, 1) = 1;
+        if (select($bits, undef, undef, 0.5)) { my $c = take($socket); say($c, 'x'); push @held, $c; next; }
+        @held = grep { my $got = recv($_, my $byte, 1, MSG_DONTWAIT | MSG_PEEK); !(defined $got && $byte eq '') } @held;
+    }
 }
 sub ready { open(my $file, '>', qq($0.ready)) or die; }
 ";

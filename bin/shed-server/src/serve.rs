@@ -33,6 +33,15 @@ use crate::{
 /// that no guest can keep the owner out.
 const MAX_GUEST_CONNECTIONS: usize = 16;
 
+/// Silence after which a client is asked for a sign of life. Its system answers, not the program.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// Time between two such questions that are not answered.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// How many of them stay without an answer before the client is taken for gone.
+const KEEPALIVE_COUNT: u32 = 4;
+
 /// How long requests in progress may go on after the signal to end (spec K.2).
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -236,9 +245,8 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY cannot be set");
         }
-        // A client whose machine has vanished says nothing more; without this its stream would stay for ever.
-        if let Err(error) = rustix::net::sockopt::set_socket_keepalive(&stream, true) {
-            tracing::debug!(%error, "SO_KEEPALIVE cannot be set");
+        if let Err(error) = keep_alive(&stream) {
+            tracing::debug!(%error, "a vanished client will be noticed late");
         }
         let (closing, cut_off) = (self.closing.clone(), self.cut_off.clone());
         let machines = self.app.sheds.machine_pids();
@@ -288,6 +296,18 @@ impl Server {
         tokio::join!(requests, streams);
         self.app.sheds.close().await;
     }
+}
+
+/// Has the system ask now and then whether the client is still there. One whose machine has vanished says nothing
+/// more, and one that has closed its end and reads no more looks like one that still reads: without this their streams
+/// would stay for as long as the guest is silent.
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 async fn origin(stream: &TcpStream, peer: SocketAddr, machines: &[u32]) -> Origin {

@@ -35,12 +35,7 @@ fn start_services(cli: &Cli) {
         "short-lived",
         &format!("my $s = listen_on('127.0.0.1', {SHORT_LIVED}); ready(); while (1) {{ my $c = take($s); say($c, 'x'); close $c; }}"),
     );
-    cli.start_service(
-        SHED,
-        "holding",
-        &format!("my $s = listen_on('127.0.0.1', {HOLDING}); ready(); my @held; while (1) {{ my $c = take($s); say($c, 'x'); push @held, $c; @held = grep {{ !gone($_) }} @held if @held % 500 == 0; }}\n\
-                  sub gone {{ my $r = ''; vec($r, fileno $_[0], 1) = 1; return select($r, undef, undef, 0) && !sysread($_[0], my $x, 1); }}"),
-    );
+    cli.start_service(SHED, "holding", &format!("hold_all(listen_on('127.0.0.1', {HOLDING}));"));
 }
 
 fn megabytes(bytes: u64) -> f64 {
