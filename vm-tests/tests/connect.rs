@@ -83,7 +83,7 @@ fn tunnels_are_tcp_connections_into_the_guest() {
         },
     );
     cli.start_service(SHED, "first", SPEAKS_FIRST);
-    promises.keep("a service that ends first is still heard out by", || {
+    promises.keep("a service that ends first still hears the client out", || {
         let mut tunnel = open(7003);
         assert_eq!(tunnel.rest().unwrap(), b"hello");
         tunnel.write_all(b"heard after the end").unwrap();
