@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use proptest::prelude::*;
 use serde_json::Value;
 use shed_testkit::fuzz;
+use shed_types::{GoDuration, ImageName, ImageReference, SessionName, ShedName, TcpPort};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
@@ -232,5 +233,47 @@ fn fuzz_requests() {
         }
         api.wait_until_clean().await;
         api.end().await;
+    });
+}
+
+/// What paths, queries and bodies name: whatever parses reads back as itself, and is as harmless as its type promises.
+#[test]
+fn fuzz_words() {
+    let word = prop_oneof![
+        "[a-z][a-z0-9-]{0,66}",
+        "[A-Za-z0-9._:/@+-]{0,40}",
+        "[0-9+-]{0,7}",
+        "([0-9]{0,20}(\\.[0-9]{0,20})?(ns|us|µs|μs|ms|s|m|h|d)?){0,5}",
+        "([a-z0-9.-]{1,12}(:[0-9]{1,6})?/)?[a-z0-9._/-]{1,20}(:[A-Za-z0-9._-]{0,20})?(@sha256:[0-9a-f]{60,66})?",
+        "\\PC{0,20}",
+        prop::collection::vec(any::<char>(), 0..20).prop_map(|chars| chars.into_iter().collect()),
+    ];
+    fuzz("words", &word, |word: String| {
+        let safe = |text: &str| {
+            assert_eq!(text, word);
+            assert!(
+                !text.is_empty() && !text.starts_with(['-', '.']) && !text.contains(['/', '\0', ' ', '\n'])
+            );
+        };
+        if let Ok(name) = word.parse::<ShedName>() {
+            safe(name.as_str());
+        }
+        if let Ok(name) = word.parse::<SessionName>() {
+            safe(name.as_str());
+            assert!(!name.as_str().contains([':', '.', '=']));
+        }
+        if let Ok(name) = word.parse::<ImageName>() {
+            safe(name.as_str());
+        }
+        if let Ok(port) = word.parse::<TcpPort>() {
+            assert_eq!(port.to_string().parse::<TcpPort>(), Ok(port));
+        }
+        if let Ok(time) = word.parse::<GoDuration>() {
+            assert_eq!(time.to_string().parse::<GoDuration>(), Ok(time));
+        }
+        if let Ok(reference) = word.parse::<ImageReference>() {
+            assert_eq!(reference.as_str().parse::<ImageReference>(), Ok(reference.clone()));
+            assert!(!reference.repository().is_empty() && !reference.as_str().contains(char::is_whitespace));
+        }
     });
 }
