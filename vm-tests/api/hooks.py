@@ -44,8 +44,6 @@ def before_load_schema(context, raw_schema):
     images = [image["name"] for image in fetch("GET", "/api/images")["images"] if image["cached"]]
     fields["image"] = {"enum": [None, "", *images]}
     fields["backend"] = {"enum": [None, "", "detect", fetch("GET", "/api/info")["backend"]]}
-    # Refused by this version, whatever it names.
-    fields["local_dir"] = {"enum": [None, ""]}
 
 
 @schemathesis.hook

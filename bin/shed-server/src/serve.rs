@@ -3,7 +3,12 @@
 //! `main` calls [`run`]; tests call [`Server`] with sheds of their own. This file owns sockets, connections and the
 //! order of the end. It knows no paths and no backend.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
 
 use axum::Router;
 use camino::{Utf8Path, Utf8PathBuf};
@@ -28,6 +33,9 @@ use crate::{
     http::{self, App},
     metrics::Metrics,
 };
+
+/// Time between two refused guests that are logged: the log belongs to the owner.
+const REFUSAL_LOG: Duration = Duration::from_secs(1);
 
 /// How many connections of guests are answered at once, besides those of clients; more are closed without a word, so
 /// that no guest can keep the owner out.
@@ -186,6 +194,7 @@ pub struct Server {
     /// One for each HTTP connection that is served at once; more wait in the system's queue. Upgraded ones do not count.
     permits: Arc<Semaphore>,
     guest_permits: Arc<Semaphore>,
+    refusals: Arc<Refusals>,
     /// Cancelled when connections shall end after the request they are at.
     closing: CancellationToken,
     /// Cancelled when they shall end whatever they are at.
@@ -212,6 +221,7 @@ impl Server {
             connections: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(capacity.connections)),
             guest_permits: Arc::new(Semaphore::new(MAX_GUEST_CONNECTIONS)),
+            refusals: Arc::default(),
             closing: CancellationToken::new(),
             cut_off: CancellationToken::new(),
         }
@@ -251,6 +261,7 @@ impl Server {
         let (closing, cut_off) = (self.closing.clone(), self.cut_off.clone());
         let machines = self.app.sheds.machine_pids();
         let guest_permits = Arc::clone(&self.guest_permits);
+        let refusals = Arc::clone(&self.refusals);
         let metrics = self.app.metrics.clone();
         drop(self.connections.spawn(async move {
             let _open = metrics.connection();
@@ -258,9 +269,12 @@ impl Server {
                 Origin::Client => (router, permit),
                 Origin::Guest => {
                     drop(permit);
-                    tracing::warn!(%peer, "refused a connection of a guest to the API");
+                    let loud = refusals.may_log();
+                    if loud {
+                        tracing::warn!(%peer, "refused a connection of a guest to the API");
+                    }
                     let Ok(permit) = guest_permits.try_acquire_owned() else { return };
-                    (http::router_for_guests(metrics.clone()), permit)
+                    (http::router_for_guests(metrics.clone(), loud), permit)
                 }
             };
             tokio::select! {
@@ -294,6 +308,9 @@ impl Server {
             }
         };
         tokio::join!(requests, streams);
+        // One that was still dialling when the others had ended.
+        self.app.hang_up.cancel();
+        self.app.tasks.wait().await;
         self.app.sheds.close().await;
     }
 }
@@ -308,6 +325,22 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
     set_socket_keepalive(stream, true)?;
     Ok(())
+}
+
+/// When a guest's refusal was last logged.
+#[derive(Debug, Default)]
+struct Refusals(Mutex<Option<Instant>>);
+
+impl Refusals {
+    /// Tells whether this one may be logged, and notes that it was.
+    fn may_log(&self) -> bool {
+        let mut last = self.0.lock().expect("no code panics while it holds this lock");
+        let may = last.is_none_or(|last| last.elapsed() >= REFUSAL_LOG);
+        if may {
+            *last = Some(Instant::now());
+        }
+        may
+    }
 }
 
 async fn origin(stream: &TcpStream, peer: SocketAddr, machines: &[u32]) -> Origin {

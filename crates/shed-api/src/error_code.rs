@@ -80,7 +80,7 @@ error_codes! {
     ShedAlreadyStopped = "SHED_ALREADY_STOPPED", 409;
     /// Another request on this shed is in progress and excludes this one.
     ShedBusy = "SHED_BUSY", 409;
-    /// The server's configuration names this image, or something is being done with it at this moment.
+    /// The server's configuration names this image, sheds that name none are made from it, or something is being done with it at this moment.
     ImageInUse = "IMAGE_IN_USE", 409;
     /// The body is longer than any request needs.
     BodyTooLarge = "BODY_TOO_LARGE", 413;
@@ -122,7 +122,7 @@ pub struct ErrorBody {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorDetail {
-    /// One of [`ErrorCode`], as text, so that a client can read codes of a newer server.
+    /// One of the codes listed with each reply; a newer server may have others.
     pub code: String,
     /// For people: the object, what was tried, the cause, what to do.
     pub message: String,

@@ -60,6 +60,9 @@ pub struct ImageList {
 pub struct ImagePruneReport {
     /// Images that were removed or, in a dry run, would be; sorted by name.
     pub deleted: Vec<Image>,
+    /// What could not be removed, and why; left out when there is nothing to say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 #[cfg(test)]

@@ -134,21 +134,37 @@ pub struct CreateShedRequest {
     #[cfg_attr(feature = "openapi", schema(pattern = "^(|qemu|firecracker|vz|detect)$"))]
     pub backend: Option<String>,
     /// Absolute path of a directory on the server's host to mount at /workspace; not together with `repo`. This
-    /// version refuses every path.
+    /// version mounts none and refuses every path, so only the empty text is allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(pattern = "^(|/[^,]*)$"))]
+    #[cfg_attr(feature = "openapi", schema(max_length = 0))]
     pub local_dir: Option<String>,
-    /// Virtual CPUs, 1 to 32; absent means the backend's default.
+    /// Virtual CPUs, 1 to 32; absent or 0 means the backend's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(minimum = 1, maximum = 32))]
+    #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 32))]
     pub cpus: Option<i64>,
-    /// Memory in MiB, 128 to 262144; absent means the backend's default.
+    /// Memory in MiB, 128 to 262144; absent or 0 means the backend's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(minimum = 128, maximum = 262_144))]
+    #[cfg_attr(feature = "openapi", schema(schema_with = memory_schema))]
     pub memory_mb: Option<i64>,
     /// Skips the provisioning hooks.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_provision: bool,
+}
+
+/// 0 or the range: two schemas, since one has a single range.
+#[cfg(feature = "openapi")]
+fn memory_schema() -> utoipa::openapi::RefOr<utoipa::openapi::Schema> {
+    use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
+    let integer = |low: i64, high: i64| {
+        let whole = ObjectBuilder::new().schema_type(SchemaType::Type(Type::Integer));
+        whole.minimum(Some(low)).maximum(Some(high))
+    };
+    OneOfBuilder::new()
+        .item(integer(0, 0))
+        .item(integer(128, 262_144))
+        .item(ObjectBuilder::new().schema_type(SchemaType::Type(Type::Null)))
+        .description(Some("Memory in MiB, 128 to 262144; absent or 0 means the backend's default."))
+        .into()
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]

@@ -225,6 +225,8 @@ pub enum PruneKind {
     Source,
     /// The lock of an image.
     Lock,
+    /// Any other file of a shed: the log of its VMM.
+    Other,
 }
 
 impl PruneKind {
@@ -238,6 +240,7 @@ impl PruneKind {
             Self::Tmp => "tmp",
             Self::Source => "source",
             Self::Lock => "lock",
+            Self::Other => "other",
         }
     }
 }

@@ -6,11 +6,12 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     time::SystemTime,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
+use rustix::fs::OFlags;
 use shed_types::{DiskGb, ImageName};
 
 use crate::disk::{BuildDiskError, Mke2fs, format_upper};
@@ -322,7 +323,10 @@ impl ImageStore {
 }
 
 fn open_lock(path: &Utf8Path) -> io::Result<File> {
-    File::options().create(true).truncate(false).write(true).open(path)
+    // Without waiting for the other end of a pipe that somebody put there.
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let flags = flags.bits().cast_signed();
+    File::options().create(true).truncate(false).write(true).custom_flags(flags).open(path)
 }
 
 #[cfg(test)]

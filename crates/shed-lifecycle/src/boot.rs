@@ -29,6 +29,9 @@ use crate::{
 /// Pause before a channel that broke while it was opened is opened once more.
 const OPEN_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often the console of a guest that boots is looked at. Its kernel reports a lost timer every 21 s.
+const CONSOLE_LOOK: Duration = Duration::from_secs(5);
+
 /// A machine that is up.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -53,7 +56,7 @@ pub(crate) struct Boot {
 enum Launch {
     /// The shed runs.
     Booted(Box<Booted>),
-    /// The VMM crashed while the guest booted.
+    /// The VMM crashed while the guest booted, or its guest cannot go on for want of a timer.
     Crashed(BootShedError),
 }
 
@@ -93,14 +96,15 @@ impl Boot {
         self.finish(record, vm, &mark).await
     }
 
-    /// Starts the machine and waits for its guest. A VMM that crashes meanwhile is started once more: such faults of
-    /// the VMM are rare and depend on its timing, and nothing of the user's has run yet.
+    /// Starts the machine and waits for its guest. A VMM that crashes meanwhile, or loses the timer of a processor, is
+    /// started once more: such faults of the VMM are rare and depend on its timing, and nothing of the user's has run
+    /// yet.
     async fn launch(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
         let first = self.launch_once(&record).await?;
         match first {
             Launch::Booted(booted) => Ok(*booted),
             Launch::Crashed(error) => {
-                tracing::warn!(shed = %record.name, %error, "the VMM crashed; starting it once more");
+                tracing::warn!(shed = %record.name, %error, "the VMM failed; starting it once more");
                 match self.launch_once(&record).await? {
                     Launch::Booted(booted) => Ok(*booted),
                     Launch::Crashed(error) => Err(error),
@@ -114,13 +118,27 @@ impl Boot {
         let launch = record.vm.as_ref().expect("a launch is recorded before it begins");
         let spec = self.context.spec(record, launch);
         let files = self.context.files(&record.name);
-        if let Err(error) = console::trim(&files.console_log) {
+        let log = files.console_log.clone();
+        if let Err(error) = self.lane.run(move || console::trim(&log)).await {
             tracing::warn!(log = %files.console_log, error = %error, "the console log could not be cut");
         }
         let mark = ConsoleMark::now(&files);
         let started = self.context.backend.start(&spec).await;
         let vm = started.map_err(|source| BootShedError::Start { shed: record.name.clone(), source })?;
-        match self.finish(record.clone(), Arc::clone(&vm), &mark).await {
+        let booted = tokio::select! {
+            // A guest that has answered is well.
+            biased;
+            booted = self.finish(record.clone(), Arc::clone(&vm), &mark) => booted,
+            () = timer_lost(&mark) => {
+                let error = BootShedError::Stalled { shed: record.name.clone(), console: self.describe(&mark) };
+                // Its disks must be free before another machine gets them.
+                return match vm.kill(Duration::ZERO).await {
+                    Ok(()) => Ok(Launch::Crashed(error)),
+                    Err(_) => Err(error),
+                };
+            }
+        };
+        match booted {
             Ok(booted) => Ok(Launch::Booted(Box::new(booted))),
             Err(error @ BootShedError::Ended { .. }) if vm.has_crashed().await => Ok(Launch::Crashed(error)),
             Err(error) => Err(error),
@@ -206,6 +224,16 @@ impl Boot {
         write_record(&self.context, &self.lane, record)
             .await
             .map_err(|source| BootShedError::Record { shed: record.name.clone(), source })
+    }
+}
+
+/// Waits until a processor of the guest has lost its timer, which it never gets back: nobody tells but the console.
+async fn timer_lost(mark: &ConsoleMark) {
+    loop {
+        sleep(CONSOLE_LOOK).await;
+        if mark.has_lost_its_timer() {
+            return;
+        }
     }
 }
 

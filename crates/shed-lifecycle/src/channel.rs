@@ -214,8 +214,11 @@ async fn keep_logs_small(files: &InstanceFiles) -> std::convert::Infallible {
     loop {
         let _now = ticks.tick().await;
         for log in [&files.console_log, &files.vmm_log] {
-            if let Err(error) = console::trim(log) {
-                tracing::warn!(%log, %error, "the log could not be cut");
+            let path = log.clone();
+            match tokio::task::spawn_blocking(move || console::trim(&path)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%log, %error, "the log could not be cut"),
+                Err(error) => tracing::error!(%log, %error, "the cut of the log broke off"),
             }
         }
     }

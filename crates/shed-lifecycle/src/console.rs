@@ -30,6 +30,9 @@ const KEEP: u64 = 1 << 20;
 /// Begins the line by which shed-init says why it gave up.
 const INIT_ERROR: &str = "shed-init: error E";
 
+/// What Linux says of a processor that gets no timer interrupts (kernel/rcu/tree_stall.h), every 21 s.
+const TIMER_LOST: &str = "Possible timer handling issue on cpu=";
+
 /// Remembers where this boot's output begins: both logs are appended to.
 #[derive(Debug, Clone)]
 pub(crate) struct ConsoleMark {
@@ -42,6 +45,13 @@ impl ConsoleMark {
     pub(crate) fn now(files: &InstanceFiles) -> Self {
         let mark = |path: &Utf8Path| (path.to_owned(), path.metadata().map_or(0, |meta| meta.len()));
         Self { console: mark(&files.console_log), vmm: mark(&files.vmm_log) }
+    }
+
+    /// Tells whether a processor of the guest has lost its timer for good: its kernel has said so twice since the mark.
+    /// On a host that is only busy it says so once at most and goes on.
+    pub(crate) fn has_lost_its_timer(&self) -> bool {
+        let lines = tail_since(&self.console.0, self.console.1);
+        lines.iter().filter(|line| line.contains(TIMER_LOST)).count() >= 2
     }
 
     /// Describes what was written since the mark, for the end of an error message.
@@ -137,6 +147,16 @@ mod tests {
         let text = mark.describe();
         assert!(text.starts_with("the guest says: shed-init: error E20: upper damaged; "), "{text}");
         assert!(text.contains("ared") && !text.contains('\u{1b}') && !text.contains('\u{7}'), "{text}");
+    }
+
+    #[test]
+    fn a_lost_timer_is_told_twice() {
+        let stall =
+            "[  127.5] rcu: \tPossible timer handling issue on cpu=1 timer-softirq=4\n[  127.6] rcu: more\n";
+        let (_guard, mark, path) = mark_on(stall.as_bytes());
+        assert!(!mark.has_lost_its_timer());
+        std::fs::write(&path, stall.repeat(2)).unwrap();
+        assert!(mark.has_lost_its_timer());
     }
 
     #[test]

@@ -354,9 +354,15 @@ impl Driver {
 
     async fn begin_delete_at_rest(&mut self, written: SystemTime, reply: DeleteIfStoppedReply) {
         let (context, shed) = (Arc::clone(&self.context), self.record.name.clone());
-        let now = self.lane.run(move || context.instances.record_modified(&shed)).await;
-        // In doubt it stays.
-        if !matches!(now, Ok(Some(now)) if now == written) {
+        // In doubt it stays. A record that could not be written when the shed stopped (a full disk) still says that it
+        // runs, and is as old as its last start.
+        let at_rest = self.lane.run(move || {
+            let unchanged =
+                matches!(context.instances.record_modified(&shed), Ok(Some(now)) if now == written);
+            let read = context.instances.read(&shed);
+            unchanged && read.is_ok_and(|record| record.status == RecordStatus::Stopped)
+        });
+        if !at_rest.await {
             answer(reply, Err(NotAtRest::Changed));
             return;
         }

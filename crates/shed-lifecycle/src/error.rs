@@ -53,6 +53,8 @@ pub enum BootShedError {
     },
     #[error("the guest of shed `{shed}` was not ready within {}; {console}", seconds(*.waited))]
     TimedOut { shed: ShedName, waited: Duration, console: String },
+    #[error("a processor of shed `{shed}` gets no timer interrupts, so its guest cannot boot; {console}")]
+    Stalled { shed: ShedName, console: String },
     #[error("the machine of shed `{shed}` ended while it booted; {console}")]
     Ended { shed: ShedName, console: String },
     #[error("the agent of shed `{shed}` failed: {reason}; {console}")]

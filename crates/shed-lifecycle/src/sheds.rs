@@ -246,6 +246,20 @@ impl Sheds {
         self.inner.prune_turn.lock().await
     }
 
+    /// Tells whether streams into a shed can be opened at all.
+    ///
+    /// # Errors
+    /// When there is no such shed, or it does not run.
+    pub fn check_running(&self, name: &ShedName) -> Result<(), ReachGuestError> {
+        let handle = self.table().sheds.get(name).cloned();
+        let handle = handle.ok_or_else(|| ReachGuestError::NotFound { shed: name.clone() })?;
+        if handle.vm.borrow().is_some() {
+            return Ok(());
+        }
+        let status = handle.view.borrow().status;
+        Err(ReachGuestError::NotRunning { shed: name.clone(), status })
+    }
+
     /// Opens a stream to a service in a running shed.
     ///
     /// # Errors

@@ -408,6 +408,23 @@ async fn sheds_that_are_used_while_a_prune_goes_on_stay() {
 }
 
 #[tokio::test]
+async fn a_shed_whose_stop_could_not_be_recorded_is_not_taken_for_one_that_has_rested() {
+    let host = Host::new();
+    let sheds = host.server().await;
+    let shed = stopped(&sheds, "api").await;
+    // As a full disk leaves it: the record is that of the start, long ago.
+    let record = host.shed_file(&shed, "metadata.json");
+    let text = std::fs::read_to_string(&record).unwrap();
+    assert!(text.contains(r#""status": "stopped""#), "{text}");
+    std::fs::write(&record, text.replace(r#""status": "stopped""#, r#""status": "running""#)).unwrap();
+    host.set_record_age(&shed, 100 * HOUR);
+    let outcome = sheds.prune(request(&[PruneScope::Instances])).await.unwrap();
+    assert_eq!(taken(&outcome), []);
+    assert_eq!(sheds.get(&shed).map(|view| view.status), Some(ShedStatus::Stopped));
+    assert!(host.shed_file(&shed, "rootfs.ext4").exists());
+}
+
+#[tokio::test]
 async fn prunes_at_once_take_turns_and_delete_nothing_twice() {
     let host = Host::new();
     let sheds = host.server().await;

@@ -16,6 +16,9 @@ use shed_types::ShedName;
 
 use crate::{ShedRecord, WriteFileError, atomic};
 
+/// What the guest writes to its console.
+pub const CONSOLE_LOG: &str = "console.log";
+
 /// Holds the record.
 const METADATA: &str = "metadata.json";
 
@@ -119,7 +122,7 @@ impl InstanceDir {
         InstanceFiles {
             image: directory.join("image.ext4"),
             rootfs: directory.join("rootfs.ext4"),
-            console_log: directory.join("console.log"),
+            console_log: directory.join(CONSOLE_LOG),
             vmm_log: directory.join("vmm.log"),
             directory,
         }

@@ -13,7 +13,8 @@ mod record;
 
 pub use atomic::WriteFileError;
 pub use instances::{
-    Entry, InstanceDir, InstanceFiles, ReadInstanceError, ScanError, WriteRecordError, remove_shed_files,
+    CONSOLE_LOG, Entry, InstanceDir, InstanceFiles, ReadInstanceError, ScanError, WriteRecordError,
+    remove_shed_files,
 };
 pub use lock::{DirectoryLock, LockError};
 pub use record::{RECORD_VERSION, RecordStatus, ShedRecord, VmRecord};

@@ -91,6 +91,8 @@ pub(super) async fn connect(
     NamedShed(name): NamedShed,
     mut request: Request,
 ) -> Result<Response, ApiError> {
+    TUNNEL.is_asked_for(request.headers())?;
+    app.sheds.check_running(&name)?;
     let upgrade = Upgrade::of(&mut request, &app, TUNNEL)?;
     let guest = app.sheds.dial(&name, port).await?;
     Ok(upgrade.carry(&app, name, guest))

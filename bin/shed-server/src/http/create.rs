@@ -89,7 +89,10 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
     if media_type == MediaType::Form && !is_object(&body) {
         return Err(unsupported("the body is a form"));
     }
-    let checked = check(parse(&body)?)?;
+    let request = parse(&body)?;
+    // A directory that the request names may be on a file system that does not answer.
+    let checked = tokio::task::spawn_blocking(move || check(request));
+    let checked = checked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let warnings: Vec<String> = checked.repo.iter().map(|_| NOT_CLONED.to_owned()).collect();
     match ReplyForm::of(&parts.headers) {
         ReplyForm::Json => {
@@ -206,12 +209,14 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
             ApiError::new(ErrorCode::InvalidRepoUrl, format!("{repo:?} is not a repository: {error}"))
         })?;
     }
+    // 0 is the default, as in the specification (A.4).
+    let sized = |size: Option<i64>| size.filter(|size| *size != 0);
     let out_of_range = |error: shed_types::SizeError| ApiError::from_chain(ErrorCode::InvalidRequest, &error);
     Ok(Checked {
         name,
         repo,
-        cpus: request.cpus.map(CpuCount::try_from).transpose().map_err(out_of_range)?,
-        memory_mb: request.memory_mb.map(MemoryMb::try_from).transpose().map_err(out_of_range)?,
+        cpus: sized(request.cpus).map(CpuCount::try_from).transpose().map_err(out_of_range)?,
+        memory_mb: sized(request.memory_mb).map(MemoryMb::try_from).transpose().map_err(out_of_range)?,
         image: given(request.image),
         backend: given(request.backend),
     })

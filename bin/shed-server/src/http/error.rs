@@ -167,6 +167,7 @@ fn boot_code(error: &BootShedError) -> ErrorCode {
         BootShedError::Disk { .. }
         | BootShedError::Start { .. }
         | BootShedError::TimedOut { .. }
+        | BootShedError::Stalled { .. }
         | BootShedError::Ended { .. }
         | BootShedError::Agent { .. } => ErrorCode::BackendError,
     }

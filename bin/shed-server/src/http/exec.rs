@@ -28,6 +28,8 @@ pub(super) async fn exec(
     NamedShed(name): NamedShed,
     mut request: Request,
 ) -> Result<Response, ApiError> {
+    EXEC.is_asked_for(request.headers())?;
+    app.sheds.check_running(&name)?;
     let upgrade = Upgrade::of(&mut request, &app, EXEC)?;
     let guest = app.sheds.connect_guest(&name, GuestPort::Exec).await?;
     Ok(upgrade.carry(&app, name, guest))

@@ -138,12 +138,14 @@ pub(super) async fn prune(
     DryRun { dry_run }: DryRun,
 ) -> Result<Json<ImagePruneReport>, ApiError> {
     // Nothing is assumed gone: only a prune of the whole system deletes sheds first.
-    let ImagePrune { deleted, kept: _, failures } = app.sheds.prune_images(&[].into(), dry_run).await?;
+    let ImagePrune { deleted, kept, failures } = app.sheds.prune_images(&[].into(), dry_run).await?;
     if deleted.is_empty() && !failures.is_empty() {
         let message = format!("no image could be removed: {}", failures.join("; "));
         return Err(ApiError::new(ErrorCode::BackendError, message));
     }
-    Ok(Json(ImagePruneReport { deleted: deleted.into_iter().map(pruned).collect() }))
+    let notes =
+        kept.into_iter().map(|kept| format!("image `{}` stays: {}", kept.name, kept.reason)).collect();
+    Ok(Json(ImagePruneReport { deleted: deleted.into_iter().map(pruned).collect(), notes }))
 }
 
 fn known(image: KnownImage) -> Image {

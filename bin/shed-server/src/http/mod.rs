@@ -29,7 +29,10 @@ mod wire;
 
 use std::sync::Arc;
 
-use axum::{Extension, Router, extract::Request, middleware, routing::get};
+use axum::{
+    Extension, Router, extract::Request, http::header::CONNECTION, middleware, response::IntoResponse,
+    routing::get,
+};
 use shed_api::{ErrorCode, ServerInfo, SshHostKey};
 use shed_lifecycle::Sheds;
 use tokio::sync::Semaphore;
@@ -105,17 +108,16 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(system::prune))
 }
 
-/// Returns what guests get of the API: a refusal, whatever they ask for.
-pub fn router_for_guests(metrics: Metrics) -> Router {
-    let observe = middleware::from_fn_with_state(metrics, observe::observe);
-    Router::new().fallback(refuse_guest).layer(observe)
+/// Returns what guests get of the API: one refusal a connection, whatever they ask for. It is logged only when `loud`,
+/// so that no guest can fill the log.
+pub fn router_for_guests(metrics: Metrics, loud: bool) -> Router {
+    let router = Router::new().fallback(refuse_guest);
+    if loud { router.layer(middleware::from_fn_with_state(metrics, observe::observe)) } else { router }
 }
 
-async fn refuse_guest() -> ApiError {
-    ApiError::new(
-        ErrorCode::Forbidden,
-        "this request comes from a shed of this server; sheds may not use its API",
-    )
+async fn refuse_guest() -> impl IntoResponse {
+    let message = "this request comes from a shed of this server; sheds may not use its API";
+    ([(CONNECTION, "close")], ApiError::new(ErrorCode::Forbidden, message))
 }
 
 async fn no_such_path(request: Request) -> ApiError {

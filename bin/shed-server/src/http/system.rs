@@ -15,6 +15,7 @@ use shed_image::SidecarKind;
 use shed_lifecycle::{
     FileRole, FileUsage, PruneError, PruneOutcome, PruneRequest, PruneSubject, Pruned, Skipped, Space, Usage,
 };
+use shed_state::CONSOLE_LOG;
 use shed_types::{GoDuration, ImageName};
 
 use super::{
@@ -289,7 +290,9 @@ fn subject(subject: PruneSubject) -> (PruneKind, Option<String>, Option<String>)
             (PruneKind::Image, Some(name.to_string()), Some(path.into_string()))
         }
         PruneSubject::Log(shed, path) => {
-            (PruneKind::ConsoleLog, Some(shed.to_string()), path.map(camino::Utf8PathBuf::into_string))
+            let is_console = path.as_ref().is_none_or(|path| path.file_name() == Some(CONSOLE_LOG));
+            let kind = if is_console { PruneKind::ConsoleLog } else { PruneKind::Other };
+            (kind, Some(shed.to_string()), path.map(camino::Utf8PathBuf::into_string))
         }
         PruneSubject::Orphan(path, kind) => {
             let kind = match kind {

@@ -9,7 +9,7 @@ use axum::{
     body::{Body, HttpBody},
     extract::Request,
     http::{
-        StatusCode,
+        HeaderMap, StatusCode,
         header::{CONNECTION, HeaderValue, UPGRADE},
     },
     response::Response,
@@ -42,6 +42,18 @@ pub(super) struct Protocol {
     pub(super) guest_break: FarBreak,
 }
 
+impl Protocol {
+    /// Refuses a request without the headers that ask for this protocol.
+    pub(super) fn is_asked_for(self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let Self { name, what, .. } = self;
+        if has_word(headers, CONNECTION, "upgrade") && has_word(headers, UPGRADE, name) {
+            return Ok(());
+        }
+        let message = format!("{what} needs the headers `Connection: Upgrade` and `Upgrade: {name}`");
+        Err(ApiError::new(ErrorCode::InvalidRequest, message))
+    }
+}
+
 /// A request that may change its protocol, and the place among the streams that it will take.
 #[derive(Debug)]
 pub(super) struct Upgrade {
@@ -51,14 +63,9 @@ pub(super) struct Upgrade {
 }
 
 impl Upgrade {
-    /// Checks the request itself: the headers, and whether its connection can leave HTTP.
+    /// Checks whether the request's connection can leave HTTP, and takes a place for it.
     pub(super) fn of(request: &mut Request, app: &App, protocol: Protocol) -> Result<Self, ApiError> {
-        let Protocol { name, what, .. } = protocol;
-        let headers = request.headers();
-        if !has_word(headers, CONNECTION, "upgrade") || !has_word(headers, UPGRADE, name) {
-            let message = format!("{what} needs the headers `Connection: Upgrade` and `Upgrade: {name}`");
-            return Err(ApiError::new(ErrorCode::InvalidRequest, message));
-        }
+        let what = protocol.what;
         // Its bytes could not be told from those of the new protocol.
         if !request.body().is_end_stream() {
             let message =

@@ -102,7 +102,7 @@ pub enum Outcome {
     Refused,
     /// Tried in vain (a reply of 5xx).
     Failed,
-    /// Its client went away before the end. A create is undone then, the others go on.
+    /// Its client went away before the end, or the server could not wait for it. A create is undone then, the others go on.
     Cancelled,
 }
 

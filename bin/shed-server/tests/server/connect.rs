@@ -111,9 +111,9 @@ async fn everything_is_refused_before_the_upgrade_and_in_its_order() {
 #[tokio::test]
 async fn a_connection_that_cannot_leave_http_is_told_so() {
     let guest = Guest::new().await;
-    for path in ["/api/sheds/api/connect/7", "/api/sheds/none/connect/7"] {
-        let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n{UPGRADE}\r\n");
-        assert_eq!(raw(guest.api.port, request).await.error(), (500, "HIJACK_UNSUPPORTED".into()));
+    for (shed, error) in [("api", (500, "HIJACK_UNSUPPORTED")), ("none", (404, "SHED_NOT_FOUND"))] {
+        let request = format!("GET /api/sheds/{shed}/connect/7 HTTP/1.0\r\nhost: x\r\n{UPGRADE}\r\n");
+        assert_eq!(raw(guest.api.port, request).await.error(), (error.0, error.1.into()));
     }
     let request =
         "GET /api/sheds/api/exec HTTP/1.0\r\nhost: x\r\nconnection: Upgrade\r\nupgrade: shed-exec\r\n\r\n";

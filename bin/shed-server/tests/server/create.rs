@@ -85,16 +85,19 @@ async fn names_that_break_the_rules_are_refused_and_said_why() {
 #[tokio::test]
 async fn sizes_out_of_range_are_refused_with_the_range() {
     let api = Api::new().await;
-    for cpus in [0, -1, 33, 1000, i64::MIN, i64::MAX] {
+    for cpus in [-1, 33, 1000, i64::MIN, i64::MAX] {
         let message =
             refused(&api, json!({"name": "api", "cpus": cpus}).to_string(), 400, "INVALID_REQUEST").await;
         assert_eq!(message, format!("cpus must be between 1 and 32; got {cpus}"));
     }
-    for memory in [0, 1, -1, 127, 262_145, 1_000_000_000] {
+    for memory in [1, -1, 127, 262_145, 1_000_000_000] {
         let body = json!({"name": "api", "memory_mb": memory}).to_string();
         let message = refused(&api, body, 400, "INVALID_REQUEST").await;
         assert_eq!(message, format!("memory_mb must be between 128 and 262144 MB; got {memory}"));
     }
+    // 0 is what clients send that always send a number (spec A.4).
+    let reply = api.send("POST", "/api/sheds", r#"{"name":"api","cpus":0,"memory_mb":0}"#).await.json();
+    assert_eq!((&reply["cpus"], &reply["memory_mb"]), (&json!(2), &json!(512)), "{reply}");
 }
 
 #[tokio::test]
@@ -137,14 +140,14 @@ async fn checks_come_in_the_order_of_the_specification() {
         (r#""name":"A""#, "INVALID_SHED_NAME"),
         (r#""name":"taken","repo":"/x","local_dir":"x""#, "INVALID_LOCAL_DIR"),
         (r#""name":"taken","repo":"/x""#, "INVALID_REPO_URL"),
-        (r#""name":"taken","cpus":0"#, "INVALID_REQUEST"),
+        (r#""name":"taken","cpus":-1"#, "INVALID_REQUEST"),
         (r#""name":"taken","backend":"vz""#, "BACKEND_NOT_ENABLED"),
     ];
     for (fields, code) in faults {
-        let filler = [r#""cpus":0"#, r#""backend":"vz""#, r#""image":"none""#];
+        let filler = [r#""cpus":-1"#, r#""backend":"vz""#, r#""image":"none""#];
         let rest: Vec<_> = filler.into_iter().filter(|field| !fields.contains(&field[..7])).collect();
         let body = format!("{{{fields},{}}}", rest.join(","));
-        let body = if code == "BACKEND_NOT_ENABLED" { body.replace(r#","cpus":0"#, "") } else { body };
+        let body = if code == "BACKEND_NOT_ENABLED" { body.replace(r#","cpus":-1"#, "") } else { body };
         let reply = api.send("POST", "/api/sheds", &body).await;
         assert_eq!(reply.error(), (400, code.into()), "{body}");
     }

@@ -78,7 +78,7 @@ async fn what_is_wrong_with_the_request_is_a_plain_error() {
         (r#"{"name":"A"}"#, "INVALID_SHED_NAME"),
         (r#"{"name":"api","local_dir":"x"}"#, "INVALID_LOCAL_DIR"),
         (r#"{"name":"api","repo":"x"}"#, "INVALID_REPO_URL"),
-        (r#"{"name":"api","cpus":0}"#, "INVALID_REQUEST"),
+        (r#"{"name":"api","cpus":-1}"#, "INVALID_REQUEST"),
     ] {
         let reply = send_with(api.port, "POST", "/api/sheds", EVENTS, body).await;
         assert_eq!(reply.error(), (400, code.into()), "{body}");
