@@ -174,8 +174,22 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     // Help is written while the flags are still being read, so this one is looked for beforehand.
     let colour = if given(arguments, "--no-color") { ColorChoice::Never } else { ColorChoice::Auto };
-    let mut matches = definition().color(colour).try_get_matches_from(arguments)?;
+    let mut command = definition().color(colour);
+    let mut matches = command.try_get_matches_from_mut(arguments)?;
+    // clap sees conflicts within one level only, and a global flag may stand on any.
+    if wants_all(&matches) && matches.contains_id("server") {
+        let message = "the argument '--all' cannot be used with '--server <NAME>'";
+        return Err(command.error(clap::error::ErrorKind::ArgumentConflict, message));
+    }
     Cli::from_arg_matches_mut(&mut matches)
+}
+
+/// Returns whether the command at the end of the line was asked to go to all servers.
+fn wants_all(matches: &clap::ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, below)) => wants_all(below),
+        None => matches.try_get_one::<bool>("all").is_ok_and(|all| all.copied().unwrap_or_default()),
+    }
 }
 
 /// Returns whether a flag of `shed` itself was given: before any `--`.
@@ -239,6 +253,24 @@ mod tests {
         let mut root = definition().term_width(100).color(ColorChoice::Never);
         root.build();
         pin(&mut root, "shed");
+    }
+
+    #[test]
+    fn one_server_and_all_servers_exclude_each_other_wherever_they_stand() {
+        for command in ["list", "sessions", "image list", "system df", "system prune"] {
+            let words: Vec<&str> = command.split(' ').collect();
+            for place in 0..=words.len() {
+                let mut line = vec!["shed"];
+                line.extend(&words[..place]);
+                line.extend(["-s", "beta"]);
+                line.extend(&words[place..]);
+                let one: Vec<OsString> = line.iter().map(OsString::from).collect();
+                assert!(parse(&one).is_ok(), "{line:?}");
+                line.push("--all");
+                let both: Vec<OsString> = line.iter().map(OsString::from).collect();
+                assert!(parse(&both).is_err(), "{line:?}");
+            }
+        }
     }
 
     #[test]

@@ -100,9 +100,12 @@ impl CommandError {
             }
             ClientError::Api { message, .. } => {
                 let kind = match code {
-                    Some(ErrorCode::ShedNotFound | ErrorCode::SessionNotFound | ErrorCode::ImageNotFound) => {
-                        Kind::NotFound
-                    }
+                    Some(
+                        ErrorCode::ShedNotFound
+                        | ErrorCode::SessionNotFound
+                        | ErrorCode::ImageNotFound
+                        | ErrorCode::UnknownImage,
+                    ) => Kind::NotFound,
                     Some(_) | None => Kind::Failed,
                 };
                 let made = Self::new(kind, refusal(code, &server.to_string(), message));

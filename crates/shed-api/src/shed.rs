@@ -139,16 +139,35 @@ pub struct CreateShedRequest {
     #[cfg_attr(feature = "openapi", schema(max_length = 0))]
     pub local_dir: Option<String>,
     /// Virtual CPUs, 1 to 32; absent or 0 means the backend's default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_number")]
     #[cfg_attr(feature = "openapi", schema(minimum = 0, maximum = 32))]
     pub cpus: Option<i64>,
     /// Memory in MiB, 128 to 262144; absent or 0 means the backend's default.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_number")]
     #[cfg_attr(feature = "openapi", schema(schema_with = memory_schema))]
     pub memory_mb: Option<i64>,
     /// Skips the provisioning hooks.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_provision: bool,
+}
+
+/// Reads an integer as JSON Schema defines it: a number without a fraction, `2.0` included (JSON Schema validation,
+/// section 6.1.1).
+fn whole_number<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    /// Up to here every whole number is exact in a double (IEEE 754).
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+
+    let Some(number) = Option::<serde_json::Number>::deserialize(deserializer)? else { return Ok(None) };
+    if let Some(whole) = number.as_i64() {
+        return Ok(Some(whole));
+    }
+    match number.as_f64() {
+        #[expect(clippy::cast_possible_truncation, reason = "it has no fraction and is within the range")]
+        Some(real) if real.fract() == 0.0 && real.abs() <= EXACT => Ok(Some(real as i64)),
+        Some(_) | None => {
+            Err(serde::de::Error::custom(format!("{number} is no whole number, or far too large")))
+        }
+    }
 }
 
 /// 0 or the range: two schemas, since one has a single range.
@@ -180,6 +199,21 @@ mod tests {
     fn the_seeds_example_reads_and_writes_back() {
         crate::golden::check::<Shed>(include_str!("../fixtures/shed.json"));
         crate::golden::check::<ShedList>(include_str!("../fixtures/sheds.json"));
+    }
+
+    #[test]
+    fn a_size_is_a_whole_number_however_it_is_written() {
+        let read = |cpus: &str| {
+            let request: Result<CreateShedRequest, _> =
+                serde_json::from_str(&format!(r#"{{"name":"api","cpus":{cpus}}}"#));
+            request.map(|request| request.cpus)
+        };
+        for (text, number) in [("2", Some(2)), ("2.0", Some(2)), ("-1e1", Some(-10)), ("null", None)] {
+            assert_eq!(read(text).unwrap(), number, "{text}");
+        }
+        for text in ["1.5", "1e300", "9223372036854775808", "\"2\"", "true", "[2]"] {
+            assert!(read(text).is_err(), "{text}");
+        }
     }
 
     #[test]

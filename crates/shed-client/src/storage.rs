@@ -67,7 +67,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn prune_images(&self, dry_run: bool) -> Result<ImagePruneReport, ClientError> {
-        self.work(Call::new(Method::POST, format!("/api/images/prune?dry_run={dry_run}"))).await
+        let call = Call::new(Method::POST, format!("/api/images/prune?dry_run={dry_run}"));
+        if dry_run { self.ask(call).await } else { self.work(call).await }
     }
 
     /// Asks what takes how much of the server's disk.
@@ -87,7 +88,9 @@ impl Client {
     /// # Cancel safety
     /// A prune that has begun may go on on the server.
     pub async fn system_prune(&self, query: &PruneQuery) -> Result<PruneReport, ClientError> {
-        self.work(Call::new(Method::POST, query.target())).await
+        let call = Call::new(Method::POST, query.target());
+        // A look changes nothing, and one server that hangs must not hold the others up for long.
+        if query.dry_run { self.ask(call).await } else { self.work(call).await }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::SystemTime};
 use camino::Utf8PathBuf;
 use shed_backend::Vm;
 use shed_state::{RecordStatus, ShedRecord, VmRecord};
-use shed_types::{LaunchId, ShedName};
+use shed_types::{LaunchId, ShedName, error_chain};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -546,8 +546,9 @@ impl Driver {
                 }
             }
             Err(error) => {
-                tracing::error!(shed = %self.record.name, error = %error, "a shed could not be removed");
-                self.state = State::Broken(error.to_string());
+                let reason = error_chain(error);
+                tracing::error!(shed = %self.record.name, error = %reason, "a shed could not be removed");
+                self.state = State::Broken(format!("{reason}; deleting it again goes on"));
             }
         }
         let replies = match then {

@@ -107,15 +107,8 @@ impl Sheds {
                 Ok(sessions) => {
                     all.sessions.extend(sessions.into_iter().map(|session| (shed.clone(), session)));
                 }
-                Err(
-                    ListSessionsError::NotFound { .. }
-                    | ListSessionsError::NotRunning { .. }
-                    | ListSessionsError::Tmux(TmuxError::NotAvailable { .. }),
-                ) => {}
-                Err(
-                    error @ (ListSessionsError::Tmux(TmuxError::Failed { .. } | TmuxError::Guest(_))
-                    | ListSessionsError::Unreadable { .. }),
-                ) => {
+                Err(ListSessionsError::NotFound { .. } | ListSessionsError::NotRunning { .. }) => {}
+                Err(error @ (ListSessionsError::Tmux(_) | ListSessionsError::Unreadable { .. })) => {
                     let warning = error_chain(&error);
                     tracing::warn!(%shed, error = %warning, "a shed is left out of the list of all sessions");
                     all.warnings.push(warning);

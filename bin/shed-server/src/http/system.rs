@@ -166,8 +166,11 @@ fn log_tail(text: &str) -> Result<u64, ApiError> {
     if !plain {
         return Err(invalid("log_tail_bytes", text, "it must be a number of bytes that is not negative"));
     }
-    // A number that does not fit is larger than the largest that has an effect.
-    Ok(match text.parse().unwrap_or(u64::MAX) {
+    // An int64, as the document says.
+    let bytes: i64 = text.parse().map_err(|_| {
+        invalid("log_tail_bytes", text, &format!("it must be a number of bytes up to {}", i64::MAX))
+    })?;
+    Ok(match bytes.unsigned_abs() {
         0 => DEFAULT_LOG_TAIL,
         bytes => bytes.min(MAX_LOG_TAIL),
     })
@@ -329,9 +332,10 @@ mod tests {
             |text: &str| asked(&format!("log_tail_bytes={text}")).map(|asked| asked.request.log_tail_bytes);
         assert_eq!(tail("0"), Ok(5 << 20));
         assert_eq!(tail("1"), Ok(1));
-        for large in ["67108864", "67108865", "9223372036854775807", "99999999999999999999999999"] {
+        for large in ["67108864", "67108865", "9223372036854775807"] {
             assert_eq!(tail(large), Ok(64 << 20), "{large}");
         }
+        assert_eq!(tail("9223372036854775808").unwrap_err().code, ErrorCode::InvalidRequest);
     }
 
     #[test]

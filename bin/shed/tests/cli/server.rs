@@ -78,13 +78,13 @@ async fn what_the_server_refuses_is_said_with_a_hint_and_changes_nothing() {
         (&["stop", "web"], 4),
         (&["delete", "--force", "web"], 4),
         (&["exec", "web", "ls"], 255),
-        (&["create", "web", "--image", "nosuch"], 1),
+        (&["create", "web", "--image", "nosuch"], 4),
         (&["create", "web", "--backend", "vz"], 1),
     ] {
         let ran = user.shed(line).exits(code).says("error: ");
         assert_eq!(ran.stdout, "", "{line:?}");
     }
-    let ran = user.shed(&["create", "web", "--image", "nosuch"]).exits(1);
+    let ran = user.shed(&["create", "web", "--image", "nosuch"]).exits(4);
     assert!(ran.stderr.contains("nosuch"), "{ran:?}");
     user.shed(&["start", "web"]).exits(4).says("hint: see which sheds there are: shed list --all");
     assert_eq!(user.config(), before);

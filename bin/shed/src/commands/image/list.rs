@@ -21,7 +21,7 @@ use crate::{
 
 const AFTER_HELP: &str = "\
 SOURCE is config for an image that server.yaml names, and discovered for one that lies in the
-images directory. One that is not cached yet is fetched when a shed is made from it.
+images directory. One that is not cached has to be put there before a shed can be made from it.
 
 Examples:
   shed image list

@@ -73,18 +73,24 @@ pub(crate) fn run(context: &Context, args: &PruneArgs) -> Result<ExitCode, Comma
             }
         }
         let report = work::unless_interrupted("the prune", prune(context, &server, false)).await?;
+        for note in &report.notes {
+            ui.warning(note);
+        }
+        let code = if report.notes.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         match ui.format() {
             Format::Json => {
                 ui.print_done(&Done::on_server("image prune", server.name.to_string(), Some(report)))?;
             }
-            Format::Text if report.deleted.is_empty() => return Ok(nothing(context, &server)),
+            Format::Text if report.deleted.is_empty() && report.notes.is_empty() => {
+                return Ok(nothing(context, &server));
+            }
             Format::Text => {
                 ui.print_table(&table(&report.deleted))?;
                 let (what, size) = (count(&report.deleted), freed(&report.deleted));
                 ui.print(&format!("Deleted {what} on {} and freed up to {size}\n", server.name))?;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     })
 }
 

@@ -103,6 +103,11 @@ fn of_all(context: &Context, servers: &Servers) -> Result<ExitCode, CommandError
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether a note says more than the one that every report has, about blocks that files share.
+fn is_news(note: &str) -> bool {
+    !note.starts_with("physical bytes")
+}
+
 fn show(context: &Context, found: &[(&str, &SystemUsage)], scope: Scope) -> Result<(), CommandError> {
     let ui = &context.ui;
     if context.verbosity > 0 {
@@ -110,6 +115,9 @@ fn show(context: &Context, found: &[(&str, &SystemUsage)], scope: Scope) -> Resu
         ui.print("\n")?;
     }
     ui.print_table(&usage::summary(found, scope))?;
+    for (server, note) in usage::notes(found).filter(|(_, note)| context.verbosity == 0 && is_news(note)) {
+        ui.warning(&format!("{server}: {note}"));
+    }
     if context.verbosity > 0 {
         ui.print("\n")?;
         for (server, note) in usage::notes(found) {
