@@ -1,8 +1,10 @@
 //! Disk usage and prune over the fake backend: what is counted, what goes and in which order, and that nothing goes that
 //! somebody uses. Times are set, never waited for.
 
+mod common;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs::{self, File},
     io::Write,
     os::unix::fs::{MetadataExt, symlink},
@@ -12,12 +14,12 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_backend::fake::{FakeWorld, Faults, KillFault};
-use shed_image::{ImageStore, SidecarKind, file_name};
+use shed_image::{ImageStore, SidecarKind};
 use shed_lifecycle::{
     FileRole, NewShed, Progress, PruneError, PruneOutcome, PruneRequest, PruneScope, PruneSubject, Settings,
     ShedStatus, Sheds, SkipReason,
 };
-use shed_types::{DiskGb, ShedName};
+use shed_types::ShedName;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -29,30 +31,7 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let guard = tempfile::tempdir().unwrap();
-        let dir = Utf8PathBuf::from_path_buf(guard.path().to_owned()).unwrap();
-        let images_dir = dir.join("images");
-        let size = DiskGb::try_from(1).unwrap();
-        fs::create_dir_all(images_dir.join(file_name::CACHE)).unwrap();
-        for file in ["bzImage", "initrd.img", "base-rootfs.ext4"] {
-            fs::write(images_dir.join(file), b"content").unwrap();
-        }
-        // Stands for what mke2fs would make.
-        fs::write(images_dir.join(file_name::CACHE).join(file_name::upper_template(size)), b"disk").unwrap();
-        let settings = Settings {
-            instance_dir: dir.join("instances"),
-            kernel: images_dir.join("bzImage"),
-            initrd: images_dir.join("initrd.img"),
-            images_dir,
-            base_rootfs: None,
-            images: BTreeMap::new(),
-            default_cpus: 2.try_into().unwrap(),
-            default_memory_mb: 512.try_into().unwrap(),
-            default_disk_gb: size,
-            start_timeout: Duration::from_secs(20),
-            stop_timeout: Duration::from_secs(20),
-            extra_cmdline: Vec::new(),
-        };
+        let (guard, settings) = common::settings();
         Self { world: FakeWorld::new(), settings, _guard: guard }
     }
 

@@ -1,19 +1,18 @@
 //! tmux sessions over the fake backend: what is listed and ended, what is said when that is not possible, and that
 //! no guest can do harm with its answers.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
+mod common;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use std::{future::Future, sync::Arc, time::Duration};
+
 use shed_backend::fake::{BootFault, FakeSession, FakeTmux, FakeWorld, Faults};
-use shed_image::file_name;
 use shed_lifecycle::{
-    GuestCommandError, KillSessionError, ListSessionsError, NewShed, ParseSessionsError, Progress, Settings,
+    GuestCommandError, KillSessionError, ListSessionsError, NewShed, ParseSessionsError, Progress,
     ShedStatus, Sheds, TmuxError,
 };
-use shed_types::{DiskGb, ShedName, error_chain};
+use shed_types::{ShedName, error_chain};
 
-/// Longer than anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(20);
+use common::DEADLINE;
 
 struct Host {
     world: FakeWorld,
@@ -23,28 +22,7 @@ struct Host {
 
 impl Host {
     async fn new() -> Self {
-        let guard = tempfile::tempdir().unwrap();
-        let dir = Utf8PathBuf::from_path_buf(guard.path().to_owned()).unwrap();
-        let images_dir = dir.join("images");
-        let settings = Settings {
-            instance_dir: dir.join("instances"),
-            kernel: images_dir.join("bzImage"),
-            initrd: images_dir.join("initrd.img"),
-            images_dir: images_dir.clone(),
-            base_rootfs: None,
-            images: BTreeMap::new(),
-            default_cpus: 2.try_into().unwrap(),
-            default_memory_mb: 512.try_into().unwrap(),
-            default_disk_gb: DiskGb::try_from(1).unwrap(),
-            start_timeout: DEADLINE,
-            stop_timeout: DEADLINE,
-            extra_cmdline: Vec::new(),
-        };
-        for file in ["bzImage", "initrd.img", "base-rootfs.ext4"] {
-            write(&images_dir.join(file));
-        }
-        // Stands for what mke2fs would make, which is no part of these tests.
-        write(&images_dir.join(file_name::CACHE).join(file_name::upper_template(settings.default_disk_gb)));
+        let (guard, settings) = common::settings();
         let world = FakeWorld::new();
         let sheds = Sheds::open(settings, Arc::new(world.backend())).await.unwrap();
         Self { world, sheds, _guard: guard }
@@ -74,11 +52,6 @@ impl Host {
     async fn names(&self, shed: &ShedName) -> Vec<String> {
         self.sheds.sessions(shed).await.unwrap().into_iter().map(|session| session.name).collect()
     }
-}
-
-fn write(path: &Utf8Path) {
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::write(path, "x").unwrap();
 }
 
 fn session(name: &str) -> FakeSession {

@@ -1,18 +1,20 @@
 //! The lifecycle over the fake backend: what is promised about requests that meet, failures at every step, and
 //! servers that follow one another. Disks are real files made by the real mke2fs; only the machines are not.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+mod common;
+
+use std::{sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 use shed_backend::fake::{BootFault, FakeWorld, Faults, KillFault, PowerOffFault, StartFault};
+use shed_image::file_name;
 use shed_lifecycle::{
     BootShedError, ClearVmError, CreateShedError, DeleteShedError, NewShed, Phase, Progress, ReachGuestError,
     Settings, ShedStatus, Sheds, StartShedError, StopShedError,
 };
-use shed_types::{DiskGb, GuestPort, ShedName};
+use shed_types::{GuestPort, ShedName};
 
-/// Longer than anything here takes; a test that reaches it has failed.
-const DEADLINE: Duration = Duration::from_secs(20);
+use common::DEADLINE;
 
 struct Host {
     world: FakeWorld,
@@ -22,27 +24,11 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let guard = tempfile::tempdir().unwrap();
-        let dir = Utf8PathBuf::from_path_buf(guard.path().to_owned()).unwrap();
-        let images_dir = dir.join("images");
-        std::fs::create_dir(&images_dir).unwrap();
-        for file in ["bzImage", "initrd.img", "base-rootfs.ext4"] {
-            std::fs::write(images_dir.join(file), b"content").unwrap();
-        }
-        let settings = Settings {
-            instance_dir: dir.join("instances"),
-            kernel: images_dir.join("bzImage"),
-            initrd: images_dir.join("initrd.img"),
-            images_dir,
-            base_rootfs: None,
-            images: BTreeMap::new(),
-            default_cpus: 2.try_into().unwrap(),
-            default_memory_mb: 512.try_into().unwrap(),
-            default_disk_gb: DiskGb::try_from(1).unwrap(),
-            start_timeout: Duration::from_millis(400),
-            stop_timeout: Duration::from_millis(400),
-            extra_cmdline: Vec::new(),
-        };
+        let (guard, settings) = common::settings();
+        // A real disk, so that a full one can be felt.
+        std::fs::remove_dir_all(settings.images_dir.join(file_name::CACHE)).unwrap();
+        let soon = Duration::from_millis(400);
+        let settings = Settings { start_timeout: soon, stop_timeout: soon, ..settings };
         Self { world: FakeWorld::new(), settings, _guard: guard }
     }
 

@@ -182,3 +182,47 @@ async fn a_client_that_goes_away_in_any_phase_leaves_nothing() {
         assert!(text.contains(sample), "{sample}: {text}");
     }
 }
+
+/// How many creates wait for their guests at a time.
+#[cfg(target_os = "linux")]
+const STREAMS: usize = 1000;
+
+/// Server and clients are both in this process, so nothing that either forgets goes unnoticed.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_event_streams_keep_nobody_out_and_leave_nothing() {
+    let api = Api::new().await;
+    let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    // Whatever is opened once is open now.
+    drop(api.client.list().await.unwrap());
+    let before = open();
+    let names: Vec<shed_types::ShedName> =
+        (0..STREAMS).map(|number| format!("s{number}").parse().unwrap()).collect();
+    for name in &names {
+        api.set_boot(name, BootFault::Never);
+    }
+    let asked = names.iter().map(|name| async {
+        let request = CreateShedRequest { name: name.to_string(), ..CreateShedRequest::default() };
+        let mut stream = api.client.create_streaming(&request).await.unwrap();
+        // The first event: from here on the stream is idle, until the guest answers.
+        let _progress = stream.next().await.unwrap().unwrap();
+        stream
+    });
+    let streams = futures::future::join_all(asked).await;
+    assert!(open() >= before + 2 * STREAMS, "both ends of each stream are in this process");
+    let listed = api.client.list().await.unwrap();
+    assert_eq!(listed.len(), STREAMS);
+
+    drop(streams);
+    shed_testkit::wait_for("the creates to be undone", PATIENCE, || {
+        std::future::ready(api.world.running().is_empty())
+    })
+    .await
+    .unwrap();
+    api.wait_until_clean().await;
+    shed_testkit::wait_for("the descriptors to be closed", PATIENCE, || {
+        std::future::ready(open() <= before + 8)
+    })
+    .await
+    .unwrap();
+}

@@ -1,0 +1,43 @@
+//! Shared by the tests of the lifecycle: a directory with everything that a shed is made of.
+
+use std::{collections::BTreeMap, fs, time::Duration};
+
+use camino::Utf8PathBuf;
+use shed_image::file_name;
+use shed_lifecycle::Settings;
+use shed_types::DiskGb;
+use tempfile::TempDir;
+
+/// Longer than anything in these tests takes; one that reaches it has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Makes kernel, initramfs, the image `base` and an empty disk, and returns settings that name them.
+pub(crate) fn settings() -> (TempDir, Settings) {
+    let guard = tempfile::tempdir().unwrap();
+    let dir = Utf8PathBuf::from_path_buf(guard.path().to_owned()).unwrap();
+    let images_dir = dir.join("images");
+    let settings = Settings {
+        instance_dir: dir.join("instances"),
+        kernel: images_dir.join("bzImage"),
+        initrd: images_dir.join("initrd.img"),
+        images_dir: images_dir.clone(),
+        base_rootfs: None,
+        images: BTreeMap::new(),
+        default_cpus: 2.try_into().unwrap(),
+        default_memory_mb: 512.try_into().unwrap(),
+        default_disk_gb: DiskGb::try_from(1).unwrap(),
+        start_timeout: DEADLINE,
+        stop_timeout: DEADLINE,
+        extra_cmdline: Vec::new(),
+    };
+    // Stands for what mke2fs would make, which is no part of these tests.
+    let cache = images_dir.join(file_name::CACHE);
+    fs::create_dir_all(&cache).unwrap();
+    let template = cache.join(file_name::upper_template(settings.default_disk_gb));
+    for file in
+        [settings.kernel.clone(), settings.initrd.clone(), images_dir.join("base-rootfs.ext4"), template]
+    {
+        fs::write(file, b"content").unwrap();
+    }
+    (guard, settings)
+}
