@@ -7,7 +7,7 @@ use std::{fs, process::Command};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::json;
-use vm_tests::{Config, Expect, Parts, Promises, Stage, skipped};
+use vm_tests::{Config, Expect, Parts, Promises, SHORT, Stage, skipped, wait_for};
 
 /// Set inside the namespace.
 const INSIDE: &str = "SHED_TEST_INSIDE_NAMESPACE";
@@ -74,13 +74,22 @@ fn free_bytes(place: &Utf8Path) -> u64 {
     stat.f_bavail * stat.f_frsize
 }
 
-/// Fills the disk until only `leave` bytes are free.
+/// Fills the disk until only `leave` bytes are free, or fewer: a guest that runs may write at the same time.
 fn fill(place: &Utf8Path, leave: u64) -> Utf8PathBuf {
     let ballast = place.join("ballast");
-    let length = free_bytes(place).saturating_sub(leave);
     let file = fs::File::create(&ballast).expect("a file on the disk");
-    rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length)
-        .expect("room for the ballast");
+    wait_for("the disk to be full", SHORT, || {
+        let length = free_bytes(place).saturating_sub(leave);
+        if length == 0 {
+            return Some(());
+        }
+        match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, length) {
+            Ok(()) => Some(()),
+            // The guest was quicker; then there is less to fill.
+            Err(rustix::io::Errno::NOSPC) => None,
+            Err(error) => panic!("the ballast cannot be written: {error}"),
+        }
+    });
     ballast
 }
 
