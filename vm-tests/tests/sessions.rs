@@ -166,13 +166,15 @@ fn sessions_of_real_tmux_are_listed_and_ended() {
         assert_eq!(names(&http), ["stuck"]);
         http.delete(&format!("{PATH}/stuck")).is(204);
     });
-    promises.keep("a shed whose tmux is gone says so, and does not disturb the list of all", || {
+    promises.keep("a shed whose tmux is gone says so, and is named in the list of all", || {
         cli.sh(SHED, "sudo mv /usr/bin/tmux /usr/bin/tmux.away");
         let (code, message) = http.get(PATH).is(503).error();
         assert_eq!(code, "TMUX_NOT_AVAILABLE");
         assert!(message.contains("install tmux"), "{message}");
         assert_eq!(http.delete(&format!("{PATH}/x")).is(503).error().0, "TMUX_NOT_AVAILABLE");
-        assert_eq!(http.get("/api/sessions").is(200).text(), r#"{"sessions":[]}"#);
+        let all = http.get("/api/sessions").is(200).json();
+        assert_eq!(all["sessions"], serde_json::json!([]));
+        assert!(all["warnings"][0].as_str().is_some_and(|text| text.contains("install tmux")), "{all}");
         cli.sh(SHED, "sudo mv /usr/bin/tmux.away /usr/bin/tmux");
         assert_eq!(names(&http), Vec::<String>::new());
     });
