@@ -4,7 +4,7 @@
 //! names exist in this file only. It fetches and converts nothing.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     time::SystemTime,
@@ -252,7 +252,7 @@ impl ImageStore {
     /// # Errors
     /// When the lock file cannot be made or locked.
     pub fn lock(&self, name: &ImageName) -> io::Result<ImageLock> {
-        let file = open_lock(&self.dir.join(file_name::lock(name)))?;
+        let file = make_lock(&self.dir.join(file_name::lock(name)))?;
         file.lock()?;
         Ok(ImageLock { _file: file })
     }
@@ -262,7 +262,7 @@ impl ImageStore {
     /// # Errors
     /// When the lock file cannot be made or locked.
     pub fn try_lock(&self, name: &ImageName) -> io::Result<Option<ImageLock>> {
-        let file = open_lock(&self.dir.join(file_name::lock(name)))?;
+        let file = make_lock(&self.dir.join(file_name::lock(name)))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(ImageLock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -275,7 +275,8 @@ impl ImageStore {
     /// # Errors
     /// When the lock file cannot be read.
     pub fn is_locked(&self, name: &ImageName) -> io::Result<bool> {
-        let file = match File::open(self.dir.join(file_name::lock(name))) {
+        let path = self.dir.join(file_name::lock(name));
+        let file = match open_lock(File::options().read(true), &path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(error),
@@ -301,7 +302,7 @@ impl ImageStore {
         }
         let failed = |source| TemplateError::Prepare { path: template.clone(), source };
         fs::create_dir_all(&cache).map_err(failed)?;
-        let lock = open_lock(&template.with_extension("lock")).map_err(failed)?;
+        let lock = make_lock(&template.with_extension("lock")).map_err(failed)?;
         lock.lock().map_err(failed)?;
         if template.is_file() {
             return Ok(template);
@@ -322,11 +323,19 @@ impl ImageStore {
     }
 }
 
-fn open_lock(path: &Utf8Path) -> io::Result<File> {
-    // Without waiting for the other end of a pipe that somebody put there.
+fn make_lock(path: &Utf8Path) -> io::Result<File> {
+    open_lock(File::options().create(true).truncate(false).write(true), path)
+}
+
+/// Opens a lock file, without waiting for whatever lies there in its place: a pipe, a link.
+fn open_lock(options: &mut OpenOptions, path: &Utf8Path) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    let flags = flags.bits().cast_signed();
-    File::options().create(true).truncate(false).write(true).custom_flags(flags).open(path)
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"))
+    }
 }
 
 #[cfg(test)]
@@ -401,6 +410,19 @@ mod tests {
     fn a_directory_that_does_not_exist_is_empty() {
         let (_guard, store) = store();
         assert_eq!(ImageStore::new(store.dir().join("none")).list().unwrap(), []);
+    }
+
+    #[test]
+    fn nobody_waits_for_what_lies_in_the_place_of_a_lock() {
+        let (_guard, store) = store();
+        for (image, kind) in [("pipe", rustix::fs::FileType::Fifo), ("socket", rustix::fs::FileType::Socket)]
+        {
+            let path = store.dir().join(file_name::lock(&name(image)));
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            rustix::fs::mknodat(rustix::fs::CWD, path.as_std_path(), kind, mode, 0).unwrap();
+            assert!(store.is_locked(&name(image)).is_err(), "{image}");
+            assert!(store.try_lock(&name(image)).is_err(), "{image}");
+        }
     }
 
     #[test]

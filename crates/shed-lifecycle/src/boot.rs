@@ -125,22 +125,13 @@ impl Boot {
         let mark = ConsoleMark::now(&files);
         let started = self.context.backend.start(&spec).await;
         let vm = started.map_err(|source| BootShedError::Start { shed: record.name.clone(), source })?;
-        let booted = tokio::select! {
-            // A guest that has answered is well.
-            biased;
-            booted = self.finish(record.clone(), Arc::clone(&vm), &mark) => booted,
-            () = timer_lost(&mark) => {
-                let error = BootShedError::Stalled { shed: record.name.clone(), console: self.describe(&mark) };
-                // Its disks must be free before another machine gets them.
-                return match vm.kill(Duration::ZERO).await {
-                    Ok(()) => Ok(Launch::Crashed(error)),
-                    Err(_) => Err(error),
-                };
-            }
-        };
-        match booted {
+        match self.finish(record.clone(), Arc::clone(&vm), &mark).await {
             Ok(booted) => Ok(Launch::Booted(Box::new(booted))),
             Err(error @ BootShedError::Ended { .. }) if vm.has_crashed().await => Ok(Launch::Crashed(error)),
+            // Its disks must be free before another machine gets them.
+            Err(error @ BootShedError::Stalled { .. }) if vm.kill(Duration::ZERO).await.is_ok() => {
+                Ok(Launch::Crashed(error))
+            }
             Err(error) => Err(error),
         }
     }
@@ -157,7 +148,15 @@ impl Boot {
         let shed = record.name.clone();
         let network = self.context.backend.guest_network();
         let waited = self.context.settings.start_timeout;
-        let channel = match timeout(waited, self.reach_agent(&shed, &*vm, network.as_ref())).await {
+        let reached = tokio::select! {
+            // A guest that has answered is well, whatever its console said before.
+            biased;
+            reached = timeout(waited, self.reach_agent(&shed, &*vm, network.as_ref())) => reached,
+            () = timer_lost(mark) => {
+                return Err(BootShedError::Stalled { shed, console: self.describe(mark) });
+            }
+        };
+        let channel = match reached {
             Ok(Ok(channel)) => channel,
             Ok(Err(ChannelError::Connect(ConnectGuestError::Ended { .. }))) => {
                 return Err(BootShedError::Ended { shed, console: self.describe(mark) });

@@ -7,7 +7,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shed_backend::{Backend, GuestStream};
+use shed_backend::{Backend, GuestStream, Vm};
 use shed_state::{DirectoryLock, InstanceDir, InstanceFiles, RECORD_VERSION, RecordStatus, ShedRecord};
 use shed_types::{GuestPort, ShedName};
 use tokio::{
@@ -251,13 +251,17 @@ impl Sheds {
     /// # Errors
     /// When there is no such shed, or it does not run.
     pub fn check_running(&self, name: &ShedName) -> Result<(), ReachGuestError> {
+        self.running_vm(name).map(drop)
+    }
+
+    fn running_vm(&self, name: &ShedName) -> Result<Arc<dyn Vm>, ReachGuestError> {
         let handle = self.table().sheds.get(name).cloned();
         let handle = handle.ok_or_else(|| ReachGuestError::NotFound { shed: name.clone() })?;
-        if handle.vm.borrow().is_some() {
-            return Ok(());
-        }
-        let status = handle.view.borrow().status;
-        Err(ReachGuestError::NotRunning { shed: name.clone(), status })
+        let vm = handle.vm.borrow().clone();
+        vm.ok_or_else(|| {
+            let status = handle.view.borrow().status;
+            ReachGuestError::NotRunning { shed: name.clone(), status }
+        })
     }
 
     /// Opens a stream to a service in a running shed.
@@ -269,13 +273,7 @@ impl Sheds {
         name: &ShedName,
         port: GuestPort,
     ) -> Result<GuestStream, ReachGuestError> {
-        let handle = self.table().sheds.get(name).cloned();
-        let handle = handle.ok_or_else(|| ReachGuestError::NotFound { shed: name.clone() })?;
-        let vm = handle.vm.borrow().clone();
-        let Some(vm) = vm else {
-            let status = handle.view.borrow().status;
-            return Err(ReachGuestError::NotRunning { shed: name.clone(), status });
-        };
+        let vm = self.running_vm(name)?;
         match timeout(REACH_GUEST, vm.connect_guest(port)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(shed_backend::ConnectGuestError::Ended { .. })) => {

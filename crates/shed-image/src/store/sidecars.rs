@@ -8,12 +8,11 @@
 use std::{
     fs::{self, File, Metadata, TryLockError},
     io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     time::SystemTime,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
-use rustix::fs::OFlags;
 use shed_types::ImageName;
 
 use super::{ImageLock, ImageStore, ListImagesError, file_name};
@@ -183,20 +182,9 @@ impl ImageStore {
 
     /// Takes a lock without waiting, neither for its holder nor for anything that lies there in its place.
     fn try_lock_strictly(&self, image: &ImageName, create: Create) -> io::Result<Locked> {
-        let create = match create {
-            Create::Yes => OFlags::CREATE,
-            Create::No => OFlags::empty(),
-        };
-        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | create;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(flags.bits().cast_signed())
-            .mode(0o666)
-            .open(self.lock_path(image))?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-        }
+        let mut options = File::options();
+        options.read(true).write(true).truncate(false).create(create == Create::Yes);
+        let file = super::open_lock(&mut options, &self.lock_path(image))?;
         match file.try_lock() {
             Ok(()) => Ok(Locked::Yes(ImageLock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(Locked::Held),
