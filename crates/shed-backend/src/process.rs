@@ -139,15 +139,30 @@ impl WatchedProcess {
 #[cfg(test)]
 mod tests {
     use std::{
+        io::{BufRead as _, BufReader},
         process::{Child, Command, Stdio},
         time::Duration,
     };
 
     use super::*;
 
+    /// Starts a process that lives until it is killed, and returns when its program runs.
+    ///
+    /// `spawn` returns already when the kernel has let go of the old program, which is a moment before the new
+    /// command line can be read (fs/exec.c: `begin_new_exec` comes before `create_elf_tables`); so a line is waited
+    /// for that only the new program can write.
     fn sleeper(tag: &str) -> Child {
         // The tag is `$0` of the script: on the command line, and of no effect.
-        Command::new("sh").args(["-c", "read line", tag]).stdin(Stdio::piped()).spawn().unwrap()
+        let mut child = Command::new("sh")
+            .args(["-c", "echo ready; read line", tag])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().expect("it is piped")).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n");
+        child
     }
 
     fn id_of(child: &Child) -> ProcessId {
