@@ -48,7 +48,8 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         // Tests that boot machines under software emulation beside others are slow, not broken.
-        let timeouts = Timeouts { silence: Duration::from_secs(120), ..Timeouts::default() };
+        let patient = Duration::from_secs(120);
+        let timeouts = Timeouts { connect: patient, reply: patient, silence: patient, ..Timeouts::default() };
         Self { program: None, guest_dir: None, qemu: BTreeMap::new(), env: BTreeMap::new(), timeouts }
     }
 }

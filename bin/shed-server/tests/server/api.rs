@@ -65,7 +65,9 @@ impl Api {
             drop(listener);
             server.end().await;
         });
-        let client = Client::new(format!("127.0.0.1:{port}").parse().unwrap(), Timeouts::default());
+        // How long a call takes is not what these tests are about, and the host may be busy with others.
+        let timeouts = Timeouts { connect: PATIENCE, reply: PATIENCE, ..Timeouts::default() };
+        let client = Client::new(format!("127.0.0.1:{port}").parse().unwrap(), timeouts);
         Self { world, port, client, host_key: host_key.host_key, dir, stop, serving }
     }
 
