@@ -4,10 +4,23 @@
 //! whose interface moves often. It knows no sheds beyond a name to log in with, reads no files, and prints nothing.
 
 pub mod algorithms;
+pub mod intake;
+mod refusal;
+
+pub use refusal::Refusal;
 
 /// Name of the subsystem in which `shed` runs commands: the channel carries the frames of the agent's exec service
 /// (spec B.2, B.3), an exec request first, as the upgraded HTTP connection does.
 ///
 /// One channel then has stdout, stderr, signals, sizes and the exit status in their order, and no shell stands between
 /// the client's words and the program. RFC 4254 6.5 leaves the names of subsystems to both ends.
+///
+/// The server starts a stopped shed, as for any channel. What it has to say meanwhile ("shed web is starting") goes to
+/// the client as frames of stderr, whole lines. When there will be no command (no such shed, it does not start, its
+/// agent does not answer), the last frame is a [`Refusal`] in the place of the exit status; then the server ends and
+/// closes the channel. The subsystem itself is accepted in any case, and the client does not wait for that before it
+/// sends the request; a server that knows no such subsystem answers with a channel failure.
+///
+/// The end of the client's data is not the end of its input, which is a frame: it is a client that has gone, as the
+/// close of the upgraded connection is, and so is the close of the channel.
 pub const EXEC_SUBSYSTEM: &str = "shed-exec";
