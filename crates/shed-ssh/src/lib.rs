@@ -4,6 +4,7 @@
 //! whose interface moves often. It knows no sheds beyond a name to log in with, reads no files, and prints nothing.
 
 pub mod algorithms;
+pub mod client;
 pub mod intake;
 mod refusal;
 
@@ -15,11 +16,17 @@ pub use refusal::Refusal;
 /// One channel then has stdout, stderr, signals, sizes and the exit status in their order, and no shell stands between
 /// the client's words and the program. RFC 4254 6.5 leaves the names of subsystems to both ends.
 ///
-/// The server starts a stopped shed, as for any channel. What it has to say meanwhile ("shed web is starting") goes to
-/// the client as frames of stderr, whole lines. When there will be no command (no such shed, it does not start, its
-/// agent does not answer), the last frame is a [`Refusal`] in the place of the exit status; then the server ends and
-/// closes the channel. The subsystem itself is accepted in any case, and the client does not wait for that before it
-/// sends the request; a server that knows no such subsystem answers with a channel failure.
+/// The client sends the request without waiting for the answer to the subsystem, but no input before that answer, so that
+/// it can take its input elsewhere. The server answers as soon as it knows whether there is such a shed, and before it
+/// starts a stopped one:
+///
+/// - success when there is; a refusal may still follow. What it has to say meanwhile ("shed web is starting") goes to
+///   the client as frames of stderr, whole lines with their end. When there will be no command after all (the shed does
+///   not start, its agent does not answer), the last frame is a [`Refusal`] in the place of the exit status.
+/// - failure when there is none: the frame of a [`Refusal`] as data, then the failure. A failure without that frame is a
+///   server that knows no such subsystem.
+///
+/// After the last frame the server ends and closes the channel.
 ///
 /// The end of the client's data is not the end of its input, which is a frame: it is a client that has gone, as the
 /// close of the upgraded connection is, and so is the close of the channel.

@@ -1,0 +1,90 @@
+//! The exec stream: frames on a channel.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+use russh::{
+    ChannelWriteHalf,
+    client::{Handle, Msg},
+};
+use shed_protocol::{Frame, FrameCodec, FrameError};
+use tokio_util::codec::{Encoder, FramedRead};
+
+use super::{error::ExecError, handler::Handler};
+use crate::{EXEC_SUBSYSTEM, intake};
+
+/// Output is read in pieces of up to this many bytes.
+const READ_BUFFER: usize = 64 << 10;
+
+/// The frames from the server.
+pub struct ExecReader {
+    frames: FramedRead<intake::Receiver, FrameCodec>,
+    _connection: Arc<Handle<Handler>>,
+}
+
+/// The frames to the server. The connection stands as long as this or the reader.
+pub struct ExecWriter {
+    channel: ChannelWriteHalf<Msg>,
+    _connection: Arc<Handle<Handler>>,
+}
+
+/// Opens a channel and asks for the subsystem.
+pub(super) async fn open(
+    handle: Handle<Handler>,
+    intake: intake::Receiver,
+) -> Result<(ExecReader, ExecWriter), ExecError> {
+    let channel = handle.channel_open_session().await.map_err(|error| match error {
+        russh::Error::ChannelOpenFailure(reason) => ExecError::Refused { reason: format!("{reason:?}") },
+        error => ExecError::Gone(error),
+    })?;
+    // The handler queues the data. A reader here would be one more queue, and stop the connection when it is full.
+    let (unread, channel) = channel.split();
+    drop(unread);
+    channel.request_subsystem(true, EXEC_SUBSYSTEM).await.map_err(ExecError::Gone)?;
+    let connection = Arc::new(handle);
+    let frames = FramedRead::with_capacity(intake, FrameCodec, READ_BUFFER);
+    let reader = ExecReader { frames, _connection: Arc::clone(&connection) };
+    Ok((reader, ExecWriter { channel, _connection: connection }))
+}
+
+impl ExecReader {
+    /// Waits for the next frame; none is the end of the stream.
+    ///
+    /// # Errors
+    /// When the connection breaks or carries no frames.
+    ///
+    /// # Cancel safety
+    /// No frame is lost.
+    pub async fn next(&mut self) -> Option<Result<Frame, FrameError>> {
+        self.frames.next().await
+    }
+}
+
+impl ExecWriter {
+    /// Sends a frame, as far as the server's window lets it.
+    ///
+    /// # Errors
+    /// When the connection is gone, or the frame is longer than the protocol allows.
+    ///
+    /// # Cancel safety
+    /// None: a frame that is cut leaves a stream that nobody can read.
+    pub async fn send(&mut self, frame: Frame) -> Result<(), FrameError> {
+        let mut bytes = BytesMut::new();
+        FrameCodec.encode(frame, &mut bytes)?;
+        let bytes: Bytes = bytes.freeze();
+        self.channel.data_bytes(bytes).await.map_err(|error| FrameError::Io(std::io::Error::other(error)))
+    }
+}
+
+impl std::fmt::Debug for ExecReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExecReader").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for ExecWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExecWriter").finish_non_exhaustive()
+    }
+}
