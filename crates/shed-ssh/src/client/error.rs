@@ -2,7 +2,10 @@
 
 use std::{io, time::Duration};
 
+use shed_protocol::FrameError;
+
 use super::{handler::Failure, host_key::HostKey};
+use crate::{EXEC_SUBSYSTEM, Refusal};
 
 /// Why a login did not come about.
 #[derive(Debug, thiserror::Error)]
@@ -77,18 +80,28 @@ pub enum ConnectError {
     },
 }
 
-/// Why there is no stream on a connection that stands.
+/// Why there is no command on a connection that stands.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// The server refuses the channel.
-    #[error("the server opens no session: {reason}")]
-    Refused {
+    /// The server says why, in the words of its API.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// The server opens no channel.
+    #[error("the SSH server opens no session: {reason}")]
+    NoSession {
         /// The reason by its name in RFC 4254 5.1.
         reason: String,
     },
+    /// It is an SSH server, but none of Shed, or one of another version.
+    #[error("the SSH server does not know the subsystem {EXEC_SUBSYSTEM}")]
+    NoSubsystem,
     /// The connection ended.
-    #[error("the connection ended before the command was asked for")]
-    Gone(#[source] russh::Error),
+    #[error("the connection ended before the command was accepted")]
+    Gone {
+        /// How it ended, when that was no proper end.
+        #[source]
+        source: Option<FrameError>,
+    },
 }
 
 impl ConnectError {

@@ -1,6 +1,6 @@
 //! The exec stream: frames on a channel.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -8,11 +8,12 @@ use russh::{
     ChannelWriteHalf,
     client::{Handle, Msg},
 };
-use shed_protocol::{Frame, FrameCodec, FrameError};
+use shed_protocol::{ExecRequest, Frame, FrameCodec, FrameError, FrameKind};
+use tokio::sync::oneshot;
 use tokio_util::codec::{Encoder, FramedRead};
 
 use super::{error::ExecError, handler::Handler};
-use crate::{EXEC_SUBSYSTEM, intake};
+use crate::{EXEC_SUBSYSTEM, Refusal, intake};
 
 /// Output is read in pieces of up to this many bytes.
 const READ_BUFFER: usize = 64 << 10;
@@ -29,23 +30,45 @@ pub struct ExecWriter {
     _connection: Arc<Handle<Handler>>,
 }
 
-/// Opens a channel and asks for the subsystem.
+/// Opens a channel, asks for the subsystem and for the command, and waits for the answer to the first.
 pub(super) async fn open(
     handle: Handle<Handler>,
     intake: intake::Receiver,
+    accepted: oneshot::Receiver<bool>,
+    request: &ExecRequest,
 ) -> Result<(ExecReader, ExecWriter), ExecError> {
     let channel = handle.channel_open_session().await.map_err(|error| match error {
-        russh::Error::ChannelOpenFailure(reason) => ExecError::Refused { reason: format!("{reason:?}") },
-        error => ExecError::Gone(error),
+        russh::Error::ChannelOpenFailure(reason) => ExecError::NoSession { reason: format!("{reason:?}") },
+        error => ExecError::Gone { source: Some(FrameError::Io(io::Error::other(error))) },
     })?;
     // The handler queues the data. A reader here would be one more queue, and stop the connection when it is full.
     let (unread, channel) = channel.split();
     drop(unread);
-    channel.request_subsystem(true, EXEC_SUBSYSTEM).await.map_err(ExecError::Gone)?;
+    let gone = |error| ExecError::Gone { source: Some(error) };
+    channel
+        .request_subsystem(true, EXEC_SUBSYSTEM)
+        .await
+        .map_err(|error| gone(FrameError::Io(io::Error::other(error))))?;
     let connection = Arc::new(handle);
     let frames = FramedRead::with_capacity(intake, FrameCodec, READ_BUFFER);
-    let reader = ExecReader { frames, _connection: Arc::clone(&connection) };
-    Ok((reader, ExecWriter { channel, _connection: connection }))
+    let mut reader = ExecReader { frames, _connection: Arc::clone(&connection) };
+    let mut writer = ExecWriter { channel, _connection: connection };
+    writer.send(Frame::json(FrameKind::ExecRequest, request)).await.map_err(gone)?;
+    match accepted.await {
+        Ok(true) => Ok((reader, writer)),
+        Ok(false) => match reader.next().await {
+            Some(Ok(frame)) => match Refusal::from_frame(&frame) {
+                Some(refusal) => Err(ExecError::Refused(refusal)),
+                None => Err(ExecError::NoSubsystem),
+            },
+            Some(Err(_)) | None => Err(ExecError::NoSubsystem),
+        },
+        // The connection has ended, and the reader says how.
+        Err(_) => match reader.next().await {
+            Some(Err(error)) => Err(gone(error)),
+            Some(Ok(_)) | None => Err(ExecError::Gone { source: None }),
+        },
+    }
 }
 
 impl ExecReader {
@@ -73,7 +96,7 @@ impl ExecWriter {
         let mut bytes = BytesMut::new();
         FrameCodec.encode(frame, &mut bytes)?;
         let bytes: Bytes = bytes.freeze();
-        self.channel.data_bytes(bytes).await.map_err(|error| FrameError::Io(std::io::Error::other(error)))
+        self.channel.data_bytes(bytes).await.map_err(|error| FrameError::Io(io::Error::other(error)))
     }
 }
 

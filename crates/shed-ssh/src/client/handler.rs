@@ -11,9 +11,10 @@ use russh::{
     client::{self, DisconnectReason, Session},
     keys::PublicKeyOrCertificate,
 };
+use tokio::sync::oneshot;
 
 use super::host_key::HostKey;
-use crate::{EXEC_SUBSYSTEM, intake};
+use crate::intake;
 
 /// Longest text of a server's last words that is kept, in characters.
 const FAREWELL_MAX: usize = 200;
@@ -53,12 +54,26 @@ impl Verdict {
 pub(super) struct Handler {
     pinned: Vec<HostKey>,
     intake: intake::Sender,
+    /// Waits for the answer to the one request that asks for one.
+    accepted: Option<oneshot::Sender<bool>>,
     verdict: Arc<Verdict>,
 }
 
 impl Handler {
-    pub(super) fn new(pinned: Vec<HostKey>, intake: intake::Sender, verdict: Arc<Verdict>) -> Self {
-        Self { pinned, intake, verdict }
+    pub(super) fn new(
+        pinned: Vec<HostKey>,
+        intake: intake::Sender,
+        accepted: oneshot::Sender<bool>,
+        verdict: Arc<Verdict>,
+    ) -> Self {
+        Self { pinned, intake, accepted: Some(accepted), verdict }
+    }
+
+    fn answer(&mut self, accepted: bool) {
+        if let Some(waiting) = self.accepted.take() {
+            // Nobody waits any more when the caller has given up.
+            let _given_up = waiting.send(accepted);
+        }
     }
 }
 
@@ -89,11 +104,15 @@ impl client::Handler for Handler {
         Ok(())
     }
 
+    async fn channel_success(&mut self, _: ChannelId, _: &mut Session) -> Result<(), Failure> {
+        self.answer(true);
+        Ok(())
+    }
+
     async fn channel_failure(&mut self, _: ChannelId, _: &mut Session) -> Result<(), Failure> {
-        self.intake.fail(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!("the server has no subsystem {EXEC_SUBSYSTEM}"),
-        ));
+        // What has come is a refusal, and nothing comes after it.
+        self.intake.end();
+        self.answer(false);
         Ok(())
     }
 

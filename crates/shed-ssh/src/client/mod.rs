@@ -15,8 +15,10 @@ use russh::{
     Disconnect, Limits, SshId,
     client::{AuthResult, Config},
 };
+use shed_protocol::ExecRequest;
 use tokio::{
     net::TcpStream,
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
@@ -84,6 +86,7 @@ pub struct Target<'a> {
 pub struct Connection {
     handle: russh::client::Handle<Handler>,
     intake: intake::Receiver,
+    accepted: oneshot::Receiver<bool>,
 }
 
 impl std::fmt::Debug for Connection {
@@ -110,7 +113,8 @@ pub async fn connect(target: Target<'_>, timeouts: Timeouts) -> Result<Connectio
 
     let (sender, intake) = intake(MARKS);
     let verdict = Arc::new(Verdict::default());
-    let handler = Handler::new(target.pinned.to_vec(), sender.clone(), Arc::clone(&verdict));
+    let (answer, accepted) = oneshot::channel();
+    let handler = Handler::new(target.pinned.to_vec(), sender.clone(), answer, Arc::clone(&verdict));
     let config = Arc::new(config());
     let login = async {
         let stream = Paced::new(socket, sender, KEEPALIVE);
@@ -120,7 +124,7 @@ pub async fn connect(target: Target<'_>, timeouts: Timeouts) -> Result<Connectio
     };
     let deadline = Instant::now() + timeouts.login;
     match timeout_at(deadline, login).await {
-        Ok(Ok((handle, AuthResult::Success))) => Ok(Connection { handle, intake }),
+        Ok(Ok((handle, AuthResult::Success))) => Ok(Connection { handle, intake, accepted }),
         Ok(Ok((handle, AuthResult::Failure { .. }))) if handle.is_closed() => {
             Err(ConnectError::hung_up(place(), verdict.farewell()))
         }
@@ -135,13 +139,12 @@ pub async fn connect(target: Target<'_>, timeouts: Timeouts) -> Result<Connectio
 }
 
 impl Connection {
-    /// Opens a channel for one command. The request itself is the first frame to send; whether the server knows the
-    /// subsystem shows when the first frame is read.
+    /// Asks for a command and waits until the server has accepted that. It may still be refused later, by a frame.
     ///
     /// # Errors
-    /// When the connection has ended, or the server wants no session.
-    pub async fn exec(self) -> Result<(ExecReader, ExecWriter), ExecError> {
-        exec::open(self.handle, self.intake).await
+    /// When the server refuses, knows nothing of this, or the connection ends.
+    pub async fn exec(self, request: &ExecRequest) -> Result<(ExecReader, ExecWriter), ExecError> {
+        exec::open(self.handle, self.intake, self.accepted, request).await
     }
 }
 
