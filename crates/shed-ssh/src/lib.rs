@@ -5,7 +5,6 @@
 
 pub mod algorithms;
 pub mod client;
-pub mod intake;
 mod refusal;
 
 pub use refusal::Refusal;

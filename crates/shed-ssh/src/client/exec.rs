@@ -12,14 +12,16 @@ use shed_protocol::{ExecRequest, Frame, FrameCodec, FrameError, FrameKind};
 use tokio::sync::oneshot;
 use tokio_util::codec::{Encoder, FramedRead};
 
-use super::{error::ExecError, handler::Handler};
-use crate::{EXEC_SUBSYSTEM, Refusal, intake};
+use super::{error::ExecError, handler::Handler, intake};
+use crate::{EXEC_SUBSYSTEM, Refusal};
 
 /// Output is read in pieces of up to this many bytes.
 const READ_BUFFER: usize = 64 << 10;
 
 /// The frames from the server.
 pub struct ExecReader {
+    /// Read already, to find out whether there is a command.
+    first: Option<Frame>,
     frames: FramedRead<intake::Receiver, FrameCodec>,
     _connection: Arc<Handle<Handler>>,
 }
@@ -51,10 +53,26 @@ pub(super) async fn open(
         .map_err(|error| gone(FrameError::Io(io::Error::other(error))))?;
     let connection = Arc::new(handle);
     let frames = FramedRead::with_capacity(intake, FrameCodec, READ_BUFFER);
-    let mut reader = ExecReader { frames, _connection: Arc::clone(&connection) };
+    let mut reader = ExecReader { first: None, frames, _connection: Arc::clone(&connection) };
     let mut writer = ExecWriter { channel, _connection: connection };
     writer.send(Frame::json(FrameKind::ExecRequest, request)).await.map_err(gone)?;
-    match accepted.await {
+    let answer = tokio::select! {
+        biased;
+        answer = accepted => answer,
+        // A server that has something to say first has found the shed, or says why it has not.
+        frame = reader.next() => match frame {
+            Some(Ok(frame)) => match Refusal::from_frame(&frame) {
+                Some(refusal) => return Err(ExecError::Refused(refusal)),
+                None => {
+                    reader.first = Some(frame);
+                    Ok(true)
+                }
+            },
+            Some(Err(error)) => return Err(gone(error)),
+            None => return Err(ExecError::Gone { source: None }),
+        },
+    };
+    match answer {
         Ok(true) => Ok((reader, writer)),
         Ok(false) => match reader.next().await {
             Some(Ok(frame)) => match Refusal::from_frame(&frame) {
@@ -80,7 +98,10 @@ impl ExecReader {
     /// # Cancel safety
     /// No frame is lost.
     pub async fn next(&mut self) -> Option<Result<Frame, FrameError>> {
-        self.frames.next().await
+        match self.first.take() {
+            Some(frame) => Some(Ok(frame)),
+            None => self.frames.next().await,
+        }
     }
 }
 

@@ -13,8 +13,7 @@ use russh::{
 };
 use tokio::sync::oneshot;
 
-use super::host_key::HostKey;
-use crate::intake;
+use super::{host_key::HostKey, intake};
 
 /// Longest text of a server's last words that is kept, in characters.
 const FAREWELL_MAX: usize = 200;
@@ -100,7 +99,7 @@ impl client::Handler for Handler {
 
     async fn data(&mut self, _: ChannelId, data: &[u8], _: &mut Session) -> Result<(), Failure> {
         // The queue is full at times; the stream then reads no more, and nothing waits here.
-        let _room = self.intake.push(Bytes::copy_from_slice(data));
+        self.intake.push(Bytes::copy_from_slice(data));
         Ok(())
     }
 

@@ -7,6 +7,7 @@ mod error;
 mod exec;
 mod handler;
 mod host_key;
+mod intake;
 mod stream;
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -26,11 +27,9 @@ pub use error::{ConnectError, ExecError};
 pub use exec::{ExecReader, ExecWriter};
 pub use host_key::{HostKey, ParseHostKeyError};
 
-use crate::{
-    algorithms,
-    intake::{self, Marks, intake},
-};
+use crate::algorithms;
 use handler::{Failure, Handler, Verdict};
+use intake::{Marks, intake};
 use stream::Paced;
 
 /// What the client sends as its version (RFC 4253 4.2).

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, Sleep, sleep},
 };
 
-use crate::intake;
+use super::intake;
 
 /// How many requests for a sign of life may stay without an answer; that of the server's keepalives.
 pub(super) const MISSED: u32 = 3;

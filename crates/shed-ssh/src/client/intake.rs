@@ -1,14 +1,12 @@
-//! What a channel has received and nobody has taken yet: a queue that counts its bytes.
+//! What the server has sent and nobody has taken yet: a queue that counts its bytes.
 //!
 //! russh hands data to a handler in the one task that serves the whole connection. A handler that waits there stops
-//! everything else on the connection, the answers to its own peer included; one that does not wait needs a place for
-//! what comes. This is the place: [`Sender::push`] never waits, and says how much there is; whoever can slow the peer
-//! down (a smaller window, a pause in reading) does so above [`Marks::high`], until the reader is back below
-//! [`Marks::low`]. The client's connection uses it, and the server's channels can.
+//! everything else on the connection, the keys on their way to the server included; one that does not wait needs a place
+//! for what comes. This is the place: [`Sender::push`] never waits, and from [`Marks::high`] until the reader is back below
+//! [`Marks::low`] the [`stream`](super::stream) reads no more from the server.
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,18 +16,21 @@ use std::{
 use bytes::Bytes;
 use tokio::io::{AsyncRead, ReadBuf};
 
+/// What a piece takes beside its bytes: its place in the queue, and its allocation.
+const PIECE: usize = 64;
+
 /// When a queue is full, and when it is no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Marks {
+pub(super) struct Marks {
     /// From this many bytes on the queue is full.
-    pub high: usize,
+    pub(super) high: usize,
     /// At this many bytes or fewer it has room again; less than `high`, so that it does not change with every packet.
-    pub low: usize,
+    pub(super) low: usize,
 }
 
 /// Makes an empty queue.
 #[must_use]
-pub fn intake(marks: Marks) -> (Sender, Receiver) {
+pub(super) fn intake(marks: Marks) -> (Sender, Receiver) {
     let shared = Arc::new(Shared {
         marks,
         state: Mutex::new(State {
@@ -55,7 +56,7 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     chunks: VecDeque<Bytes>,
-    /// The sum of their lengths.
+    /// The sum of their costs.
     bytes: usize,
     /// Above the high mark since it was last below the low one.
     full: bool,
@@ -71,40 +72,38 @@ struct State {
 
 /// The end that takes in what the peer sends. Clones are of the same queue; dropping them does not end it.
 #[derive(Debug, Clone)]
-pub struct Sender(Arc<Shared>);
+pub(super) struct Sender(Arc<Shared>);
 
 /// The end that is read. Dropping it empties the queue, and what is pushed later is dropped as well.
 #[derive(Debug)]
-pub struct Receiver {
+pub(super) struct Receiver {
     shared: Arc<Shared>,
     /// What a read into a smaller buffer has left.
     rest: Bytes,
 }
 
 impl Sender {
-    /// Appends a piece and returns whether the queue has room for more. A piece for a full queue is kept all the same:
-    /// the peer was allowed to send it.
-    pub fn push(&self, piece: Bytes) -> bool {
+    /// Appends a piece. One for a full queue is kept all the same: the server was allowed to send it.
+    pub(super) fn push(&self, piece: Bytes) {
         let mut state = self.0.lock();
         if state.ended || state.deserted || piece.is_empty() {
-            return !state.full;
+            return;
         }
-        state.bytes += piece.len();
+        state.bytes += cost(&piece);
         state.chunks.push_back(piece);
         state.full |= state.bytes >= self.0.marks.high;
-        let (reader, room) = (state.reader.take(), !state.full);
+        let reader = state.reader.take();
         drop(state);
         wake(reader);
-        room
     }
 
     /// Ends the queue: the reader gets what there is, and then the end. Later calls change nothing.
-    pub fn end(&self) {
+    pub(super) fn end(&self) {
         self.finish(None);
     }
 
     /// Ends the queue with an error, which the reader gets after what there is.
-    pub fn fail(&self, failure: io::Error) {
+    pub(super) fn fail(&self, failure: io::Error) {
         self.finish(Some(failure));
     }
 
@@ -120,34 +119,8 @@ impl Sender {
         wake(reader);
     }
 
-    /// Returns how many bytes wait for the reader.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.0.lock().bytes
-    }
-
-    /// Returns whether there is no reader any more.
-    #[must_use]
-    pub fn is_deserted(&self) -> bool {
-        self.0.lock().deserted
-    }
-
-    /// Returns whether the queue is above the high mark, or was and is not yet below the low one.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.0.lock().full
-    }
-
-    /// Waits until the queue has room. A queue without a reader always has.
-    ///
-    /// # Cancel safety
-    /// It can be dropped at any time.
-    pub async fn room(&self) {
-        poll_fn(|context| self.poll_room(context)).await;
-    }
-
-    /// Like [`Self::room`], for a `poll` function. The waker is used once.
-    pub fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Is ready when the queue has room. One without a reader always has. The waker is used once.
+    pub(super) fn poll_room(&self, context: &mut Context<'_>) -> Poll<()> {
         let mut state = self.0.lock();
         if !state.full {
             return Poll::Ready(());
@@ -160,19 +133,8 @@ impl Sender {
 }
 
 impl Receiver {
-    /// Waits for the next piece; none is the end.
-    ///
-    /// # Errors
-    /// The one that ended the queue, once.
-    ///
-    /// # Cancel safety
-    /// No piece is lost.
-    pub async fn recv(&mut self) -> io::Result<Option<Bytes>> {
-        poll_fn(|context| self.poll_recv(context)).await
-    }
-
-    /// Like [`Self::recv`], for a `poll` function.
-    pub fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    /// Is ready with the next piece; none is the end, and an error, which comes once, says why it is one.
+    pub(super) fn poll_recv(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         if !self.rest.is_empty() {
             return Poll::Ready(Ok(Some(std::mem::take(&mut self.rest))));
         }
@@ -187,7 +149,7 @@ impl Receiver {
                 }
             };
         };
-        state.bytes -= piece.len();
+        state.bytes -= cost(&piece);
         let mut waiting = Vec::new();
         if state.full && state.bytes <= self.shared.marks.low {
             state.full = false;
@@ -240,6 +202,11 @@ impl Shared {
     }
 }
 
+/// Returns what a piece takes in memory, in about: a program may write a byte at a time.
+fn cost(piece: &Bytes) -> usize {
+    piece.len() + PIECE
+}
+
 /// Wakes outside the lock.
 fn wake(wakers: impl IntoIterator<Item = Waker>) {
     wakers.into_iter().for_each(Waker::wake);
@@ -253,63 +220,67 @@ mod tests {
 
     use super::*;
 
-    const MARKS: Marks = Marks { high: 10, low: 4 };
+    /// Two pieces of four bytes, and one.
+    const MARKS: Marks = Marks { high: 2 * (4 + PIECE), low: 4 + PIECE };
 
-    fn piece(length: usize) -> Bytes {
-        Bytes::from(vec![7; length])
+    async fn recv(receiver: &mut Receiver) -> io::Result<Option<Bytes>> {
+        std::future::poll_fn(|context| receiver.poll_recv(context)).await
     }
 
     fn has_room(sender: &Sender) -> bool {
         sender.poll_room(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
+    fn push(sender: &Sender, text: &'static str) {
+        sender.push(Bytes::from_static(text.as_bytes()));
+    }
+
     #[tokio::test]
     async fn it_is_full_from_the_high_mark_until_the_low_one() {
         let (sender, mut receiver) = intake(MARKS);
-        assert!(sender.push(piece(6)));
-        assert!(!sender.push(piece(4)));
-        assert!(!sender.push(piece(3)), "kept although it is full");
-        assert_eq!(sender.bytes(), 13);
-        receiver.recv().await.unwrap();
-        assert_eq!((sender.bytes(), has_room(&sender)), (7, false));
-        receiver.recv().await.unwrap();
-        assert_eq!((sender.bytes(), has_room(&sender)), (3, true));
+        push(&sender, "aaaa");
+        assert!(has_room(&sender));
+        push(&sender, "bbbb");
+        assert!(!has_room(&sender));
+        push(&sender, "cccc");
+        recv(&mut receiver).await.unwrap();
+        assert!(!has_room(&sender), "not yet below the low mark");
+        recv(&mut receiver).await.unwrap();
+        assert!(has_room(&sender));
+        assert_eq!(recv(&mut receiver).await.unwrap().unwrap(), "cccc", "kept although it was full");
     }
 
     #[tokio::test]
     async fn a_reader_that_makes_room_wakes_whoever_waits_for_it() {
-        let (sender, mut receiver) = intake(MARKS);
-        sender.push(piece(10));
-        let waiting = tokio::spawn({
-            let sender = sender.clone();
-            async move { sender.room().await }
-        });
+        let (sender, mut receiver) = intake(Marks { high: 1, low: 0 });
+        push(&sender, "a");
+        let waiting = tokio::spawn(std::future::poll_fn(move |context| sender.poll_room(context)));
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        receiver.recv().await.unwrap();
+        recv(&mut receiver).await.unwrap();
         waiting.await.unwrap();
     }
 
     #[tokio::test]
     async fn a_reader_that_goes_away_leaves_room_and_nothing_behind() {
-        let (sender, receiver) = intake(MARKS);
-        sender.push(piece(10));
+        let (sender, receiver) = intake(Marks { high: 1, low: 0 });
+        push(&sender, "a");
         drop(receiver);
-        sender.room().await;
-        assert!(sender.is_deserted() && sender.push(piece(100)));
-        assert_eq!(sender.bytes(), 0);
+        push(&sender, "b");
+        assert!(has_room(&sender));
+        assert_eq!(sender.0.lock().chunks.len(), 0);
     }
 
     #[tokio::test]
     async fn what_was_pushed_before_the_end_is_read_before_it() {
         let (sender, mut receiver) = intake(MARKS);
-        sender.push(Bytes::from_static(b"ab"));
-        sender.push(Bytes::from_static(b"cd"));
+        push(&sender, "ab");
+        push(&sender, "cd");
         sender.end();
-        sender.push(Bytes::from_static(b"too late"));
+        push(&sender, "too late");
         let mut first = [0; 1];
         receiver.read_exact(&mut first).await.unwrap();
-        assert_eq!(receiver.recv().await.unwrap().unwrap(), "b", "what the read has left");
+        assert_eq!(recv(&mut receiver).await.unwrap().unwrap(), "b", "what the read has left");
         let mut rest = String::new();
         receiver.read_to_string(&mut rest).await.unwrap();
         assert_eq!((first, rest.as_str()), (*b"a", "cd"));
@@ -318,20 +289,20 @@ mod tests {
     #[tokio::test]
     async fn a_failure_comes_after_the_data_and_once() {
         let (sender, mut receiver) = intake(MARKS);
-        sender.push(Bytes::from_static(b"ab"));
+        push(&sender, "ab");
         sender.fail(io::Error::other("gone"));
         sender.end();
-        assert_eq!(receiver.recv().await.unwrap().unwrap(), "ab");
-        assert_eq!(receiver.recv().await.unwrap_err().to_string(), "gone");
-        assert_eq!(receiver.recv().await.unwrap(), None);
+        assert_eq!(recv(&mut receiver).await.unwrap().unwrap(), "ab");
+        assert_eq!(recv(&mut receiver).await.unwrap_err().to_string(), "gone");
+        assert_eq!(recv(&mut receiver).await.unwrap(), None);
     }
 
     #[tokio::test]
     async fn a_waiting_reader_is_woken_by_data_and_by_the_end() {
         let (sender, mut receiver) = intake(MARKS);
-        let reading = tokio::spawn(async move { (receiver.recv().await, receiver.recv().await) });
+        let reading = tokio::spawn(async move { (recv(&mut receiver).await, recv(&mut receiver).await) });
         tokio::task::yield_now().await;
-        sender.push(Bytes::from_static(b"x"));
+        push(&sender, "x");
         tokio::task::yield_now().await;
         sender.end();
         let (first, second) = reading.await.unwrap();
