@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use shed_protocol::{ExitStatus, FrameKind, Signal as SignalFrame};
 
 use crate::{
-    peer::{Peer, Stage},
+    ssh_peer::{SshPeer, Stage},
     user::{Ran, User},
 };
 
@@ -21,8 +21,8 @@ use crate::{
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 fn run(arguments: &[&str], scene: impl FnOnce(&mut Stage) + Send + 'static) -> Ran {
-    let peer = Peer::play(scene);
-    let ran = User::with_server(peer.port).shed(arguments);
+    let peer = SshPeer::play(scene);
+    let ran = User::of_peer(&peer).shed(arguments);
     peer.end();
     ran
 }
@@ -71,7 +71,7 @@ fn what_is_asked_for_reaches_the_agent() {
 fn input_arrives_whole_and_its_end_is_told() {
     let data: Vec<u8> = (0..=255u8).cycle().take(5_000_001).collect();
     let expected = data.clone();
-    let peer = Peer::play(move |stage| {
+    let peer = SshPeer::play(move |stage| {
         let mut seen = Vec::new();
         loop {
             let frame = stage.next().expect("the end of the input is told by a frame");
@@ -87,7 +87,7 @@ fn input_arrives_whole_and_its_end_is_told() {
         }
         stage.exit(&ExitStatus::exited(0));
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "cat", "-"]);
     let mut stdin = child.stdin.take().unwrap();
     let copy = data.clone();
@@ -104,8 +104,8 @@ fn input_arrives_whole_and_its_end_is_told() {
 
 #[test]
 fn the_end_of_the_command_is_the_end_although_stdin_stays_open() {
-    let peer = Peer::play(|stage| stage.exit(&ExitStatus::exited(3)));
-    let user = User::with_server(peer.port);
+    let peer = SshPeer::play(|stage| stage.exit(&ExitStatus::exited(3)));
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "prog", "x"]);
     let _open = child.stdin.take().unwrap();
     assert_eq!(wait(&mut child), Some(3));
@@ -115,12 +115,12 @@ fn the_end_of_the_command_is_the_end_although_stdin_stays_open() {
 #[test]
 fn a_peer_that_reads_nothing_does_not_keep_the_end_from_being_seen() {
     let (done, over) = mpsc::channel::<()>();
-    let peer = Peer::play(move |stage| {
+    let peer = SshPeer::play(move |stage| {
         stage.exit(&ExitStatus::exited(5));
         // The connection stays open until the client is gone.
         over.recv_timeout(PATIENCE).unwrap();
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let child = user
         .command(&["exec", "web", "--", "prog", "x"])
         .stdin(File::open("/dev/zero").unwrap())
@@ -161,30 +161,19 @@ fn what_the_agent_could_not_run_is_said_with_its_reason() {
 }
 
 #[test]
-fn refusals_of_the_server_exit_with_255_and_have_a_hint() {
-    let peer = Peer::answer(
-        "503 Service Unavailable",
-        r#"{"error":{"code":"SHED_NOT_RUNNING","message":"shed web is not running"}}"#,
-    );
-    let ran = User::with_server(peer.port).shed(&["exec", "web", "ls"]);
-    ran.exits(255).says("error: shed web is not running").says("hint: start it: shed start web");
-    peer.end();
-}
-
-#[test]
 fn the_first_interrupt_goes_to_the_command_and_the_second_ends_the_client() {
     let (ready, seen) = mpsc::channel();
-    let peer = Peer::play(move |stage| {
-        ready.send(()).unwrap();
+    let peer = SshPeer::play(move |stage| {
+        stage.send(FrameKind::Data, b"x");
         let frame = stage.next_control().expect("the signal is passed on");
         assert_eq!(frame.parse::<SignalFrame>().unwrap().signal, 2);
         ready.send(()).unwrap();
         assert!(stage.next_control().is_none(), "the second one hangs up");
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "prog", "x"]);
     let _open = child.stdin.take();
-    seen.recv_timeout(PATIENCE).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     signal(&child, Signal::INT);
     seen.recv_timeout(PATIENCE).unwrap();
     signal(&child, Signal::INT);
@@ -194,17 +183,16 @@ fn the_first_interrupt_goes_to_the_command_and_the_second_ends_the_client() {
 
 #[test]
 fn a_command_that_a_forwarded_signal_ends_has_the_exit_code_of_that() {
-    let (ready, seen) = mpsc::channel();
-    let peer = Peer::play(move |stage| {
-        ready.send(()).unwrap();
+    let peer = SshPeer::play(move |stage| {
+        stage.send(FrameKind::Data, b"x");
         let frame = stage.next_control().expect("the signal is passed on");
         assert_eq!(frame.parse::<SignalFrame>().unwrap().signal, 15);
         stage.exit(&ExitStatus::signalled(15));
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "prog", "x"]);
     let _open = child.stdin.take();
-    seen.recv_timeout(PATIENCE).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     signal(&child, Signal::TERM);
     assert_eq!(wait(&mut child), Some(143));
     peer.end();
@@ -212,13 +200,13 @@ fn a_command_that_a_forwarded_signal_ends_has_the_exit_code_of_that() {
 
 #[test]
 fn a_reader_that_goes_away_ends_the_command_quietly() {
-    let peer = Peer::play(|stage| {
+    let peer = SshPeer::play(|stage| {
         stage.send(FrameKind::Data, b"line\n");
         // Writes until the client hangs up, as `yes` does.
         let frame = [&[0x05, 0, 0, 0, 5][..], b"line\n"].concat();
         while stage.stream.write_all(&frame).is_ok() {}
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "yes", "line"]);
     let mut first = [0; 5];
     let mut stdout = child.stdout.take().unwrap();

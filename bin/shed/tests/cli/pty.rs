@@ -41,7 +41,14 @@ impl Pty {
 
     pub(crate) fn spawn(&self, user: &User, arguments: &[&str]) -> Child {
         let end = || Stdio::from(self.slave.try_clone().unwrap());
-        user.command(arguments).env("TERM", "vt220").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+        user.command(arguments)
+            .env("TERM", "vt220")
+            .env("NO_COLOR", "1")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap()
     }
 
     /// Returns whether the terminal hands keys on one by one, without an echo.
