@@ -229,6 +229,72 @@ fn a_command_with_a_terminal_but_piped_input_is_told_the_end_by_a_key() {
     .exits(0);
 }
 
+#[test]
+fn ten_megabytes_pass_both_ways_at_once_and_unchanged() {
+    let peer = SshPeer::play(|stage| {
+        loop {
+            let frame = stage.next().unwrap();
+            match frame.kind {
+                FrameKind::Data => stage.send(FrameKind::Data, &frame.payload),
+                FrameKind::StdinEof => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        stage.exit(&ExitStatus::exited(0));
+    });
+    let user = User::of_peer(&peer);
+    let mut child = spawn(&user, &["exec", "web", "--", "cat", "-"]);
+    // No two pieces are alike.
+    let data: Vec<u8> =
+        (0..2_500_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let (mut stdin, copy) = (child.stdin.take().unwrap(), data.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&copy));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    peer.end();
+    assert!(output.status.success(), "{:?}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout == data, "{} of {} bytes, or others", output.stdout.len(), data.len());
+}
+
+/// Sends output until nobody takes any more, and goes on with that beside what follows.
+pub(crate) fn flood(stage: &Stage) {
+    let mut stream = stage.stream.try_clone().unwrap();
+    let piece = [&[FrameKind::Data.byte(), 0, 0, 0x40, 0][..], &[b'x'; 0x4000]].concat();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut rest = 0;
+    while let Ok(count) = stream.write(&piece[rest..]) {
+        rest = (rest + count) % piece.len();
+    }
+    stream.set_write_timeout(None).unwrap();
+    let _flood = std::thread::spawn(move || {
+        while let Ok(count) = stream.write(&piece[rest..]) {
+            rest = (rest + count) % piece.len();
+        }
+    });
+}
+
+#[test]
+fn a_command_whose_output_nobody_takes_can_still_be_interrupted() {
+    let (ready, stuck) = mpsc::channel();
+    let peer = SshPeer::play(move |stage| {
+        flood(stage);
+        ready.send(()).unwrap();
+        let frame = stage.next_control().expect("the signal is passed on");
+        assert_eq!(frame.parse::<SignalFrame>().unwrap().signal, 2);
+        ready.send(()).unwrap();
+        assert!(stage.next_control().is_none(), "the second one hangs up");
+    });
+    let user = User::of_peer(&peer);
+    let mut child = spawn(&user, &["exec", "web", "--", "yes", "x"]);
+    let (_input, _unread) = (child.stdin.take(), child.stdout.take());
+    stuck.recv_timeout(PATIENCE).unwrap();
+    signal(&child, Signal::INT);
+    stuck.recv_timeout(PATIENCE).unwrap();
+    signal(&child, Signal::INT);
+    assert_eq!(wait(&mut child), Some(130));
+    peer.end();
+}
+
 /// Waits for the child's end, for as long as patience lasts.
 pub(crate) fn wait(child: &mut Child) -> Option<i32> {
     let deadline = Instant::now() + PATIENCE;

@@ -61,6 +61,20 @@ impl Pty {
         File::from(self.master.try_clone().unwrap()).write_all(keys).unwrap();
     }
 
+    /// Reads all there is until the last of it is this text, however much that is.
+    pub(crate) fn drains_to(&self, text: &str) {
+        let mut master = File::from(self.master.try_clone().unwrap());
+        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+        while !seen.ends_with(text.as_bytes()) {
+            let patience = Timespec::try_from(PATIENCE).unwrap();
+            let ready = poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&patience)).unwrap();
+            let end = String::from_utf8_lossy(&seen[seen.len().saturating_sub(200)..]).into_owned();
+            assert!(ready == 1, "{text:?} does not follow {end:?}");
+            let count = master.read(&mut buffer).unwrap();
+            seen.extend_from_slice(&buffer[..count]);
+        }
+    }
+
     /// Reads what the terminal shows, up to this text.
     pub(crate) fn shows(&self, text: &str) -> String {
         let mut master = File::from(self.master.try_clone().unwrap());

@@ -1,12 +1,12 @@
 //! `shed exec` on a terminal of which the test is the user.
 
-use std::process::Child;
+use std::{process::Child, sync::mpsc};
 
 use rustix::process::Signal;
 use shed_protocol::{ExitStatus, FrameKind, Resize};
 
 use crate::{
-    exec::{signal, wait},
+    exec::{PATIENCE, flood, signal, wait},
     pty::Pty,
     ssh_peer::{SshPeer, Stage},
     user::User,
@@ -82,6 +82,25 @@ fn the_terminal_is_restored_when_a_signal_ends_the_client() {
         assert!(!pty.is_raw());
         peer.end();
     }
+}
+
+#[test]
+fn keys_reach_a_command_while_the_terminal_takes_no_output() {
+    let (ready, stuck) = mpsc::channel();
+    let (pty, _user, mut child, peer) = play(move |stage| {
+        flood(stage);
+        ready.send(()).unwrap();
+        let frame = stage.next().unwrap();
+        assert_eq!((frame.kind, frame.payload.as_ref()), (FrameKind::Data, &b"\x03"[..]));
+        stage.cut();
+    });
+    // The test reads nothing, as a terminal that is stopped.
+    stuck.recv_timeout(PATIENCE).unwrap();
+    pty.types(b"\x03");
+    peer.end();
+    pty.drains_to("shed list --server test\r\n");
+    assert_eq!(wait(&mut child), Some(255));
+    assert!(!pty.is_raw());
 }
 
 #[test]
