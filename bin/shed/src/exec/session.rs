@@ -248,6 +248,10 @@ async fn receive_all(
             | FrameKind::HealthResponse
             | FrameKind::Message => continue,
         };
+        if let Some(terminal) = terminal {
+            // Lines of the server come while the shed starts, the command's output when it runs.
+            terminal.wait_for_command(target == Target::Stderr).map_err(SessionError::Terminal)?;
+        }
         // Empty frames are the guest's probes (spec B.3).
         if payload.is_empty() {
             continue;

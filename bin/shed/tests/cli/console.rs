@@ -121,6 +121,32 @@ fn what_the_server_says_while_a_shed_starts_are_lines_on_the_terminal() {
 }
 
 #[test]
+fn a_shed_that_starts_is_not_waited_for_after_an_interrupt() {
+    let mut play = play(&["console", "web"], |stage| {
+        stage.send(FrameKind::Stderr, b"shed web is starting\n");
+        assert!(stage.next_control().is_none(), "the client hangs up");
+    });
+    play.pty.shows("shed web is starting\r\n");
+    assert!(!play.pty.is_raw(), "Ctrl-C is a signal still");
+    // The child is in no session of this terminal, so the key itself reaches nobody.
+    signal(&play.child, Signal::INT);
+    assert_eq!(wait(&mut play.child), Some(130));
+    play.peer.end();
+    let mut runs = self::play(&["console", "web"], |stage| {
+        stage.send(FrameKind::Stderr, b"shed web is starting\n");
+        stage.send(FrameKind::Data, b"$ ");
+        let frame = stage.next().unwrap();
+        assert_eq!(frame.payload.as_ref(), b"\x03");
+        stage.exit(&ExitStatus::exited(0));
+    });
+    runs.pty.shows("$ ");
+    assert!(runs.pty.is_raw());
+    runs.pty.types(b"\x03");
+    assert_eq!(wait(&mut runs.child), Some(0));
+    runs.peer.end();
+}
+
+#[test]
 fn the_escape_leaves_although_nothing_answers() {
     let (over, end) = mpsc::channel::<()>();
     let mut play = play(&["console", "web"], move |stage| {
