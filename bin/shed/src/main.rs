@@ -15,6 +15,7 @@ mod servers;
 mod sizes;
 mod times;
 mod trace;
+mod tunnels;
 mod ui;
 mod values;
 
