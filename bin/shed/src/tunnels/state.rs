@@ -313,6 +313,9 @@ impl TunnelState {
             Ok(_) => {}
         }
         let text = fs::read(&self.path).map_err(read)?;
+        if text.is_empty() {
+            return Ok(StateFile::default());
+        }
         serde_json::from_slice(&text).map_err(|source| StateError::Parse { path: self.path.clone(), source })
     }
 }
