@@ -13,6 +13,7 @@ mod exec;
 mod progress;
 mod servers;
 mod sizes;
+mod ssh_config;
 mod times;
 mod trace;
 mod tunnels;

@@ -72,8 +72,8 @@ pub(super) fn run(context: &Context, ListArgs {}: &ListArgs) -> Result<ExitCode,
     Ok(ExitCode::SUCCESS)
 }
 
-fn plain(text: impl ToString) -> (String, Look) {
-    (text.to_string(), Look::Plain)
+fn plain(text: impl std::fmt::Display) -> (String, Look) {
+    (format!("{text}"), Look::Plain)
 }
 
 fn short_table(entries: &[Entry]) -> Table {
