@@ -49,7 +49,9 @@ pub(crate) struct Parts<'a> {
 /// # Errors
 /// When the marks do not come once each and in order.
 pub(crate) fn split(file: &[u8]) -> Result<Parts<'_>, BlockError> {
-    let (mut begin, mut block): (Option<(usize, usize)>, Option<(usize, usize)>) = (None, None);
+    // Where the block begins, with the number of that line, until its end is found; then from where to where it goes.
+    let mut begin: Option<(usize, usize)> = None;
+    let mut block: Option<std::ops::Range<usize>> = None;
     let mut offset = 0;
     for (number, line) in file.split_inclusive(|byte| *byte == b'\n').enumerate() {
         let number = number + 1;
@@ -61,7 +63,7 @@ pub(crate) fn split(file: &[u8]) -> Result<Parts<'_>, BlockError> {
             begin = Some((offset, number));
         } else if text == END.as_bytes() {
             let (start, _) = begin.take().ok_or(BlockError::NoBegin { line: number })?;
-            block = Some((start, offset + line.len()));
+            block = Some(start..offset + line.len());
         }
         offset += line.len();
     }
@@ -69,8 +71,8 @@ pub(crate) fn split(file: &[u8]) -> Result<Parts<'_>, BlockError> {
         return Err(BlockError::NoEnd { line });
     }
     Ok(match block {
-        Some((start, end)) => {
-            Parts { before: &file[..start], block: Some(&file[start..end]), after: &file[end..] }
+        Some(range) => {
+            Parts { before: &file[..range.start], after: &file[range.end..], block: Some(&file[range]) }
         }
         None => Parts { before: &[], block: None, after: file },
     })

@@ -191,6 +191,28 @@ fn one_that_is_replaced_gives_up_its_ports_and_only_then() {
 }
 
 #[test]
+fn on_a_terminal_a_second_start_asks() {
+    let (_server, user) = stage();
+    let [local] = free_ports();
+    let mapping = local.to_string();
+    let first = user.start(&["web", "-t", &mapping]);
+    for (answer, code) in [("n\r", 1), ("\r", 1), ("y\r", 0)] {
+        let pty = Pty::open();
+        let mut child = pty.spawn(&user.0, &["tunnels", "start", "web", "-d", "-t", &mapping]);
+        let shown = pty.shows("Replace them? [y/N] ");
+        assert!(
+            shown.starts_with(&format!("There are tunnels to shed web on test already ({local}, process ")),
+            "{shown}"
+        );
+        assert!(is_alive(first));
+        pty.types(answer.as_bytes());
+        assert_eq!(crate::exec::wait(&mut child), Some(code), "{answer:?}");
+        assert_eq!(is_alive(first), code != 0);
+        assert_eq!(echo(local, b"x").unwrap(), b"x");
+    }
+}
+
+#[test]
 fn a_process_that_is_no_longer_ours_is_never_signalled() {
     let (_server, user) = stage();
     let [local] = free_ports();

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::Args;
 use shed_types::ShedName;
 
-use super::serve::Place;
+use super::serve::{self, Place};
 use crate::{
     cli::Context,
     command_error::{CommandError, Kind},
@@ -85,6 +85,6 @@ fn prepare(
     let settings = TunnelsFile::load(&store.beside(PROFILES))?.ssh;
     let server = context.servers()?.named(&task.server)?;
     let (profile, ports) = (task.profile.clone(), task.ports.clone());
-    let place = Place::take(&store, &server, shed, profile, ports, Terminal::Left)?;
+    let place = Place::take(&store, &server, shed, profile, ports, serve::watch(Terminal::Left)?)?;
     Ok((place, server, settings, log))
 }

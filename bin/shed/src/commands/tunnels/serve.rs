@@ -27,7 +27,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Takes the place of a shed. From here on signals no longer end this process by themselves.
+    /// Takes the place of a shed.
     ///
     /// # Errors
     /// When another process has it.
@@ -37,11 +37,8 @@ impl Place {
         shed: &ShedName,
         profile: String,
         ports: Vec<Mapping>,
-        terminal: Terminal,
+        ends: Ends,
     ) -> Result<Self, CommandError> {
-        let ends = Ends::listen(terminal).map_err(|error| {
-            CommandError::new(Kind::Failed, "could not watch for signals").caused_by(error)
-        })?;
         let state = TunnelState::beside(store);
         let entry = Entry::of_this_process(shed, &server.name, profile, ports)?;
         match state.claim(entry.clone())? {
@@ -85,6 +82,12 @@ fn outcome(end: io::Result<End>, shed: &ShedName, server: &Server) -> Result<Exi
         Err(error) => Err(CommandError::new(Kind::Failed, format!("could not lead ports into shed {shed}"))
             .caused_by(error)),
     }
+}
+
+/// Watches for the signals that end the tunnels; from here on they do not end this process by themselves.
+pub(super) fn watch(terminal: Terminal) -> Result<Ends, CommandError> {
+    Ends::listen(terminal)
+        .map_err(|error| CommandError::new(Kind::Failed, "could not watch for signals").caused_by(error))
 }
 
 /// Says that a shed has tunnels already.

@@ -16,13 +16,14 @@ use crate::{
     cli::Context,
     command_error::{CommandError, Kind},
     commands::{block_on, work},
+    config::ConfigStore,
     confirm,
     progress::Progress,
     servers::{Server, Servers, Strayed},
     tunnels::{
         carry::Terminal,
         doors::{self, Blocked, Door},
-        file::{Resolved, Settings},
+        file::Resolved,
         handover::{self, HandOverError, Task},
         journal::Journal,
         mapping::Mapping,
@@ -64,6 +65,9 @@ pub(super) struct StartArgs {
     replace: bool,
 }
 
+/// What a signal may interrupt before the tunnels are there.
+const WHAT: &str = "the start of the tunnels";
+
 /// What was started.
 #[derive(Serialize)]
 struct Details<'a> {
@@ -94,51 +98,53 @@ pub(super) fn run(context: &Context, args: &StartArgs) -> Result<ExitCode, Comma
         {
             return Ok(confirm::declined(&context.ui));
         }
-        let prepare = async {
-            let prepared = prepare(context, &servers, &args.shed, &resolved, old.as_ref(), &state).await?;
-            if args.detach {
+        let prepare = prepare(context, &servers, &args.shed, &resolved, old.as_ref(), &state);
+        if args.detach {
+            let leave = async {
+                let prepared = prepare.await?;
                 let task = Task {
                     server: prepared.server.name.clone(),
                     profile: resolved.label.clone(),
                     ports: resolved.ports.clone(),
                     log: state.log_of(&args.shed),
                 };
-                let starting = handover::start(&args.shed, &task, &prepared.doors, store.path());
-                let starting = starting.map_err(|error| hand_over_failed(&error, &task))?;
-                // In a thread, because Ctrl-C must be heard meanwhile.
-                let started = tokio::task::spawn_blocking(move || starting.wait()).await;
-                let pid = started
-                    .unwrap_or(Err(HandOverError::Died))
-                    .map_err(|error| hand_over_failed(&error, &task))?;
-                return Ok((prepared, Some((pid, task))));
-            }
-            Ok((prepared, None))
-        };
-        let (prepared, detached) = work::unless_interrupted("the start of the tunnels", prepare).await?;
-        match detached {
-            Some((pid, task)) => {
-                tell(context, args, &prepared.server, &resolved, pid, Some(&task))?;
-                Ok(ExitCode::SUCCESS)
-            }
-            None => stay(context, args, prepared, &resolved, file.ssh, &store).await,
+                let pid = hand_over(&args.shed, &task, &prepared.doors, &store).await?;
+                tell(context, args, &prepared.server, &resolved, pid, Some(&task))
+            };
+            work::unless_interrupted(WHAT, leave).await?;
+            return Ok(ExitCode::SUCCESS);
         }
+        // Before the wait that a signal gives up, so that none is lost between that and the tunnels.
+        let ends = serve::watch(Terminal::Ours)?;
+        let Prepared { server, doors } = work::unless_interrupted(WHAT, prepare).await?;
+        let (label, ports) = (resolved.label.clone(), resolved.ports.clone());
+        let place = Place::take(&store, &server, &args.shed, label, ports, ends)?;
+        tell(context, args, &server, &resolved, std::process::id(), None)?;
+        place.carry(doors, &server, file.ssh, Journal::Terminal(&context.ui)).await
     })
 }
 
-/// Forwards until the end, on this terminal.
-async fn stay(
-    context: &Context,
-    args: &StartArgs,
-    prepared: Prepared,
-    resolved: &Resolved,
-    settings: Settings,
-    store: &crate::config::ConfigStore,
-) -> Result<ExitCode, CommandError> {
-    let Prepared { server, doors } = prepared;
-    let (label, ports) = (resolved.label.clone(), resolved.ports.clone());
-    let place = Place::take(store, &server, &args.shed, label, ports, Terminal::Ours)?;
-    tell(context, args, &server, resolved, std::process::id(), None)?;
-    place.carry(doors, &server, settings, Journal::Terminal(&context.ui)).await
+/// Gives the ports to a process that outlives this one, and returns its id when it has begun.
+async fn hand_over(
+    shed: &ShedName,
+    task: &Task,
+    doors: &[Door],
+    store: &ConfigStore,
+) -> Result<u32, CommandError> {
+    let failed = |error: HandOverError| {
+        let made = CommandError::from_error(Kind::Failed, &error);
+        match error {
+            HandOverError::Died => made.hinted(format!("its log may say why: {}", task.log)),
+            HandOverError::Log { .. }
+            | HandOverError::Start(_)
+            | HandOverError::Send(_)
+            | HandOverError::Failed(_) => made,
+        }
+    };
+    let starting = handover::start(shed, task, doors, store.path()).map_err(failed)?;
+    // In a thread, because Ctrl-C must be heard meanwhile.
+    let answer = tokio::task::spawn_blocking(move || starting.wait()).await;
+    answer.unwrap_or(Err(HandOverError::Died)).map_err(failed)
 }
 
 /// Returns whether tunnels that run may be ended, when nobody has said so beforehand.
@@ -242,17 +248,6 @@ fn refuse(blocked: Vec<Blocked>) -> Result<(), CommandError> {
                 made
             })
         }
-    }
-}
-
-fn hand_over_failed(error: &HandOverError, task: &Task) -> CommandError {
-    let made = CommandError::from_error(Kind::Failed, error);
-    match error {
-        HandOverError::Died => made.hinted(format!("its log may say why: {}", task.log)),
-        HandOverError::Log { .. }
-        | HandOverError::Start(_)
-        | HandOverError::Send(_)
-        | HandOverError::Failed(_) => made,
     }
 }
 
