@@ -24,6 +24,13 @@ fn bytes(seed: usize) -> Vec<u8> {
     (0..BULK).map(|n| ((n + 1).wrapping_mul(2_654_435_761 + 2 * seed) >> 13).to_le_bytes()[0]).collect()
 }
 
+/// Holds a port that is none of those which the system gives to whoever asks for any (32768 and up).
+fn held_port() -> TcpListener {
+    let first = 12_000 + u16::try_from(std::process::id() % 20_000).expect("it is below 20,000");
+    let mut ports = (first..32_768).chain(12_000..first);
+    ports.find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).expect("one of them is free")
+}
+
 /// Sends through a tunnel and returns what comes back.
 fn echo(port: u16, sent: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -57,7 +64,7 @@ fn a_hundred_connections_through_a_local_port_are_unharmed_and_end_with_the_shed
     let mut promises = Promises::new();
     cli.create(SHED, &[]);
     cli.start_service(SHED, "echo", ECHO);
-    let held = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let held = held_port();
     let local = held.local_addr().expect("it is bound").port();
     let mapping = format!("{local}:7001");
     promises.keep("a port that is taken is refused, and nothing is started", || {

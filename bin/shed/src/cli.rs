@@ -32,8 +32,9 @@ Exit codes:
 command, 126 when it cannot be run. It exits with 255 when it fails itself.
 
 Files:
-  ~/.shed/config.yaml  the servers, and where each shed was last seen
-  ~/.shed/known_hosts  the SSH host keys of the servers
+  ~/.shed/config.yaml   the servers, and where each shed was last seen
+  ~/.shed/known_hosts   the SSH host keys of the servers
+  ~/.shed/tunnels.yaml  profiles of ports for `shed tunnels`
 
 Without any server in that file, one on this machine at http://127.0.0.1:8080 is used.
 
@@ -42,6 +43,8 @@ Examples:
   shed exec web -- npm test            run a command in it
   shed list                            see what there is
   shed sessions                        see what goes on in it
+  shed tunnels start web -t 3000       use its port 3000 as one of this machine
+  shed ssh-config --install web        make it known to ssh and editors, as shed-web
   shed stop web && shed start web      its files stay
   shed delete web                      its files do not";
 

@@ -2,7 +2,8 @@
 //!
 //! [`cli`] parses the arguments and picks the command, `commands/<verb>.rs` runs it, [`ui`] writes all text, and
 //! [`command_error`] decides how a failure is said and which exit code it has. The client knows the server only
-//! through `shed-client`; it keeps nothing but `~/.shed/config.yaml` ([`config`]).
+//! through `shed-client`. What it keeps is in `~/.shed`: its configuration ([`config`]) and which tunnels run
+//! ([`tunnels`]); and, when asked to, a part of `~/.ssh/config` ([`ssh_config`]).
 
 mod cli;
 mod command_error;

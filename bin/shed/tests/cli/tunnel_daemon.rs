@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     pty::Pty,
-    tunnel_server::{Detached, Mode, TunnelServer, echo, eventually, free_ports, is_alive},
+    tunnel_server::{Detached, Mode, TunnelServer, echo, eventually, exit_code, free_ports, is_alive},
     user::{User, json},
 };
 
@@ -85,7 +85,7 @@ fn they_outlive_their_terminal_and_hang_ups() {
     pty.shows("begun\r\n");
     let pid = u32::try_from(user.list()[0]["pid"].as_u64().unwrap()).unwrap();
     drop(pty);
-    crate::exec::wait(&mut shell);
+    exit_code(&mut shell);
     assert_eq!(echo(local, b"x").unwrap(), b"x");
     signal(pid, Signal::HUP);
     assert_eq!(echo(local, b"x").unwrap(), b"x");
@@ -206,7 +206,7 @@ fn on_a_terminal_a_second_start_asks() {
         );
         assert!(is_alive(first));
         pty.types(answer.as_bytes());
-        assert_eq!(crate::exec::wait(&mut child), Some(code), "{answer:?}");
+        assert_eq!(exit_code(&mut child), Some(code), "{answer:?}");
         assert_eq!(is_alive(first), code != 0);
         assert_eq!(echo(local, b"x").unwrap(), b"x");
     }

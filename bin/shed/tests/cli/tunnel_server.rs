@@ -6,7 +6,7 @@ use std::{
     process::{Child, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -16,10 +16,12 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::{
-    exec::PATIENCE,
     peer::read_head,
     user::{User, json},
 };
+
+/// How long anything may take on a loaded machine.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What the server says of its sheds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,10 +156,20 @@ fn carry(mut stream: TcpStream, mode: Mode) -> io::Result<()> {
     }
 }
 
-/// Returns ports of 127.0.0.1 on which nothing listened a moment ago.
+/// Returns ports of 127.0.0.1 on which nothing listened a moment ago. They are none that the system gives to whoever asks
+/// for any (32768 and up on Linux, 49152 on macOS), so only other tests' could come in between, and each process begins
+/// elsewhere.
 pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
-    let held: Vec<TcpListener> = (0..N).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<u16> = held.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
+    static TRIED: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(101);
+    let mut ports = Vec::new();
+    while ports.len() < N {
+        let number = start.wrapping_add(TRIED.fetch_add(1, Ordering::SeqCst)) % 20_000;
+        let port = u16::try_from(number).unwrap() + 12_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+    }
     ports.try_into().unwrap()
 }
 
@@ -192,7 +204,7 @@ pub(crate) fn echo(port: u16, bytes: &[u8]) -> io::Result<Vec<u8>> {
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
-        assert!(begun.elapsed() < PATIENCE * 3, "waited in vain for {what}");
+        assert!(begun.elapsed() < PATIENCE, "waited in vain for {what}");
         pause();
     }
 }
@@ -200,6 +212,17 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 #[expect(clippy::disallowed_methods, reason = "this is the wait for a condition that the lint asks for")]
 fn pause() {
     thread::sleep(Duration::from_millis(10));
+}
+
+/// Waits for a child's end.
+#[track_caller]
+pub(crate) fn exit_code(child: &mut Child) -> Option<i32> {
+    let mut status = None;
+    eventually("the end of a process", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
+    status.and_then(|status| status.code())
 }
 
 /// `shed tunnels start` in the foreground.
@@ -235,7 +258,7 @@ impl Foreground {
     /// Waits for its end, and returns the exit code and what it wrote to stderr.
     #[track_caller]
     pub(crate) fn end(mut self) -> (Option<i32>, String) {
-        let code = crate::exec::wait(&mut self.child);
+        let code = exit_code(&mut self.child);
         let mut text = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
         (code, text)
