@@ -32,8 +32,9 @@ Exit codes:
 command, 126 when it cannot be run. It exits with 255 when it fails itself. `shed console` passes on that of the shell.
 
 Files:
-  ~/.shed/config.yaml  the servers, and where each shed was last seen
-  ~/.shed/known_hosts  the SSH host keys of the servers
+  ~/.shed/config.yaml   the servers, and where each shed was last seen
+  ~/.shed/known_hosts   the SSH host keys of the servers
+  ~/.shed/tunnels.yaml  profiles of ports for `shed tunnels`
 
 Without any server in that file, one on this machine at http://127.0.0.1:8080 is used.
 
@@ -44,6 +45,8 @@ Examples:
   shed exec web -- npm test            run a command in it
   shed list                            see what there is
   shed sessions                        see what goes on in it
+  shed tunnels start web -t 3000       use its port 3000 as one of this machine
+  shed ssh-config --install web        make it known to ssh and editors, as shed-web
   shed stop web && shed start web      its files stay
   shed delete web                      its files do not";
 
@@ -105,6 +108,8 @@ enum Command {
     Attach(commands::console::AttachArgs),
     Exec(commands::exec::ExecArgs),
     Sessions(commands::sessions::SessionsArgs),
+    Tunnels(commands::tunnels::TunnelsArgs),
+    SshConfig(commands::ssh_config::SshConfigArgs),
     Image(commands::image::ImageArgs),
     System(commands::system::SystemArgs),
     Server(commands::server::ServerArgs),
@@ -227,6 +232,8 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Attach(args) => commands::console::attach(context, args),
         Command::Exec(args) => commands::exec::run(context, args),
         Command::Sessions(args) => commands::sessions::run(context, args),
+        Command::Tunnels(args) => commands::tunnels::run(context, args),
+        Command::SshConfig(args) => commands::ssh_config::run(context, args),
         Command::Image(args) => commands::image::run(context, args),
         Command::System(args) => commands::system::run(context, args),
         Command::Server(args) => commands::server::run(context, args),

@@ -2,8 +2,8 @@
 //!
 //! [`cli`] parses the arguments and picks the command, `commands/<verb>.rs` runs it, [`ui`] writes all text, and
 //! [`command_error`] decides how a failure is said and which exit code it has. The client knows the server only
-//! through `shed-client` and `shed-ssh` ([`ssh`]); it keeps nothing but `~/.shed/config.yaml` and the host keys beside it
-//! ([`config`]).
+//! through `shed-client` and `shed-ssh` ([`ssh`]). What it keeps is in `~/.shed`: its configuration and the servers' host
+//! keys ([`config`]), and which tunnels run ([`tunnels`]); and, when asked to, a part of `~/.ssh/config` ([`ssh_config`]).
 
 mod cli;
 mod command_error;
@@ -15,8 +15,10 @@ mod progress;
 mod servers;
 mod sizes;
 mod ssh;
+mod ssh_config;
 mod times;
 mod trace;
+mod tunnels;
 mod ui;
 mod values;
 

@@ -290,7 +290,11 @@ impl Servers {
         }
     }
 
-    fn named(&self, name: &ServerName) -> Result<Server, CommandError> {
+    /// Returns the server of this name, whichever one the user has chosen.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn named(&self, name: &ServerName) -> Result<Server, CommandError> {
         if let Some(server) = self.all().into_iter().find(|server| server.name == *name) {
             return Ok(server);
         }

@@ -62,6 +62,11 @@ impl<'a, D> Done<'a, D> {
         Self { status: "ok", action, name: None, server: Some(server), details }
     }
 
+    /// Makes the result of an action on files of this machine.
+    pub(crate) fn of_this_machine(action: &'static str, details: D) -> Self {
+        Self { status: "ok", action, name: None, server: None, details: Some(details) }
+    }
+
     /// Says that not all of it could be done; the command fails then.
     pub(crate) fn partly(mut self) -> Self {
         self.status = "partial";

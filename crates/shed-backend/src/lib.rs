@@ -8,10 +8,11 @@
 pub mod conformance;
 mod error;
 pub mod fake;
-pub mod process;
 pub mod qemu;
 mod spec;
 mod stream;
+
+pub use shed_process as process;
 
 pub use error::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, StartVmError};
 pub use spec::{Accelerator, Capabilities, Disk, DiskAccess, HostReport, VmIdentity, VmSpec};

@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 use shed_client::Timeouts;
 use shed_types::ShedName;
 
-use super::{block_on, each, work};
+use super::{block_on, each, tunnels, work};
 use crate::{
     cli::Context,
     command_error::CommandError,
@@ -81,6 +81,7 @@ async fn delete(context: &Context, servers: &Servers, args: &DeleteArgs) -> Resu
                 })
                 .await?;
             drop(task);
+            tunnels::stop_those_to(context, name, &deleted.0).await;
             Ok(deleted)
         },
         |name, (server, ())| {

@@ -16,9 +16,11 @@ pub(crate) mod man;
 mod send_keys;
 pub(crate) mod server;
 pub(crate) mod sessions;
+pub(crate) mod ssh_config;
 pub(crate) mod start;
 pub(crate) mod stop;
 pub(crate) mod system;
+pub(crate) mod tunnels;
 pub(crate) mod version;
 mod work;
 

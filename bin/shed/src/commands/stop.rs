@@ -6,7 +6,7 @@ use clap::Args;
 use shed_client::Timeouts;
 use shed_types::ShedName;
 
-use super::{block_on, each};
+use super::{block_on, each, tunnels};
 use crate::{
     cli::Context,
     command_error::CommandError,
@@ -22,8 +22,8 @@ Examples:
 
 /// Stop running sheds
 ///
-/// Shuts each shed down as one shuts a computer down: its files stay, its processes end. Several are stopped at
-/// once.
+/// Shuts each shed down as one shuts a computer down: its files stay, its processes end, and so do its tunnels. Several
+/// are stopped at once.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct StopArgs {
@@ -47,6 +47,7 @@ pub(crate) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode, Comman
                 })
                 .await?;
             drop(task);
+            tunnels::stop_those_to(context, name, &stopped.0).await;
             Ok(stopped)
         },
         |name, (server, shed)| {

@@ -155,6 +155,18 @@ impl KnownHosts {
         self.write(&before, &without(&before, place))
     }
 
+    /// Returns whether there is a key of a server. Lines whose hosts are hashed cannot be told apart and may be its.
+    ///
+    /// # Errors
+    /// Those of reading.
+    pub(crate) fn knows(&self, place: &Place) -> Result<bool, KnownHostsError> {
+        let is_its = |line: &str| {
+            let mut hosts = read_line(line).into_iter().flat_map(|line| line.hosts.split(','));
+            hosts.any(|host| host.eq_ignore_ascii_case(&place.0)) || line.starts_with('|')
+        };
+        Ok(self.read()?.lines().any(is_its))
+    }
+
     /// Reads the file; a missing one is an empty one.
     fn read(&self) -> Result<String, KnownHostsError> {
         match fs::read_to_string(&self.path) {
@@ -329,7 +341,10 @@ mod tests {
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         let error = file.add(&place("mini"), &key("ssh-ed25519 BBBB")).unwrap_err();
         assert!(matches!(error, KnownHostsError::Changed { .. }), "{error}");
+        assert!(file.knows(&place("mini")).unwrap() && !file.knows(&place("[mini]:2222")).unwrap());
         file.remove(&place("mini")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "");
+        fs::write(&path, "|1|salt|hash ssh-ed25519 AAAA\n").unwrap();
+        assert!(file.knows(&place("mini")).unwrap(), "it may be");
     }
 }

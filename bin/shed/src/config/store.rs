@@ -85,6 +85,37 @@ impl ConfigStore {
         KnownHosts::new(self.path.with_file_name(KNOWN_HOSTS))
     }
 
+    /// Returns where the config file is, from the root.
+    ///
+    /// # Errors
+    /// When the working directory is gone, and the path is relative to it.
+    pub(crate) fn absolute(&self) -> Result<Self, ConfigError> {
+        let failed = |source| ConfigError::Read { path: self.path.clone(), source };
+        let path = std::path::absolute(&self.path).map_err(failed)?;
+        let path = Utf8PathBuf::from_path_buf(path)
+            .map_err(|path| failed(io::Error::other(format!("{} is not UTF-8", path.display()))))?;
+        Ok(Self { path })
+    }
+
+    /// Returns the config file.
+    pub(crate) fn path(&self) -> &Utf8Path {
+        &self.path
+    }
+
+    /// Returns the place of another of the client's files, which lies beside the config file.
+    pub(crate) fn beside(&self, name: &str) -> Utf8PathBuf {
+        self.path.with_file_name(name)
+    }
+
+    /// Takes the lock of a file beside the config file, and makes their directory when it is missing. It is held until
+    /// the returned file is closed, and not passed on to programs that are started.
+    ///
+    /// # Errors
+    /// When the lock cannot be made.
+    pub(crate) fn lock_beside(&self, name: &str) -> Result<File, ConfigError> {
+        Self { path: self.beside(name) }.lock()
+    }
+
     /// Reads the file; a missing one is an empty one.
     ///
     /// # Errors

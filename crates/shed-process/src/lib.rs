@@ -1,9 +1,9 @@
-//! Identity and death of processes that outlive the server.
+//! Identity and death of processes that outlive whoever started them.
 //!
 //! Backends use it to recognise a VMM after a server restart, to learn of its death from an event, and to signal
-//! it. A pid alone proves nothing, because pids are reused: a process is named by pid and start time, and once a
-//! [`WatchedProcess`] is open, signals go to that process and to no other. It never signals by name or by a pid
-//! that was not verified, and it never polls.
+//! it; the client uses it for the tunnels it has left running. A pid alone proves nothing, because pids are reused: a
+//! process is named by pid and start time, and once a [`WatchedProcess`] is open, signals go to that process and to no
+//! other. It never signals by name or by a pid that was not verified, and it never polls.
 
 #[cfg(target_os = "linux")]
 mod linux;

@@ -1,0 +1,246 @@
+//! Gives open ports to a process that outlives the terminal, and takes them there.
+//!
+//! `tunnels start -d` opens the ports, starts this program anew as `shed tunnels daemon NAME`, and sends it, over a
+//! socket that is its stdin, what to do and the ports themselves. The new process leaves the session of its terminal,
+//! takes its place in the state file, and answers; only then the parent ends. Nothing is forked: this program may have
+//! threads, and a copy of it would not.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write},
+    mem::MaybeUninit,
+    net::TcpListener,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    process::{Child, Command, Stdio},
+};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use rustix::{
+    io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, recvmsg, sendmsg,
+    },
+};
+use serde::{Deserialize, Serialize};
+use shed_types::ShedName;
+
+use super::{doors::Door, journal::Log, mapping::Mapping};
+use crate::config::ServerName;
+
+/// Ports that are sent at once; the system takes 253 (unix(7), `SCM_MAX_FD`).
+const AT_ONCE: usize = 64;
+
+/// Longest answer that is read, in bytes.
+const MAX_ANSWER: u64 = 64 << 10;
+
+/// What the new process is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Task {
+    /// Where the shed is; a name that the config file has.
+    pub(crate) server: ServerName,
+    /// Which profiles the ports are from.
+    pub(crate) profile: String,
+    /// Where they lead, in the order in which they are sent.
+    pub(crate) ports: Vec<Mapping>,
+    /// Where it writes what happens.
+    pub(crate) log: Utf8PathBuf,
+}
+
+/// What the new process says when it has begun, or why it has not.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Ready,
+    Failed(String),
+}
+
+/// Why the new process does not forward anything.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HandOverError {
+    #[error("could not open the log {path}")]
+    Log {
+        path: Utf8PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("could not start a process for the tunnels")]
+    Start(#[source] io::Error),
+    #[error("could not give the ports to the process of the tunnels")]
+    Send(#[source] io::Error),
+    #[error("the process of the tunnels ended before it was ready")]
+    Died,
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A process that was started and has not answered yet.
+#[derive(Debug)]
+pub(crate) struct Starting {
+    child: Child,
+    line: UnixStream,
+}
+
+/// Starts the process and gives it the ports.
+///
+/// # Errors
+/// When the system refuses.
+pub(crate) fn start(
+    shed: &ShedName,
+    task: &Task,
+    doors: &[Door],
+    config: &Utf8Path,
+) -> Result<Starting, HandOverError> {
+    let log = Log::open(&task.log).and_then(|log| Ok((log.file()?, log.file()?)));
+    let (out, err) = log.map_err(|source| HandOverError::Log { path: task.log.clone(), source })?;
+    let start = || -> io::Result<(Child, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        keep_to_ourselves();
+        let child = Command::new(std::env::current_exe()?)
+            // In this order, for the state file knows the process by its command line.
+            .args(["--config", config.as_str(), "tunnels", "daemon", shed.as_str()])
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::from(out))
+            .stderr(Stdio::from(err))
+            .current_dir("/")
+            .spawn()?;
+        Ok((child, ours))
+    };
+    let (child, mut line) = start().map_err(HandOverError::Start)?;
+    let sent = send(&mut line, task, doors);
+    // A process that ends at once says why in its answer, or in its log.
+    if let Err(error) = sent
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(HandOverError::Send(error));
+    }
+    Ok(Starting { child, line })
+}
+
+impl Starting {
+    /// Waits for the answer, and returns the process's id.
+    ///
+    /// # Errors
+    /// When it has not begun, with its reason.
+    pub(crate) fn wait(mut self) -> Result<u32, HandOverError> {
+        let mut text = String::new();
+        let read = BufReader::new((&self.line).take(MAX_ANSWER)).read_line(&mut text);
+        match read.ok().and_then(|_| serde_json::from_str(&text).ok()) {
+            Some(Answer::Ready) => Ok(self.child.id()),
+            Some(Answer::Failed(why)) => {
+                let _ended = self.child.wait();
+                Err(HandOverError::Failed(why))
+            }
+            None => {
+                let _ended = self.child.wait();
+                Err(HandOverError::Died)
+            }
+        }
+    }
+}
+
+/// Keeps descriptors that were handed down to this process, a lock or a pipe of whoever started it, from the process that
+/// outlives it. Our own are never handed down.
+fn keep_to_ourselves() {
+    // /dev/fd is the same on macOS and on Linux, where it leads to /proc/self/fd.
+    let Ok(entries) = std::fs::read_dir("/dev/fd") else { return };
+    let numbers: Vec<i32> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|n| *n > 2)
+        .collect();
+    for number in numbers {
+        // SAFETY: the number is used for two calls that only look at and set a flag of whatever is open under it; one that
+        // was closed meanwhile, as that of the listing itself, is refused by the system.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        let _closed = fcntl_getfd(fd).and_then(|flags| fcntl_setfd(fd, flags | FdFlags::CLOEXEC));
+    }
+}
+
+fn send(line: &mut UnixStream, task: &Task, doors: &[Door]) -> io::Result<()> {
+    for some in doors.chunks(AT_ONCE) {
+        let fds: Vec<BorrowedFd<'_>> = some.iter().map(|door| door.listener.as_fd()).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        // A message of descriptors has at least a byte of data.
+        sendmsg(&*line, &[IoSlice::new(b"p")], &mut control, SendFlags::empty())?;
+    }
+    let mut text = serde_json::to_vec(task).expect("a task is plain JSON");
+    text.push(b'\n');
+    line.write_all(b"\n").and_then(|()| line.write_all(&text))
+}
+
+/// The end of the socket in the new process.
+#[derive(Debug)]
+pub(crate) struct Line(UnixStream);
+
+/// Takes over what [`start`] has sent on stdin, and leaves stdin empty.
+///
+/// # Errors
+/// When stdin is not such a socket, or what comes is no task.
+pub(crate) fn receive() -> io::Result<(Task, Vec<Door>, Line)> {
+    let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    let mut listeners = Vec::new();
+    // Byte by byte, because what is read in one go with the task would lose its descriptors.
+    while let (b'p', fds) = receive_byte(&line)? {
+        listeners.extend(fds.into_iter().map(TcpListener::from));
+    }
+    let mut text = String::new();
+    BufReader::new(&line).read_line(&mut text)?;
+    let task: Task = serde_json::from_str(&text)?;
+    if task.ports.len() != listeners.len() {
+        return Err(io::Error::other(format!("{} ports came for {}", listeners.len(), task.ports.len())));
+    }
+    let doors =
+        task.ports.iter().zip(listeners).map(|(mapping, listener)| Door { mapping: *mapping, listener });
+    let doors = doors.collect();
+    Ok((task, doors, Line(line)))
+}
+
+fn receive_byte(line: &UnixStream) -> io::Result<(u8, Vec<OwnedFd>)> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(AT_ONCE))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = loop {
+        match recvmsg(line, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::empty()) {
+            Err(Errno::INTR) => {}
+            other => break other?,
+        }
+    };
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut fds = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(some) = message {
+            fds.extend(some);
+        }
+    }
+    Ok((byte[0], fds))
+}
+
+impl Line {
+    /// Says that the tunnels are there.
+    ///
+    /// # Errors
+    /// When whoever started this process has gone: an answer that nobody waits for is a start that was given up.
+    pub(crate) fn ready(self) -> io::Result<()> {
+        self.answer(&Answer::Ready)
+    }
+
+    /// Says why they are not.
+    pub(crate) fn failed(self, why: String) {
+        let _gone = self.answer(&Answer::Failed(why));
+    }
+
+    fn answer(mut self, answer: &Answer) -> io::Result<()> {
+        let mut text = serde_json::to_vec(answer).expect("an answer is plain JSON");
+        text.push(b'\n');
+        self.0.write_all(&text)
+    }
+}
