@@ -53,12 +53,14 @@ pub enum StreamKind {
     Exec,
     /// A tunnel to a port of a shed.
     Connect,
+    /// Files on their way into a shed.
+    Files,
     /// A reply of server-sent events.
     Events,
 }
 
 impl StreamKind {
-    const ALL: [Self; 3] = [Self::Exec, Self::Connect, Self::Events];
+    const ALL: [Self; 4] = [Self::Exec, Self::Connect, Self::Files, Self::Events];
 
     /// Returns the kind as metrics and log name it.
     #[must_use]
@@ -66,6 +68,7 @@ impl StreamKind {
         match self {
             Self::Exec => "exec",
             Self::Connect => "connect",
+            Self::Files => "files",
             Self::Events => "events",
         }
     }

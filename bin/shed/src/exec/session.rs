@@ -208,7 +208,9 @@ async fn receive_all(
             | FrameKind::StdinEof
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => continue,
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => continue,
         };
         // Empty frames are the guest's probes (spec B.3).
         if !frame.payload.is_empty() && output.send((target, frame.payload)).await.is_err() {

@@ -212,7 +212,9 @@ async fn copy(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::Stderr
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => {}
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
         }
     }
     Ok(None)
