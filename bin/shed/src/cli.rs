@@ -34,6 +34,7 @@ command, 126 when it cannot be run. It exits with 255 when it fails itself.
 Files:
   ~/.shed/config.yaml  the servers, and where each shed was last seen
   ~/.shed/known_hosts  the SSH host keys of the servers
+  ~/.shed/sync.yaml    what `shed sync` and `shed create` copy into a shed
 
 Without any server in that file, one on this machine at http://127.0.0.1:8080 is used.
 
@@ -101,6 +102,7 @@ enum Command {
     Delete(commands::delete::DeleteArgs),
     Exec(commands::exec::ExecArgs),
     Sessions(commands::sessions::SessionsArgs),
+    Sync(commands::sync::SyncArgs),
     Image(commands::image::ImageArgs),
     System(commands::system::SystemArgs),
     Server(commands::server::ServerArgs),
@@ -221,6 +223,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Delete(args) => commands::delete::run(context, args),
         Command::Exec(args) => commands::exec::run(context, args),
         Command::Sessions(args) => commands::sessions::run(context, args),
+        Command::Sync(args) => commands::sync::run(context, args),
         Command::Image(args) => commands::image::run(context, args),
         Command::System(args) => commands::system::run(context, args),
         Command::Server(args) => commands::server::run(context, args),

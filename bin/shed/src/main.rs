@@ -13,6 +13,7 @@ mod exec;
 mod progress;
 mod servers;
 mod sizes;
+mod sync;
 mod times;
 mod trace;
 mod ui;

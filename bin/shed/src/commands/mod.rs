@@ -15,6 +15,7 @@ pub(crate) mod server;
 pub(crate) mod sessions;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod sync;
 pub(crate) mod system;
 pub(crate) mod version;
 mod work;

@@ -22,6 +22,9 @@ const FILE: &str = "config.yaml";
 /// The host keys of the servers, beside it.
 const KNOWN_HOSTS: &str = "known_hosts";
 
+/// What is copied into sheds, beside it.
+const SYNC: &str = "sync.yaml";
+
 /// Why the config file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -83,6 +86,11 @@ impl ConfigStore {
     /// Returns the file of host keys, which lies beside the config file. To be changed within [`Self::update`] only.
     pub(crate) fn known_hosts(&self) -> KnownHosts {
         KnownHosts::new(self.path.with_file_name(KNOWN_HOSTS))
+    }
+
+    /// Returns the file that says what is copied into sheds; it lies beside the config file.
+    pub(crate) fn sync_file(&self) -> Utf8PathBuf {
+        self.path.with_file_name(SYNC)
     }
 
     /// Reads the file; a missing one is an empty one.
