@@ -26,7 +26,7 @@ use tokio_util::codec::{Encoder, FramedRead};
 use crate::{exec::users, log, serve::ByteStream};
 
 /// Frames on their way to the disk. Each has at most 1 MiB.
-const QUEUE: usize = 2;
+const QUEUE: usize = 4;
 
 /// Most characters of a message or warning that goes to the host.
 const MAX_TEXT: usize = 1000;

@@ -12,7 +12,10 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
 };
-use tokio_util::{bytes::Bytes, codec::Framed};
+use tokio_util::{
+    bytes::{Bytes, BytesMut},
+    codec::Framed,
+};
 
 use crate::{ReachGuestError, Sheds, guest_command::quote};
 
@@ -127,14 +130,18 @@ async fn put<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
         if send(Frame::json(FrameKind::FilesRequest, &request)).await?.is_err() {
             return Ok::<(), PutFilesError>(());
         }
+        // Clients send in small pieces, and each frame costs the guest some work.
+        let mut waiting = BytesMut::new();
         while let Some(piece) = archive.next().await {
-            let mut piece = piece.map_err(|error| PutFilesError::Body(error.into()))?;
-            while !piece.is_empty() {
-                let part = piece.split_to(piece.len().min(PIECE));
-                if send(Frame::new(FrameKind::Data, part)).await?.is_err() {
+            waiting.extend_from_slice(&piece.map_err(|error| PutFilesError::Body(error.into()))?);
+            while waiting.len() >= PIECE {
+                if send(Frame::new(FrameKind::Data, waiting.split_to(PIECE).freeze())).await?.is_err() {
                     return Ok(());
                 }
             }
+        }
+        if !waiting.is_empty() && send(Frame::new(FrameKind::Data, waiting.freeze())).await?.is_err() {
+            return Ok(());
         }
         let _gone = send(Frame::empty(FrameKind::StdinEof)).await?;
         Ok(())
