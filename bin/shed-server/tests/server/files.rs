@@ -37,6 +37,14 @@ async fn last_put(api: &Api, shed: &ShedName, count: usize) -> (usize, bool) {
     (put.archive.len(), put.complete)
 }
 
+async fn wait_until_begun(api: &Api) {
+    wait_for("the transfer to begin", PATIENCE, || async {
+        api.send("GET", "/metrics", "").await.body.contains("shed_streams_open{kind=\"files\"} 1")
+    })
+    .await
+    .unwrap();
+}
+
 #[tokio::test]
 async fn the_reply_keeps_its_shape_and_the_archive_arrives_as_it_was() {
     let api = Api::new().await;
@@ -161,6 +169,7 @@ async fn a_client_that_goes_away_never_ends_the_archive_for_the_guest() {
     let mut stream = connect(api.port).await;
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&[7; 200_000]).await.unwrap();
+    wait_until_begun(&api).await;
     drop(stream);
     assert!(!last_put(&api, &shed, 1).await.1);
     // Nor does one that breaks its own chunks.
@@ -168,8 +177,17 @@ async fn a_client_that_goes_away_never_ends_the_archive_for_the_guest() {
     let reply = raw(api.port, chunks).await;
     assert_eq!(reply.error(), (400, "INVALID_REQUEST".into()));
     assert_eq!(last_put(&api, &shed, 2).await, (0, false));
-    let broken = stream::iter([piece(10), Err(io::ErrorKind::TimedOut.into())]);
-    api.client.put_files(&shed, &"/x".parse().unwrap(), broken).await.unwrap_err();
+    // Nor does an archive that cannot be read to its end at the client's.
+    let (fail, failed) = tokio::sync::oneshot::channel::<()>();
+    let broken = stream::iter([piece(100_000)]).chain(stream::once(async {
+        let _told = failed.await;
+        Err(io::ErrorKind::TimedOut.into())
+    }));
+    let (client, name) = (api.client.clone(), shed.clone());
+    let putting = tokio::spawn(async move { client.put_files(&name, &"/x".parse().unwrap(), broken).await });
+    wait_until_begun(&api).await;
+    fail.send(()).unwrap();
+    putting.await.unwrap().unwrap_err();
     assert!(!last_put(&api, &shed, 3).await.1);
 }
 
@@ -183,11 +201,7 @@ async fn a_shed_that_stops_in_the_middle_is_told() {
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&[7; 900]).await.unwrap();
     // The guest waits for more, and so does the client.
-    wait_for("the transfer to begin", PATIENCE, || async {
-        api.send("GET", "/metrics", "").await.body.contains("shed_streams_open{kind=\"files\"} 1")
-    })
-    .await
-    .unwrap();
+    wait_until_begun(&api).await;
     api.world.crash(&shed);
     assert_eq!(read_reply(&mut stream).await.error(), (502, "CONNECT_FAILED".into()));
 }
