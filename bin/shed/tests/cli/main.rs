@@ -11,6 +11,7 @@ mod pty;
 mod server;
 mod sessions;
 mod stub;
+mod sync;
 mod system;
 mod terminal;
 mod usage;
