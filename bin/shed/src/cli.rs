@@ -35,6 +35,7 @@ Files:
   ~/.shed/config.yaml   the servers, and where each shed was last seen
   ~/.shed/known_hosts   the SSH host keys of the servers
   ~/.shed/tunnels.yaml  profiles of ports for `shed tunnels`
+  ~/.shed/sync.yaml     what `shed sync` and `shed create` copy into a shed
 
 Without any server in that file, one on this machine at http://127.0.0.1:8080 is used.
 
@@ -110,6 +111,7 @@ enum Command {
     Sessions(commands::sessions::SessionsArgs),
     Tunnels(commands::tunnels::TunnelsArgs),
     SshConfig(commands::ssh_config::SshConfigArgs),
+    Sync(commands::sync::SyncArgs),
     Image(commands::image::ImageArgs),
     System(commands::system::SystemArgs),
     Server(commands::server::ServerArgs),
@@ -234,6 +236,7 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Sessions(args) => commands::sessions::run(context, args),
         Command::Tunnels(args) => commands::tunnels::run(context, args),
         Command::SshConfig(args) => commands::ssh_config::run(context, args),
+        Command::Sync(args) => commands::sync::run(context, args),
         Command::Image(args) => commands::image::run(context, args),
         Command::System(args) => commands::system::run(context, args),
         Command::Server(args) => commands::server::run(context, args),

@@ -245,6 +245,7 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
             Some(format!("install it in the shed: shed exec {shed} -- sudo apt-get install tmux"))
         }
         ErrorCode::ConnectFailed => Some(format!("restart it: shed stop {shed} && shed start {shed}")),
+        ErrorCode::InsufficientStorage => Some(format!("see what fills it: shed exec {shed} -- df -h")),
         ErrorCode::ShuttingDown => Some("try again when the server is back: shed server list".to_owned()),
         ErrorCode::BackendError | ErrorCode::InternalError | ErrorCode::HijackUnsupported => {
             Some("the server's log has the whole story".to_owned())
@@ -263,6 +264,7 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         | ErrorCode::UnsupportedMediaType
         | ErrorCode::HeadersTooLarge
         | ErrorCode::UnknownImage
+        | ErrorCode::TargetUnusable
         | ErrorCode::BodyTooLarge => None,
     }
 }

@@ -16,6 +16,7 @@ mod servers;
 mod sizes;
 mod ssh;
 mod ssh_config;
+mod sync;
 mod times;
 mod trace;
 mod tunnels;

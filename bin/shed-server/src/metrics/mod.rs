@@ -54,6 +54,8 @@ pub enum StreamKind {
     Exec,
     /// A tunnel to a port of a shed.
     Connect,
+    /// Files on their way into a shed.
+    Files,
     /// A reply of server-sent events.
     Events,
     /// A login shell over SSH.
@@ -69,9 +71,10 @@ pub enum StreamKind {
 }
 
 impl StreamKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Exec,
         Self::Connect,
+        Self::Files,
         Self::Events,
         Self::SshShell,
         Self::SshCommand,
@@ -86,6 +89,7 @@ impl StreamKind {
         match self {
             Self::Exec => "exec",
             Self::Connect => "connect",
+            Self::Files => "files",
             Self::Events => "events",
             Self::SshShell => "ssh-shell",
             Self::SshCommand => "ssh-command",

@@ -192,7 +192,9 @@ impl Session {
                 | FrameKind::StdinEof
                 | FrameKind::HealthRequest
                 | FrameKind::HealthResponse
-                | FrameKind::Message => continue,
+                | FrameKind::Message
+                | FrameKind::FilesRequest
+                | FrameKind::FilesReply => continue,
             }
             let _before = moved.fetch_add(length, Relaxed);
         }

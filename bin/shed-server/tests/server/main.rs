@@ -7,6 +7,7 @@ mod connect;
 mod create;
 mod events;
 mod exec;
+mod files;
 mod fuzz;
 mod host_key;
 mod images;

@@ -19,6 +19,7 @@ pub(crate) mod sessions;
 pub(crate) mod ssh_config;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod sync;
 pub(crate) mod system;
 pub(crate) mod tunnels;
 pub(crate) mod version;

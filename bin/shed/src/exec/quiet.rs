@@ -58,7 +58,9 @@ pub(crate) async fn run_quietly(
             | FrameKind::StdinEof
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => {}
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
         }
     }
     Err(SessionError::HungUp { source: None })

@@ -246,7 +246,9 @@ async fn receive_all(
             | FrameKind::StdinEof
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => continue,
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => continue,
         };
         if let Some(terminal) = terminal {
             // Lines of the server come while the shed starts, the command's output when it runs.

@@ -15,11 +15,11 @@ use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
 use super::{
-    AskedBy, BootFault, Machine, tcp,
+    AskedBy, BootFault, Machine, files, tcp,
     tmux::{self, Reply},
 };
 
-type Frames = Framed<DuplexStream, FrameCodec>;
+pub(super) type Frames = Framed<DuplexStream, FrameCodec>;
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Service = Box<dyn FnOnce(DuplexStream) -> Served + Send>;
 
@@ -31,7 +31,8 @@ pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service
         GuestPort::Health => Some(serve(|frames| async move { health(frames).await })),
         GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
         GuestPort::Tcp => Some(Box::new(|stream| Box::pin(tcp::serve(stream, machine)))),
-        GuestPort::Files | GuestPort::NineP => None,
+        GuestPort::Files => Some(serve(|frames| files::serve(frames, machine))),
+        GuestPort::NineP => None,
     }
 }
 
@@ -248,7 +249,9 @@ async fn copy(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::Stderr
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => {}
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
         }
     }
     Ok(None)
@@ -272,7 +275,9 @@ async fn count(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::Stderr
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => {}
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
         }
     }
     Ok(None)
@@ -295,7 +300,9 @@ async fn sizes(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::Stderr
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => {}
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
         }
     }
     Ok(None)
