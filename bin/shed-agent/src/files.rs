@@ -13,9 +13,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use shed_files::{Failure, Owner, UnpackError, Unpacked, unpack};
-use shed_protocol::{
-    FilesErrorKind, FilesReply, FilesRequest, Frame, FrameCodec, FrameError, FrameKind,
-};
+use shed_protocol::{FilesErrorKind, FilesReply, FilesRequest, Frame, FrameCodec, FrameError, FrameKind};
 use shed_types::error_chain;
 use tokio::{
     io::{AsyncWrite, AsyncWriteExt},
@@ -68,8 +66,9 @@ async fn put(
 ) -> Option<FilesReply> {
     let (queue, pieces) = mpsc::channel(QUEUE);
     let path = target.to_owned();
-    let mut unpacking =
-        tokio::task::spawn_blocking(move || unpack(Pieces { queue: pieces, piece: Bytes::new() }, &path, owner));
+    let mut unpacking = tokio::task::spawn_blocking(move || {
+        unpack(Pieces { queue: pieces, piece: Bytes::new() }, &path, owner)
+    });
     let feeding = feed(frames, queue);
     // Feeding ends with the stream, and when the unpacking has failed; either way the unpacking ends soon then.
     let result = tokio::select! {
@@ -79,7 +78,9 @@ async fn put(
     };
     let result = match result {
         Ok(result) => result,
-        Err(_panic) => return Some(FilesReply::failed(FilesErrorKind::Failed, "the agent has a bug; see its log")),
+        Err(_panic) => {
+            return Some(FilesReply::failed(FilesErrorKind::Failed, "the agent has a bug; see its log"));
+        }
     };
     match result {
         Ok(unpacked) => Some(done(unpacked)),

@@ -89,6 +89,12 @@ impl CommandError {
         self
     }
 
+    /// Becomes the cause of an error that says more; kind and hints stay.
+    pub(crate) fn behind(self, message: impl Into<String>) -> Self {
+        let cause = self.whole();
+        Self { kind: self.kind, message: message.into(), source: Some(cause.into()), hints: self.hints }
+    }
+
     /// Makes the error of a call to a server.
     pub(crate) fn from_client(error: ClientError, server: &Server, shed: Option<&ShedName>) -> Self {
         let code = error.code();
@@ -167,6 +173,16 @@ impl CommandError {
         causes
     }
 
+    /// Returns the message and the causes as one text.
+    pub(crate) fn whole(&self) -> String {
+        let mut text = self.message.clone();
+        for cause in self.causes() {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        text
+    }
+
     /// Returns the hints.
     pub(crate) fn hints(&self) -> &[String] {
         &self.hints
@@ -237,9 +253,7 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
             Some(format!("install it in the shed: shed exec {shed} -- sudo apt-get install tmux"))
         }
         ErrorCode::ConnectFailed => Some(format!("restart it: shed stop {shed} && shed start {shed}")),
-        ErrorCode::InsufficientStorage => {
-            Some(format!("see what fills it: shed exec {shed} -- df -h"))
-        }
+        ErrorCode::InsufficientStorage => Some(format!("see what fills it: shed exec {shed} -- df -h")),
         ErrorCode::ShuttingDown => Some("try again when the server is back: shed server list".to_owned()),
         ErrorCode::BackendError | ErrorCode::InternalError | ErrorCode::HijackUnsupported => {
             Some("the server's log has the whole story".to_owned())

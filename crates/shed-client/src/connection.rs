@@ -54,7 +54,13 @@ pub(crate) struct Call {
 
 impl Call {
     pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), accept: "application/json", content: Content::Nothing, upgrade: None }
+        Self {
+            method,
+            path: path.into(),
+            accept: "application/json",
+            content: Content::Nothing,
+            upgrade: None,
+        }
     }
 
     /// Returns the request as error messages name it.

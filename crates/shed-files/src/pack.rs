@@ -33,11 +33,7 @@ pub struct Packed {
 ///
 /// # Errors
 /// When the archive cannot be written. What cannot be read is a warning.
-pub fn pack<W: Write>(
-    scan: Scan,
-    out: &mut TarWriter<W>,
-    sent: &mut dyn FnMut(u64),
-) -> io::Result<Packed> {
+pub fn pack<W: Write>(scan: Scan, out: &mut TarWriter<W>, sent: &mut dyn FnMut(u64)) -> io::Result<Packed> {
     let mut packed = Packed { warnings: scan.warnings, ..Packed::default() };
     for item in scan.items {
         match &item.kind {
@@ -91,7 +87,9 @@ fn file<W: Write>(
             "{name}: could not be read to its end ({why}); its last {} bytes are zeros in the shed",
             missing.bytes
         ));
-    } else if file.metadata().is_ok_and(|now| now.len() != meta.len() || attributes(&now).modified != attributes(&meta).modified)
+    } else if file
+        .metadata()
+        .is_ok_and(|now| now.len() != meta.len() || attributes(&now).modified != attributes(&meta).modified)
     {
         packed.warnings.add(format!("{name}: changed while it was sent"));
     }

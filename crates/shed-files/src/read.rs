@@ -240,10 +240,10 @@ impl<R: Read> TarReader<R> {
                 b"path" if value.len() > MAX_PATH => return Err(TarError::NameTooLong { offset }),
                 b"path" => extensions.name = Some(value.to_vec()),
                 b"linkpath" => extensions.link = Some(value.to_vec()),
-                b"size" => extensions.size = Some(number(value).ok_or(TarError::Damaged {
-                    offset,
-                    what: "a pax size cannot be read",
-                })?),
+                b"size" => {
+                    let unreadable = TarError::Damaged { offset, what: "a pax size cannot be read" };
+                    extensions.size = Some(number(value).ok_or(unreadable)?);
+                }
                 b"mtime" => extensions.modified = time(value),
                 key if key.starts_with(b"GNU.sparse.") => return Err(TarError::Sparse { offset }),
                 _ => {}

@@ -251,7 +251,6 @@ fn item(source: PathBuf, name: Vec<u8>, kind: ItemKind, meta: &Metadata) -> Item
 }
 
 pub(crate) fn attributes(meta: &Metadata) -> Attributes {
-    let modified =
-        Time { seconds: meta.mtime(), nanoseconds: u32::try_from(meta.mtime_nsec()).unwrap_or(0) };
+    let modified = Time { seconds: meta.mtime(), nanoseconds: u32::try_from(meta.mtime_nsec()).unwrap_or(0) };
     Attributes { mode: meta.mode() & 0o777, modified }
 }

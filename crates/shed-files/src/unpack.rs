@@ -19,8 +19,9 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, Uid, UTIME_OMIT, chownat, fchmod,
-        fchown, fstat, ftruncate, futimens, mkdirat, openat, openat2, renameat, symlinkat, unlinkat, utimensat,
+        AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
+        fchmod, fchown, fstat, ftruncate, futimens, mkdirat, openat, openat2, renameat, symlinkat, unlinkat,
+        utimensat,
     },
     io::Errno,
 };
@@ -180,8 +181,8 @@ impl Tree {
         unpacked: &mut Unpacked,
     ) -> Result<(), UnpackError> {
         let name = || shown(&entry.name);
-        let path = EntryPath::parse(&entry.name)
-            .map_err(|source| UnpackError::Name { name: name(), source })?;
+        let path =
+            EntryPath::parse(&entry.name).map_err(|source| UnpackError::Name { name: name(), source })?;
         let path = path.as_path();
         let mode = entry.mode & MODE_BITS;
         match &entry.kind {
@@ -207,7 +208,8 @@ impl Tree {
                     .map_err(cannot)?;
                 if let Some(Owner { uid, gid }) = owner {
                     let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
-                    chownat(parent, &temporary.0.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)?;
+                    chownat(parent, &temporary.0.name, uid, gid, AtFlags::SYMLINK_NOFOLLOW)
+                        .map_err(cannot)?;
                 }
                 let times = times(entry.modified);
                 utimensat(parent, &temporary.0.name, &times, AtFlags::SYMLINK_NOFOLLOW).map_err(cannot)?;
@@ -215,11 +217,11 @@ impl Tree {
                 unpacked.links += 1;
             }
             EntryKind::File => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                let temporary = Temporary::new(parent, |hidden| {
-                    openat(parent, hidden, flags, Mode::RUSR | Mode::WUSR)
-                })
-                .map_err(cannot)?;
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+                let temporary =
+                    Temporary::new(parent, |hidden| openat(parent, hidden, flags, Mode::RUSR | Mode::WUSR))
+                        .map_err(cannot)?;
                 let Temporary(guard, file) = temporary;
                 let mut file = File::from(file);
                 content(reader, &mut file, entry.size, &name())?;
@@ -419,9 +421,7 @@ fn not_opened(error: Errno, name: &str) -> UnpackError {
 
 fn in_the_way(error: Errno, name: String) -> UnpackError {
     match error {
-        Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => {
-            UnpackError::InTheWay { name, what: "a directory" }
-        }
+        Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => UnpackError::InTheWay { name, what: "a directory" },
         error => UnpackError::Write { name, source: error.into() },
     }
 }

@@ -175,8 +175,7 @@ fn judge(reply: FilesReply, whose: &Whose<'_>) -> Result<FilesPut, PutFilesError
     let shed = whose.name();
     let FilesReply { files, directories, links, bytes, warnings, error } = reply;
     let Some(error) = error else {
-        let warnings =
-            warnings.iter().take(MAX_WARNINGS).map(|text| quote(text.as_bytes())).collect();
+        let warnings = warnings.iter().take(MAX_WARNINGS).map(|text| quote(text.as_bytes())).collect();
         return Ok(FilesPut { files, directories, links, bytes, warnings });
     };
     let reason = match quote(error.message.as_bytes()) {

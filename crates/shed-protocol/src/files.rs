@@ -106,7 +106,8 @@ mod tests {
         let text = r#"{"files":1,"directories":2,"links":3,"bytes":4}"#;
         assert_eq!(serde_json::to_string(&done).unwrap(), text);
         let failed = FilesReply::failed(FilesErrorKind::NoSpace, "full");
-        let text = r#"{"files":0,"directories":0,"links":0,"bytes":0,"error":{"kind":"no_space","message":"full"}}"#;
+        let text =
+            r#"{"files":0,"directories":0,"links":0,"bytes":0,"error":{"kind":"no_space","message":"full"}}"#;
         assert_eq!(serde_json::to_string(&failed).unwrap(), text);
         assert_eq!(serde_json::from_str::<FilesReply>(text).unwrap(), failed);
     }

@@ -25,7 +25,10 @@ fn put_request(target: &Path) -> serde_json::Value {
 }
 
 /// Sends the frames, and returns what the agent says in the end.
-async fn talk((frames, mut host, guest): (Vec<Frame>, Host, DuplexStream), hang_up: bool) -> Option<FilesReply> {
+async fn talk(
+    (frames, mut host, guest): (Vec<Frame>, Host, DuplexStream),
+    hang_up: bool,
+) -> Option<FilesReply> {
     let serving = tokio::spawn(serve(guest));
     for frame in frames {
         if host.send(frame).await.is_err() {
@@ -73,7 +76,9 @@ async fn files_arrive_and_are_counted() {
     let mut talking = begin(&put_request(&target));
     talking.0.extend(data(&archive(&["x", "y"])));
     // Padding behind the end mark, and frames of a newer host, are no harm.
-    talking.0.extend([Frame::new(FrameKind::Data, vec![0; 9000].into()), Frame::empty(FrameKind::HealthRequest)]);
+    talking
+        .0
+        .extend([Frame::new(FrameKind::Data, vec![0; 9000].into()), Frame::empty(FrameKind::HealthRequest)]);
     talking.0.push(Frame::empty(FrameKind::StdinEof));
     let reply = talk(talking, false).await.unwrap();
     assert_eq!((reply.error, reply.files, reply.bytes), (None, 2, 600_000));

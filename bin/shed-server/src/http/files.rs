@@ -108,7 +108,8 @@ pub(super) async fn put(
 /// Refuses a body that says it is something else, or packed in something else.
 fn is_tar(headers: &HeaderMap) -> Result<(), ApiError> {
     let refused = |reason: String| {
-        let message = format!("{reason}; send a tar archive that is not compressed with `Content-Type: {TAR}`");
+        let message =
+            format!("{reason}; send a tar archive that is not compressed with `Content-Type: {TAR}`");
         Err(ApiError::new(ErrorCode::UnsupportedMediaType, message))
     };
     let mut types = headers.get_all(CONTENT_TYPE).iter();

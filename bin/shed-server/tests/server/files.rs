@@ -101,7 +101,14 @@ async fn refusals_come_in_their_order() {
     let error = async |path: &str| put(&api, path, "").await.error();
     assert_eq!(error("/api/sheds/A/files?path=/x").await, (400, "INVALID_SHED_NAME".into()));
     for path in [
-        "", "?path=", "?path=x", "?path=%7Eroot", "?path=/a/../b", "?path=/x&path=/y", "?path=/%00", "?target=/x",
+        "",
+        "?path=",
+        "?path=x",
+        "?path=%7Eroot",
+        "?path=/a/../b",
+        "?path=/x&path=/y",
+        "?path=/%00",
+        "?target=/x",
         "?path=%FF",
     ] {
         let reply = put(&api, &format!("/api/sheds/none/files{path}"), "").await;
@@ -110,9 +117,16 @@ async fn refusals_come_in_their_order() {
     }
     let long = put(&api, &format!("/api/sheds/none/files?path=/{}", "a/".repeat(3000)), "").await;
     assert!(long.error() == (400, "INVALID_REQUEST".into()) && long.message().len() < 700);
-    let json = send_with(api.port, "PUT", "/api/sheds/none/files?path=/x", "content-type: application/json\r\n", "{}");
+    let json = send_with(
+        api.port,
+        "PUT",
+        "/api/sheds/none/files?path=/x",
+        "content-type: application/json\r\n",
+        "{}",
+    );
     assert_eq!(json.await.error(), (415, "UNSUPPORTED_MEDIA_TYPE".into()));
-    let packed = send_with(api.port, "PUT", "/api/sheds/none/files?path=/x", "content-encoding: gzip\r\n", "x");
+    let packed =
+        send_with(api.port, "PUT", "/api/sheds/none/files?path=/x", "content-encoding: gzip\r\n", "x");
     assert_eq!(packed.await.error(), (415, "UNSUPPORTED_MEDIA_TYPE".into()));
     assert_eq!(error("/api/sheds/none/files?path=/x").await, (404, "SHED_NOT_FOUND".into()));
     let shed = api.create("api").await;
@@ -144,7 +158,7 @@ async fn what_the_guest_says_decides_the_code_even_before_the_end() {
             // The client that still sends gets the same answer.
             let pieces = stream::iter((0..200).map(|_| piece(64 << 10)));
             let error = api.client.put_files(&shed, &"~/x".parse().unwrap(), pieces).await.unwrap_err();
-            assert_eq!(error.code().map(|code| code.as_str()), Some(code), "{error:?}");
+            assert_eq!(error.code().map(shed_api::ErrorCode::as_str), Some(code), "{error:?}");
         }
     }
 }
@@ -153,7 +167,8 @@ async fn what_the_guest_says_decides_the_code_even_before_the_end() {
 async fn a_guest_that_answers_badly_is_a_failed_connection() {
     let api = Api::new().await;
     let shed = api.create("api").await;
-    for files in [FakeFiles::HangsUp, FakeFiles::Says(b"\x1b]0;x\x07".to_vec()), FakeFiles::Says(Vec::new())] {
+    for files in [FakeFiles::HangsUp, FakeFiles::Says(b"\x1b]0;x\x07".to_vec()), FakeFiles::Says(Vec::new())]
+    {
         api.world.set_files(&shed, files);
         let reply = put(&api, PATH, "archive").await;
         assert_eq!(reply.error(), (502, "CONNECT_FAILED".into()));
@@ -173,7 +188,8 @@ async fn a_client_that_goes_away_never_ends_the_archive_for_the_guest() {
     drop(stream);
     assert!(!last_put(&api, &shed, 1).await.1);
     // Nor does one that breaks its own chunks.
-    let chunks = format!("PUT {PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\nnonsense");
+    let chunks =
+        format!("PUT {PATH} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\nnonsense");
     let reply = raw(api.port, chunks).await;
     assert_eq!(reply.error(), (400, "INVALID_REQUEST".into()));
     assert_eq!(last_put(&api, &shed, 2).await, (0, false));
@@ -197,7 +213,9 @@ async fn a_shed_that_stops_in_the_middle_is_told() {
     let shed = api.create("api").await;
     api.world.set_files(&shed, FakeFiles::Stuck(1));
     let mut stream = connect(api.port).await;
-    let head = format!("PUT {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\nsome of it");
+    let head = format!(
+        "PUT {PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\nsome of it"
+    );
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&[7; 900]).await.unwrap();
     // The guest waits for more, and so does the client.

@@ -79,7 +79,8 @@ pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, Comm
     let server = servers.selected()?;
     let timeout = args.timeout.or(servers.config().create_timeout).unwrap_or(Timeout::DEFAULT);
     let request = request(args);
-    let after = if args.no_sync { None } else { Some(AfterCreate::look(context, args.sync_profile.as_ref())?) };
+    let after =
+        if args.no_sync { None } else { Some(AfterCreate::look(context, args.sync_profile.as_ref())?) };
     let (shed, mut warnings) = block_on(work::unless_given_up(
         timeout,
         create(context, &server, args, &request, timeout),

@@ -14,7 +14,9 @@ use crate::{
     progress::Progress,
     servers::{Server, Strayed},
     sizes::human,
-    sync::{self, FeatureName, FeatureReport, Place, Plan, ProfileName, Report, Source, SyncFile, SyncFileError},
+    sync::{
+        self, FeatureName, FeatureReport, Place, Plan, ProfileName, Report, Source, SyncFile, SyncFileError,
+    },
     ui::{Done, Format, clean},
 };
 
@@ -130,7 +132,8 @@ pub(crate) fn run(context: &Context, args: &SyncArgs) -> Result<ExitCode, Comman
     for error in &report.errors {
         context.ui.error(error);
     }
-    let done: Vec<&FeatureReport> = report.features.iter().filter(|feature| feature.error.is_none()).collect();
+    let done: Vec<&FeatureReport> =
+        report.features.iter().filter(|feature| feature.error.is_none()).collect();
     match context.ui.format() {
         Format::Json => {
             let details = Details { features: &report.features, warnings: &report.warnings };
@@ -140,8 +143,13 @@ pub(crate) fn run(context: &Context, args: &SyncArgs) -> Result<ExitCode, Comman
         Format::Text => {
             let (files, size) =
                 report.features.iter().fold((0, 0), |(files, size), f| (files + f.files, size + f.bytes));
-            let of = if report.errors.is_empty() { String::new() } else { format!(" of {}", report.features.len()) };
-            let plural = |count: u64, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
+            let of = if report.errors.is_empty() {
+                String::new()
+            } else {
+                format!(" of {}", report.features.len())
+            };
+            let plural =
+                |count: u64, word: &str| format!("{count} {word}{}", if count == 1 { "" } else { "s" });
             context.ui.print(&format!(
                 "Synced {}{of} to shed {shed} on {}: {}, {}\n",
                 plural(done.len() as u64, "feature"),
@@ -171,8 +179,7 @@ impl AfterCreate {
             // Nobody asked for it: a create must not fail for it.
             (Err(error), None) => {
                 let error = CommandError::from(error);
-                let causes: String = error.causes().iter().map(|cause| format!(": {cause}")).collect();
-                context.ui.warning(&format!("no files will be copied: {}{causes}", error.message()));
+                context.ui.warning(&format!("no files will be copied: {}", error.whole()));
                 return Ok(Self(None));
             }
         };
@@ -188,10 +195,7 @@ impl AfterCreate {
     pub(crate) async fn run(self, context: &Context, server: &Server, shed: &ShedName) -> Vec<String> {
         let Some(plan) = self.0.filter(|plan| !plan.features.is_empty()) else { return Vec::new() };
         let report = carry_out(context, server, shed, plan).await;
-        let failed = report.errors.iter().map(|error| {
-            let causes: String = error.causes().iter().map(|cause| format!(": {cause}")).collect();
-            format!("{}{causes}", error.message())
-        });
+        let failed = report.errors.iter().map(CommandError::whole);
         report.warnings.iter().cloned().chain(failed).collect()
     }
 }
@@ -207,9 +211,10 @@ async fn carry_out(context: &Context, server: &Server, shed: &ShedName, plan: Pl
 
 fn load(context: &Context) -> Result<SyncFile, SyncFileError> {
     let home = env::var_os("HOME").filter(|home| !home.is_empty()).map(PathBuf::from);
-    let path = context.store().map(|store| store.sync_file()).map_err(|_| SyncFileError::Missing {
-        path: "~/.shed/sync.yaml".into(),
-    })?;
+    let path = context
+        .store()
+        .map(|store| store.sync_file())
+        .map_err(|_| SyncFileError::Missing { path: "~/.shed/sync.yaml".into() })?;
     SyncFile::load(&path, home.as_deref())
 }
 
@@ -268,9 +273,7 @@ impl From<SyncFileError> for CommandError {
     fn from(error: SyncFileError) -> Self {
         let made = Self::from_error(Kind::Usage, &error);
         match &error {
-            SyncFileError::Missing { .. } => {
-                made.hinted("an example of such a file: shed sync --help")
-            }
+            SyncFileError::Missing { .. } => made.hinted("an example of such a file: shed sync --help"),
             SyncFileError::Read { .. } | SyncFileError::TooLong { .. } => made.with_kind(Kind::Failed),
             SyncFileError::Parse { .. } | SyncFileError::Check { .. } => {
                 made.hinted("what may stand in it: shed sync --help")

@@ -51,7 +51,9 @@ fn list(names: &[String]) -> String {
 
 /// Says why a text is no name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no name of a feature or profile: use 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`, beginning with a letter or digit")]
+#[error(
+    "{0:?} is no name of a feature or profile: use 1 to {MAX_NAME} letters, digits, `.`, `_` and `-`, beginning with a letter or digit"
+)]
 pub(crate) struct ParseNameError(String);
 
 macro_rules! name {
@@ -208,8 +210,7 @@ impl SyncFile {
             serde_saphyr::from_str(text)
                 .map_err(|source| SyncFileError::Parse { path: path.to_owned(), source: Box::new(source) })?
         };
-        check(path, written, home)
-            .map_err(|problem| SyncFileError::Check { path: path.to_owned(), problem })
+        check(path, written, home).map_err(|problem| SyncFileError::Check { path: path.to_owned(), problem })
     }
 
     /// Returns the features of these profiles and these features, each once and in this order; those of the profile
@@ -300,9 +301,9 @@ fn path_rule(place: &str, path: WrittenPath, home: Option<&Path>) -> Result<Path
             return Err(format!("{place}.{key} is empty"));
         }
     }
-    let source = expand(&written, home).map_err(|problem| format!("{place}.source {written:?}: {problem}"))?;
-    let guest: GuestPath =
-        target.parse().map_err(|error| format!("{place}.target {target:?}: {error}"))?;
+    let source =
+        expand(&written, home).map_err(|problem| format!("{place}.source {written:?}: {problem}"))?;
+    let guest: GuestPath = target.parse().map_err(|error| format!("{place}.target {target:?}: {error}"))?;
     let target_is_directory = target.ends_with('/') || guest.split().is_none();
     let mut globs = GlobSetBuilder::new();
     for (at, pattern) in include.iter().enumerate() {

@@ -44,10 +44,7 @@ pub(crate) enum Source {
     /// Something that cannot be sent; the feature fails.
     Unusable(CommandError),
     /// This is unpacked in `directory`.
-    Ready {
-        directory: GuestPath,
-        scan: Scan,
-    },
+    Ready { directory: GuestPath, scan: Scan },
 }
 
 impl Plan {

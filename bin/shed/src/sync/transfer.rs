@@ -41,7 +41,8 @@ pub(crate) async fn send(
     let packing = tokio::task::spawn_blocking(move || {
         let pipe = Pipe { queue: queue.clone(), piece: BytesMut::new() };
         let mut out = TarWriter::new(pipe);
-        match pack(scan, &mut out, &mut |sent| progress(sent)).and_then(|packed| out.finish().map(|_| packed)) {
+        match pack(scan, &mut out, &mut |sent| progress(sent)).and_then(|packed| out.finish().map(|_| packed))
+        {
             Ok(packed) => {
                 if let Ok(mut place) = result.lock() {
                     *place = Some(packed);

@@ -103,7 +103,7 @@ fn one_feature_that_fails_does_not_keep_the_others_back() {
     for text in [
         "error: feature a: ~/f was not copied\n  caused by: shed `web` is not running\nhint: start it: shed start web\n",
         "error: feature b: ~/f was not copied\n",
-        "error: feature c: ~/f is a file, and `include` chooses from a directory\n",
+        "error: feature c: ~/f was not copied\n  caused by: ~/f is a file, and `include` chooses from a directory\n",
         "d: ~/gone is not there; skipped\n",
     ] {
         assert!(ran.stderr.contains(text), "{text:?} is not in {ran:?}");
@@ -113,7 +113,10 @@ fn one_feature_that_fails_does_not_keep_the_others_back() {
     assert_eq!(puts, ["PUT /api/sheds/web/files?path=%7E", "PUT /api/sheds/web/files?path=%7E"]);
     let ran = user.shed(&["sync", "web", "-f", "a", "--json"]).exits(1);
     let value = json(&ran.stdout);
-    assert_eq!((&value["status"], &value["details"]["features"][0]["status"]), (&"partial".into(), &"failed".into()));
+    assert_eq!(
+        (&value["status"], &value["details"]["features"][0]["status"]),
+        (&"partial".into(), &"failed".into())
+    );
     assert!(json(ran.stderr.lines().last().unwrap())["error"].is_string(), "{ran:?}");
 }
 
@@ -124,7 +127,10 @@ fn a_create_with_a_profile_that_is_not_there_makes_nothing() {
     user.shed(&["create", "web", "--sync-profile", "play"]).exits(2).says("has no profile play");
     let without = User::with_server(stub.port);
     without.shed(&["create", "web", "--sync-profile", "play"]).exits(2).says("there is no ");
-    without.shed(&["create", "web", "--sync-profile", "play", "--no-sync"]).exits(2).says("cannot be used with");
+    without
+        .shed(&["create", "web", "--sync-profile", "play", "--no-sync"])
+        .exits(2)
+        .says("cannot be used with");
     assert!(stub.asked().is_empty());
     // Nobody asked for the profile `default`, and there is none: nothing is said of it.
     let ran = user.shed(&["create", "web"]).exits(1);

@@ -49,8 +49,20 @@ fn a_tree_is_sent_whole_and_in_order() {
     let dir = tree();
     fs::set_permissions(dir.path().join("top.lua"), fs::Permissions::from_mode(0o4600)).unwrap();
     let scan = scan_directory(dir.path(), &|_| true).unwrap();
-    let expected =
-        ["", "a", "a/b", "a/b/x.lua", "a/link", "a/y.lua", "a/z.txt", "c", "c/q", "empty", "odd\n\u{1b}name", "top.lua"];
+    let expected = [
+        "",
+        "a",
+        "a/b",
+        "a/b/x.lua",
+        "a/link",
+        "a/y.lua",
+        "a/z.txt",
+        "c",
+        "c/q",
+        "empty",
+        "odd\n\u{1b}name",
+        "top.lua",
+    ];
     assert_eq!(names(&scan), expected);
     let (all, packed) = packed(scan);
     assert_eq!(all[0].0.name, b"./");
@@ -98,7 +110,8 @@ fn files_that_change_meanwhile_leave_the_archive_whole() {
     symlink("/etc/passwd", dir.path().join("c/q")).unwrap();
     fs::write(dir.path().join("top.lua"), "longer than it was").unwrap();
     let (all, packed) = packed(scan);
-    let content = |name: &[u8]| all.iter().find(|(entry, _)| entry.name == name).map(|(_, content)| &content[..]);
+    let content =
+        |name: &[u8]| all.iter().find(|(entry, _)| entry.name == name).map(|(_, content)| &content[..]);
     assert_eq!(content(b"a/y.lua"), None);
     assert_eq!(content(b"c/q"), None, "what has become a link is not followed");
     assert_eq!(content(b"top.lua"), Some(&b"longer than it was"[..]));
@@ -126,7 +139,10 @@ fn a_file_that_becomes_shorter_while_it_is_sent_is_filled_up() {
     assert_eq!(reader.next_entry().unwrap().unwrap().size, 300_000);
     assert_eq!(reader.next_entry().unwrap(), None);
     let warnings = packed.warnings.into_texts();
-    assert!(warnings[0].contains("became shorter") && warnings[0].contains("200000 bytes are zeros"), "{warnings:?}");
+    assert!(
+        warnings[0].contains("became shorter") && warnings[0].contains("200000 bytes are zeros"),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -138,7 +154,10 @@ fn a_single_file_gets_the_name_it_is_sent_under() {
     let (all, _) = packed(scan_file(&dir.path().join("alias"), "x").unwrap());
     assert_eq!((&all[0].0.kind, &all[0].1[..]), (&EntryKind::File, &b"top.lua"[..]));
     for name in ["", ".", "../x", "/x", "a\0"] {
-        assert!(matches!(scan_file(&dir.path().join("top.lua"), name), Err(ScanError::Name { .. })), "{name:?}");
+        assert!(
+            matches!(scan_file(&dir.path().join("top.lua"), name), Err(ScanError::Name { .. })),
+            "{name:?}"
+        );
     }
     assert!(matches!(scan_file(dir.path(), "x"), Err(ScanError::Kind { .. })));
     assert!(matches!(scan_directory(&dir.path().join("none"), &|_| true), Err(ScanError::Look { .. })));

@@ -68,7 +68,8 @@ fn archives_of_other_programs_are_read() {
     link.set_mode(0o777);
     builder.append_link(&mut link, "link", "t".repeat(300)).unwrap();
     let all = entries(&builder.into_inner().unwrap()).unwrap();
-    let names: Vec<_> = all.iter().map(|(entry, _)| String::from_utf8_lossy(&entry.name).into_owned()).collect();
+    let names: Vec<_> =
+        all.iter().map(|(entry, _)| String::from_utf8_lossy(&entry.name).into_owned()).collect();
     assert_eq!(names, ["short", &long, "dir/", "link"]);
     assert_eq!(all[0].1, b"content");
     assert_eq!((all[0].0.mode, all[0].0.modified.seconds), (0o4751, 1_700_000_000));
@@ -136,7 +137,8 @@ fn a_cut_is_seen_wherever_it_is() {
 
 #[test]
 fn what_two_readers_may_read_in_two_ways_is_refused() {
-    for kind in [EntryType::Directory, EntryType::Symlink, EntryType::Link, EntryType::Fifo, EntryType::Char] {
+    for kind in [EntryType::Directory, EntryType::Symlink, EntryType::Link, EntryType::Fifo, EntryType::Char]
+    {
         let bytes = archive(&[(header("x", kind, 512), &[b'x'; 512])]);
         assert!(entries(&bytes).is_err(), "{kind:?}");
     }
@@ -173,7 +175,15 @@ fn huge_names_and_sizes_take_no_memory() {
 #[test]
 fn pax_records_that_lie_about_themselves_are_refused() {
     for records in [
-        &b"x"[..], b"5 a=", b"0 a=b\n", b"99 a=b\n", b"6 a=b", b"5 ab\n", b"-6 a=b\n", b"1 \n", b"6 a=b\n\0",
+        &b"x"[..],
+        b"5 a=",
+        b"0 a=b\n",
+        b"99 a=b\n",
+        b"6 a=b",
+        b"5 ab\n",
+        b"-6 a=b\n",
+        b"1 \n",
+        b"6 a=b\n\0",
         b"18446744073709551616 a=b\n",
     ] {
         assert!(entries(&with_pax(records, "x", b"", 0)).is_err(), "{}", String::from_utf8_lossy(records));

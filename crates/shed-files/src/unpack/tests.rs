@@ -74,7 +74,11 @@ impl Place {
     fn assert_untouched(&self) {
         assert_eq!(list(&self.outside), ["kept"]);
         assert_eq!(fs::read(self.outside.join("kept")).unwrap(), b"kept");
-        assert!(!list(&self.target).iter().any(|name| name.starts_with(".shed-")), "{:?}", list(&self.target));
+        assert!(
+            !list(&self.target).iter().any(|name| name.starts_with(".shed-")),
+            "{:?}",
+            list(&self.target)
+        );
     }
 }
 
@@ -108,7 +112,8 @@ fn a_tree_arrives_as_it_was() {
     let target = place.target.join("new/er");
     let unpacked = unpack(&writer.finish().unwrap()[..], &target, None).unwrap();
     assert_eq!((unpacked.files, unpacked.links, unpacked.directories), (2, 2, 4));
-    let difference = Command::new("diff").arg("-r").arg("--no-dereference").arg(root).arg(&target).output().unwrap();
+    let difference =
+        Command::new("diff").arg("-r").arg("--no-dereference").arg(root).arg(&target).output().unwrap();
     assert!(difference.status.success(), "{}", String::from_utf8_lossy(&difference.stdout));
     assert_eq!((mode(&target.join("secret")), mode(&target.join("empty"))), (0o600, 0o750));
     let modified = |path: PathBuf| fs::symlink_metadata(path).unwrap().mtime();
@@ -301,11 +306,25 @@ fn everything_new_belongs_to_the_owner_and_nothing_old_does() {
     fs::create_dir(&system).unwrap();
     fs::create_dir(system.join("old")).unwrap();
     fs::set_permissions(system.join("old"), fs::Permissions::from_mode(0o755)).unwrap();
-    let archive = Archive::new().directory("./", 0o700).directory("old", 0o777).file("old/a/f", "x").link("l", "x").end();
+    let archive = Archive::new()
+        .directory("./", 0o700)
+        .directory("old", 0o777)
+        .file("old/a/f", "x")
+        .link("l", "x")
+        .end();
     unpack(&archive[..], &system.join("above/target"), Some(owner)).unwrap();
     unpack(&archive[..], &system, Some(owner)).unwrap();
-    let whose = |name: &str| fs::symlink_metadata(system.join(name)).map(|meta| (meta.uid(), meta.gid())).unwrap();
-    for name in ["above/target", "above/target/old", "above/target/old/a/f", "above/target/l", "old/a", "old/a/f", "l"] {
+    let whose =
+        |name: &str| fs::symlink_metadata(system.join(name)).map(|meta| (meta.uid(), meta.gid())).unwrap();
+    for name in [
+        "above/target",
+        "above/target/old",
+        "above/target/old/a/f",
+        "above/target/l",
+        "old/a",
+        "old/a/f",
+        "l",
+    ] {
         assert_eq!(whose(name), (1234, 2345), "{name}");
     }
     for name in ["", "old", "above"] {

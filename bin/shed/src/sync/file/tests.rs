@@ -46,7 +46,10 @@ fn the_example_is_understood() {
     let nvim = &file.features[&names("nvim")[0]];
     assert_eq!((nvim.description.as_str(), nvim.post_sync.len()), ("the editor", 2));
     let path = &nvim.paths[0];
-    assert_eq!((path.written.as_str(), path.source.as_path()), ("~/.config/nvim", Path::new("/home/me/.config/nvim")));
+    assert_eq!(
+        (path.written.as_str(), path.source.as_path()),
+        ("~/.config/nvim", Path::new("/home/me/.config/nvim"))
+    );
     assert!(path.target_is_directory && path.target.as_str() == "~/.config/nvim");
     let include = path.include.as_ref().unwrap();
     for (path, taken) in
@@ -56,7 +59,13 @@ fn the_example_is_understood() {
     }
     let git = &file.features[&names("git")[0]].paths[0];
     assert!(!git.target_is_directory && git.include.is_none());
-    assert!(parse("features: {x: {paths: [{source: /a, target: '~'}]}}").unwrap().features.values().all(|f| f.paths[0].target_is_directory));
+    assert!(
+        parse("features: {x: {paths: [{source: /a, target: '~'}]}}")
+            .unwrap()
+            .features
+            .values()
+            .all(|f| f.paths[0].target_is_directory)
+    );
 }
 
 #[test]
@@ -88,7 +97,10 @@ fn what_is_misspelt_is_said_with_its_place() {
         ("features:\n  a:\n    path: []\n", &["path", "line 3"]),
         ("features:\n  a:\n    description: x\n", &["paths", "line"]),
         ("features:\n  a:\n    paths:\n      - {source: /x}\n", &["target", "line 4"]),
-        ("features:\n  a:\n    paths:\n      - {source: /x, target: /y, includes: []}\n", &["includes", "line 4"]),
+        (
+            "features:\n  a:\n    paths:\n      - {source: /x, target: /y, includes: []}\n",
+            &["includes", "line 4"],
+        ),
         ("features: {a: {paths: [{source: [1], target: /y}]}}", &["line 1"]),
         ("features: {a: {paths: [{source: /x, target: /y}], postSync: [echo]}}", &["line 1"]),
         ("features: {a: {paths: [{source: /x, target: /y}], postsync: []}}", &["postsync"]),
@@ -111,7 +123,8 @@ fn what_is_misspelt_is_said_with_its_place() {
 
 #[test]
 fn what_makes_no_sense_is_said_with_its_key() {
-    let path = |fields: &str| format!("features: {{a: {{paths: [{{source: /x, target: /y}}, {{{fields}}}]}}}}");
+    let path =
+        |fields: &str| format!("features: {{a: {{paths: [{{source: /x, target: /y}}, {{{fields}}}]}}}}");
     for (text, said) in [
         ("features: {a: {paths: []}}".to_owned(), "features.a.paths is empty"),
         (path("source: '', target: /y"), "features.a.paths[1].source is empty"),
