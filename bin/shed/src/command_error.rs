@@ -89,6 +89,12 @@ impl CommandError {
         self
     }
 
+    /// Becomes the cause of an error that says more; kind and hints stay.
+    pub(crate) fn behind(self, message: impl Into<String>) -> Self {
+        let cause = self.whole();
+        Self { kind: self.kind, message: message.into(), source: Some(cause.into()), hints: self.hints }
+    }
+
     /// Makes the error of a call to a server.
     pub(crate) fn from_client(error: ClientError, server: &Server, shed: Option<&ShedName>) -> Self {
         let code = error.code();
@@ -173,6 +179,16 @@ impl CommandError {
             next = error.source();
         }
         causes
+    }
+
+    /// Returns the message and the causes as one text.
+    pub(crate) fn whole(&self) -> String {
+        let mut text = self.message.clone();
+        for cause in self.causes() {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        text
     }
 
     /// Returns the hints.

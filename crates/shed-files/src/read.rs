@@ -241,10 +241,8 @@ impl<R: Read> TarReader<R> {
                 b"path" => extensions.name = Some(value.to_vec()),
                 b"linkpath" => extensions.link = Some(value.to_vec()),
                 b"size" => {
-                    extensions.size = Some(
-                        number(value)
-                            .ok_or(TarError::Damaged { offset, what: "a pax size cannot be read" })?,
-                    )
+                    let unreadable = TarError::Damaged { offset, what: "a pax size cannot be read" };
+                    extensions.size = Some(number(value).ok_or(unreadable)?);
                 }
                 b"mtime" => extensions.modified = time(value),
                 key if key.starts_with(b"GNU.sparse.") => return Err(TarError::Sparse { offset }),

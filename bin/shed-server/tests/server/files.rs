@@ -158,7 +158,7 @@ async fn what_the_guest_says_decides_the_code_even_before_the_end() {
             // The client that still sends gets the same answer.
             let pieces = stream::iter((0..200).map(|_| piece(64 << 10)));
             let error = api.client.put_files(&shed, &"~/x".parse().unwrap(), pieces).await.unwrap_err();
-            assert_eq!(error.code().map(|code| code.as_str()), Some(code), "{error:?}");
+            assert_eq!(error.code().map(shed_api::ErrorCode::as_str), Some(code), "{error:?}");
         }
     }
 }

@@ -179,8 +179,7 @@ impl AfterCreate {
             // Nobody asked for it: a create must not fail for it.
             (Err(error), None) => {
                 let error = CommandError::from(error);
-                let causes: String = error.causes().iter().map(|cause| format!(": {cause}")).collect();
-                context.ui.warning(&format!("no files will be copied: {}{causes}", error.message()));
+                context.ui.warning(&format!("no files will be copied: {}", error.whole()));
                 return Ok(Self(None));
             }
         };
@@ -196,10 +195,7 @@ impl AfterCreate {
     pub(crate) async fn run(self, context: &Context, server: &Server, shed: &ShedName) -> Vec<String> {
         let Some(plan) = self.0.filter(|plan| !plan.features.is_empty()) else { return Vec::new() };
         let report = carry_out(context, server, shed, plan).await;
-        let failed = report.errors.iter().map(|error| {
-            let causes: String = error.causes().iter().map(|cause| format!(": {cause}")).collect();
-            format!("{}{causes}", error.message())
-        });
+        let failed = report.errors.iter().map(CommandError::whole);
         report.warnings.iter().cloned().chain(failed).collect()
     }
 }

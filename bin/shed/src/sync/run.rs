@@ -78,10 +78,7 @@ pub(crate) async fn run(place: Place<'_>, plan: Plan, task: &Task<'_>) -> Report
             error: None,
         };
         if let Err(error) = run_feature(place, feature, task, &mut done, &mut log).await {
-            let text = std::iter::once(error.message().to_owned())
-                .chain(error.causes())
-                .collect::<Vec<_>>()
-                .join(": ");
+            let text = error.whole();
             log.line(&format!("failed: {text}"));
             done.status = "failed";
             done.error = Some(text);
@@ -129,10 +126,7 @@ async fn run_feature(
                     None => error,
                 }
             }
-            Ended::Lost(error) => {
-                CommandError::new(error.kind(), format!("feature {name}: `{shown}` could not be run"))
-                    .caused_by(whole(&error))
-            }
+            Ended::Lost(error) => error.behind(format!("feature {name}: `{shown}` could not be run")),
         })?;
     }
     Ok(())
@@ -156,11 +150,7 @@ async fn copy(
             return Ok(());
         }
         Source::Unusable(error) => {
-            let message = format!("feature {name}: {}", error.message());
-            let made = CommandError::new(error.kind(), message);
-            let causes = error.causes();
-            let made = if causes.is_empty() { made } else { made.caused_by(causes.join(": ")) };
-            return Err(error.hints().iter().fold(made, |made, hint| made.hinted(hint)));
+            return Err(error.behind(format!("feature {name}: {written} was not copied")));
         }
         Source::Ready { directory, scan } => (directory, scan),
     };
@@ -172,9 +162,8 @@ async fn copy(
         move |sent: u64| live.say(&format!("{feature}: {shown}: {} of {}", human(sent), human(total)));
     let sent =
         transfer::send(place.client, place.shed, &directory, scan, progress).await.map_err(|error| {
-            let error = CommandError::from_client(error, place.server, Some(place.shed));
-            let made = CommandError::new(error.kind(), format!("feature {name}: {written} was not copied"));
-            error.hints().iter().fold(made.caused_by(whole(&error)), |made, hint| made.hinted(hint))
+            CommandError::from_client(error, place.server, Some(place.shed))
+                .behind(format!("feature {name}: {written} was not copied"))
         })?;
     let files = sent.report.files + sent.report.links;
     done.files += files;
@@ -209,11 +198,6 @@ fn judge(place: Place<'_>, result: Result<ExitStatus, GuestError>) -> Result<(),
     }
 }
 
-/// Returns an error's message with its causes, as the cause of another one.
-fn whole(error: &CommandError) -> String {
-    std::iter::once(error.message().to_owned()).chain(error.causes()).collect::<Vec<_>>().join(": ")
-}
-
 fn first_line(line: &str) -> String {
     let mut lines = clean(line.trim()).lines().map(str::to_owned).collect::<Vec<_>>().into_iter();
     match (lines.next(), lines.next()) {
@@ -237,7 +221,7 @@ async fn keep(place: Place<'_>, log: Log) -> Result<(), String> {
     judge(place, result).map_err(|ended| match ended {
         Ended::Code(_) if !said.is_empty() => first_line(&String::from_utf8_lossy(&said)),
         Ended::Code(status) => status.error.unwrap_or_else(|| format!("exit code {}", status.code)),
-        Ended::Lost(error) => whole(&error),
+        Ended::Lost(error) => error.whole(),
     })
 }
 

@@ -103,7 +103,7 @@ fn one_feature_that_fails_does_not_keep_the_others_back() {
     for text in [
         "error: feature a: ~/f was not copied\n  caused by: shed `web` is not running\nhint: start it: shed start web\n",
         "error: feature b: ~/f was not copied\n",
-        "error: feature c: ~/f is a file, and `include` chooses from a directory\n",
+        "error: feature c: ~/f was not copied\n  caused by: ~/f is a file, and `include` chooses from a directory\n",
         "d: ~/gone is not there; skipped\n",
     ] {
         assert!(ran.stderr.contains(text), "{text:?} is not in {ran:?}");
