@@ -26,8 +26,9 @@ impl PythonEnv {
     /// When it is not there: a test that cannot run is a failed test. The message says how to get it.
     #[must_use]
     pub fn find(stage: &Stage) -> Self {
-        let venv = std::env::var(VENV)
-            .unwrap_or_else(|_| panic!("{VENV} is not set; run `./x test --ssh`, which installs what it names"));
+        let venv = std::env::var(VENV).unwrap_or_else(|_| {
+            panic!("{VENV} is not set; run `./x test --ssh`, which installs what it names")
+        });
         let bin = Utf8PathBuf::from(venv).join("bin");
         assert!(bin.is_absolute() && bin.is_dir(), "{VENV} names no Python environment: there is no {bin}");
         Self { bin, home: stage.home() }

@@ -110,10 +110,7 @@ fn ansible(
         .env("ANSIBLE_CONFIG", "/dev/null")
         .env("ANSIBLE_NOCOLOR", "1")
         .env("ANSIBLE_SSH_CONTROL_PATH_DIR", sockets.path())
-        .env(
-            "ANSIBLE_SSH_ARGS",
-            format!("-F {} -o ControlMaster=auto -o ControlPersist=5s", ssh.config()),
-        )
+        .env("ANSIBLE_SSH_ARGS", format!("-F {} -o ControlMaster=auto -o ControlPersist=5s", ssh.config()))
         .args(["-i", inventory.as_str()])
         .args(words);
     run(&mut command, b"", LONG)

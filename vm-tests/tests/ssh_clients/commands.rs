@@ -22,27 +22,30 @@ pub(crate) fn prove(world: &World, promises: &mut Promises) {
 
 fn terminals(World { ssh, .. }: &World, promises: &mut Promises) {
     let host = format!("shed-{SHED}");
-    promises.keep("a shell on a terminal: its own prompt, /workspace, sizes, Ctrl-C, and the code of `exit`", || {
-        let mut pty = ssh.on_terminal(&["-tt", &host], 24, 80);
-        pty.wait_for(&format!("shed:{SHED}"), BOOT);
-        pty.type_in("stty size; echo in:$PWD:$SHED_NAME:$TERM:$(id -un)\r");
-        pty.wait_for("24 80", SHORT * 2);
-        pty.wait_for(&format!("in:/workspace:{SHED}:xterm-256color:shed"), SHORT * 2);
-        pty.resize(41, 132);
-        // The shell sees a new size at its next line at the latest; asked until it does.
-        wait_for("the guest to see the new size", SHORT * 2, || {
-            pty.type_in("stty size\r");
-            pty.wait_for("stty size", SHORT);
-            pty.screen().contains("41 132").then_some(())
-        });
-        pty.type_in("echo be'fore'; sleep 1000\r");
-        pty.wait_for("before", SHORT * 2);
-        pty.type_in("\u{3}");
-        pty.type_in("echo af'ter'\r");
-        pty.wait_for("after", SHORT * 2);
-        pty.type_in("exit 7\r");
-        assert_eq!(pty.wait(SHORT * 2), 7, "{}", pty.screen());
-    });
+    promises.keep(
+        "a shell on a terminal: its own prompt, /workspace, sizes, Ctrl-C, and the code of `exit`",
+        || {
+            let mut pty = ssh.on_terminal(&["-tt", &host], 24, 80);
+            pty.wait_for(&format!("shed:{SHED}"), BOOT);
+            pty.type_in("stty size; echo in:$PWD:$SHED_NAME:$TERM:$(id -un)\r");
+            pty.wait_for("24 80", SHORT * 2);
+            pty.wait_for(&format!("in:/workspace:{SHED}:xterm-256color:shed"), SHORT * 2);
+            pty.resize(41, 132);
+            // The shell sees a new size at its next line at the latest; asked until it does.
+            wait_for("the guest to see the new size", SHORT * 2, || {
+                pty.type_in("stty size\r");
+                pty.wait_for("stty size", SHORT);
+                pty.screen().contains("41 132").then_some(())
+            });
+            pty.type_in("echo be'fore'; sleep 1000\r");
+            pty.wait_for("before", SHORT * 2);
+            pty.type_in("\u{3}");
+            pty.type_in("echo af'ter'\r");
+            pty.wait_for("after", SHORT * 2);
+            pty.type_in("exit 7\r");
+            assert_eq!(pty.wait(SHORT * 2), 7, "{}", pty.screen());
+        },
+    );
     promises.keep("a command has a terminal when one is asked for, and none otherwise", || {
         let mut pty = ssh.on_terminal(&["-tt", &host, "tty; stty size"], 31, 77);
         assert_eq!(pty.wait(SHORT * 2), 0, "{}", pty.screen());
@@ -110,14 +113,17 @@ fn ends(World { ssh, cli, .. }: &World, promises: &mut Promises) {
         assert_eq!(done.code, 255, "{}", done.err());
         assert!(done.err().contains("exit-signal"), "{}", done.err());
     });
-    promises.keep("a daemon started in the background does not hold the client, whatever it holds open", || {
-        let begun = Instant::now();
-        let line = "nohup sleep 4711 >/dev/null 2>&1 </dev/null & echo started";
-        assert_eq!(ssh.exec(SHED, line).ok().out(), "started");
-        assert_eq!(ssh.exec(SHED, "sleep 4712 & echo started").ok().out(), "started");
-        assert!(begun.elapsed() < SHORT * 2, "it took {:?}", begun.elapsed());
-        assert_eq!(cli.exec(SHED, &["pkill", "-c", "-f", "^sleep 471[12]"]).ok().out(), "2");
-    });
+    promises.keep(
+        "a daemon started in the background does not hold the client, whatever it holds open",
+        || {
+            let begun = Instant::now();
+            let line = "nohup sleep 4711 >/dev/null 2>&1 </dev/null & echo started";
+            assert_eq!(ssh.exec(SHED, line).ok().out(), "started");
+            assert_eq!(ssh.exec(SHED, "sleep 4712 & echo started").ok().out(), "started");
+            assert!(begun.elapsed() < SHORT * 2, "it took {:?}", begun.elapsed());
+            assert_eq!(cli.exec(SHED, &["pkill", "-c", "-f", "^sleep 471[12]"]).ok().out(), "2");
+        },
+    );
     promises.keep("what a client ran ends when the client is killed", || {
         let running = ssh.spawn(&[&host, "echo up; exec sleep 4713"]);
         running.wait_for_stdout("up", SHORT * 2);
@@ -126,17 +132,21 @@ fn ends(World { ssh, cli, .. }: &World, promises: &mut Promises) {
             (cli.exec(SHED, &["pgrep", "-f", "^sleep 4713"]).code == 1).then_some(())
         });
     });
-    promises.keep("what ran on a terminal ends when the client is killed, and a tmux session does not", || {
-        let mut pty = ssh.on_terminal(&["-tt", &host, "tmux new-session -A -s kept"], 24, 80);
-        pty.wait_for("[kept]", SHORT * 2);
-        pty.type_in("echo he're'; sleep 4714\r");
-        pty.wait_for("here", SHORT * 2);
-        pty.signal(Signal::KILL);
-        wait_for("tmux to be detached", HANG_UP, || {
-            let list = cli.exec(SHED, &["tmux", "list-sessions", "-F", "#{session_name}:#{session_attached}"]);
-            (list.out() == "kept:0").then_some(())
-        });
-        cli.exec(SHED, &["pgrep", "-f", "^sleep 4714"]).ok();
-        cli.exec(SHED, &["tmux", "kill-server"]).ok();
-    });
+    promises.keep(
+        "what ran on a terminal ends when the client is killed, and a tmux session does not",
+        || {
+            let mut pty = ssh.on_terminal(&["-tt", &host, "tmux new-session -A -s kept"], 24, 80);
+            pty.wait_for("[kept]", SHORT * 2);
+            pty.type_in("echo he're'; sleep 4714\r");
+            pty.wait_for("here", SHORT * 2);
+            pty.signal(Signal::KILL);
+            wait_for("tmux to be detached", HANG_UP, || {
+                let list =
+                    cli.exec(SHED, &["tmux", "list-sessions", "-F", "#{session_name}:#{session_attached}"]);
+                (list.out() == "kept:0").then_some(())
+            });
+            cli.exec(SHED, &["pgrep", "-f", "^sleep 4714"]).ok();
+            cli.exec(SHED, &["tmux", "kill-server"]).ok();
+        },
+    );
 }

@@ -27,24 +27,32 @@ fn single_files(World { ssh, cli, .. }: &World, dir: &Utf8Path, promises: &mut P
     fs::set_permissions(&large, fs::Permissions::from_mode(0o751)).expect("a mode");
     // Over the sftp subsystem, and over a command as before OpenSSH 9.
     for (way, flag) in [("sftp", "-s"), ("rcp", "-O")] {
-        promises.keep(&format!("scp copies a large file there and back, mode and time included ({way})"), || {
-            let (there, back) = (format!("/workspace/{way} large"), dir.join(format!("{way} back")));
-            let remote = format!("shed-{SHED}:{there}");
-            // The old way hands the name to a shell.
-            let quoted = if flag == "-O" { format!("shed-{SHED}:'{there}'") } else { remote };
-            ssh.copy("scp", &[flag, "-q", "-p", large.as_str(), &quoted]).ok();
-            assert_eq!(cli.exec(SHED, &["stat", "-c", "%s %a %U", &there]).ok().out(), format!("{LARGE_BYTES} 751 shed"));
-            ssh.copy("scp", &[flag, "-q", "-p", &quoted, back.as_str()]).ok();
-            assert!(fs::read(&back).expect("a file") == bytes, "other bytes came back");
-            let time = |path: &Utf8Path| fs::metadata(path).and_then(|data| data.modified()).expect("a time");
-            let apart = time(&large).duration_since(time(&back)).unwrap_or_default();
-            assert!(apart.as_secs() <= 1, "the times are {apart:?} apart");
-        });
+        promises.keep(
+            &format!("scp copies a large file there and back, mode and time included ({way})"),
+            || {
+                let (there, back) = (format!("/workspace/{way} large"), dir.join(format!("{way} back")));
+                let remote = format!("shed-{SHED}:{there}");
+                // The old way hands the name to a shell.
+                let quoted = if flag == "-O" { format!("shed-{SHED}:'{there}'") } else { remote };
+                ssh.copy("scp", &[flag, "-q", "-p", large.as_str(), &quoted]).ok();
+                assert_eq!(
+                    cli.exec(SHED, &["stat", "-c", "%s %a %U", &there]).ok().out(),
+                    format!("{LARGE_BYTES} 751 shed")
+                );
+                ssh.copy("scp", &[flag, "-q", "-p", &quoted, back.as_str()]).ok();
+                assert!(fs::read(&back).expect("a file") == bytes, "other bytes came back");
+                let time =
+                    |path: &Utf8Path| fs::metadata(path).and_then(|data| data.modified()).expect("a time");
+                let apart = time(&large).duration_since(time(&back)).unwrap_or_default();
+                assert!(apart.as_secs() <= 1, "the times are {apart:?} apart");
+            },
+        );
         promises.keep(&format!("scp copies a directory there and back ({way})"), || {
             let (small, back) = (dir.join(format!("{way}-tree")), dir.join(format!("{way}-tree-back")));
             fs::create_dir_all(small.join("sub")).expect("a directory");
             for number in 0..20 {
-                fs::write(small.join("sub").join(format!("f{number}")), vec![b'x'; number * 1000]).expect("a file");
+                fs::write(small.join("sub").join(format!("f{number}")), vec![b'x'; number * 1000])
+                    .expect("a file");
             }
             let remote = format!("shed-{SHED}:/workspace/{way}-tree");
             ssh.copy("scp", &[flag, "-q", "-r", "-p", small.as_str(), &remote]).ok();
@@ -77,7 +85,10 @@ fn rsync(World { ssh, cli, .. }: &World, dir: &Utf8Path, promises: &mut Promises
     promises.keep("rsync takes ten thousand files into the shed", || {
         ssh.run("rsync", &["-a", "-e", &ssh.as_words(), &source, &target]).ok();
         // Files, one of them with another name, and a link.
-        assert_eq!(cli.sh(SHED, "find /workspace/tree -type f | wc -l; find /workspace/tree -type l | wc -l"), "10000\n1");
+        assert_eq!(
+            cli.sh(SHED, "find /workspace/tree -type f | wc -l; find /workspace/tree -type l | wc -l"),
+            "10000\n1"
+        );
     });
     promises.keep("rsync sends only what has changed, and removes what is gone", || {
         let sent = trees::change(&tree);
@@ -107,7 +118,8 @@ fn git(ssh: &OpenSsh, dir: &Utf8Path, promises: &mut Promises) {
         ssh.exec(SHED, "git init -q --bare -b main /workspace/repo.git").ok();
         git(&["init", "-q", "-b", "main", work.as_str()]);
         for number in 0..300 {
-            fs::write(work.join(format!("file-{number}")), format!("{number}\n").repeat(number)).expect("a file");
+            fs::write(work.join(format!("file-{number}")), format!("{number}\n").repeat(number))
+                .expect("a file");
         }
         // Something that does not compress, so that the pack is large.
         fs::copy(dir.join("large file"), work.join("large")).expect("a file");

@@ -31,22 +31,25 @@ pub(crate) fn prove(world: &World, promises: &mut Promises) {
         (cli.exec(SHED, &["sh", "-c", &look]).out() == "hello").then_some(())
     });
     local(world, &host, promises);
-    promises.keep("a dynamic forward (-D) serves a SOCKS client that asks for localhost, and no other host", || {
-        let port = free_port();
-        let running = ssh.spawn(&["-N", "-D", &format!("127.0.0.1:{port}"), &host]);
-        wait_for_listener(port);
-        let proxy = format!("127.0.0.1:{port}");
-        let curl = |words: &[&str]| {
-            ssh.run("curl", &[&["-sS", "--max-time", "60", "--socks5-hostname", &proxy], words].concat())
-        };
-        assert_eq!(curl(&[&format!("http://localhost:{WEB}/small")]).ok().out(), "hello");
-        assert_eq!(curl(&[&format!("http://127.0.0.1:{WEB}/small")]).ok().out(), "hello");
-        assert_ne!(curl(&["http://192.0.2.1:80/"]).code, 0);
-        assert_ne!(curl(&[&format!("http://{SHED}:{WEB}/")]).code, 0);
-        // A refused target does not end the connection.
-        assert_eq!(curl(&[&format!("http://localhost:{WEB}/small")]).ok().out(), "hello");
-        stop(running);
-    });
+    promises.keep(
+        "a dynamic forward (-D) serves a SOCKS client that asks for localhost, and no other host",
+        || {
+            let port = free_port();
+            let running = ssh.spawn(&["-N", "-D", &format!("127.0.0.1:{port}"), &host]);
+            wait_for_listener(port);
+            let proxy = format!("127.0.0.1:{port}");
+            let curl = |words: &[&str]| {
+                ssh.run("curl", &[&["-sS", "--max-time", "60", "--socks5-hostname", &proxy], words].concat())
+            };
+            assert_eq!(curl(&[&format!("http://localhost:{WEB}/small")]).ok().out(), "hello");
+            assert_eq!(curl(&[&format!("http://127.0.0.1:{WEB}/small")]).ok().out(), "hello");
+            assert_ne!(curl(&["http://192.0.2.1:80/"]).code, 0);
+            assert_ne!(curl(&[&format!("http://{SHED}:{WEB}/")]).code, 0);
+            // A refused target does not end the connection.
+            assert_eq!(curl(&[&format!("http://localhost:{WEB}/small")]).ok().out(), "hello");
+            stop(running);
+        },
+    );
     promises.keep("stdin and stdout can be a port of the guest (-W)", || {
         let target = format!("localhost:{WEB}");
         let request = b"GET /small HTTP/1.0\r\n\r\n";
@@ -63,9 +66,7 @@ fn local(World { ssh, .. }: &World, host: &str, promises: &mut Promises) {
         let forward = format!("127.0.0.1:{port}:localhost:{WEB}");
         let running = ssh.spawn(&["-N", "-L", &forward, host]);
         wait_for_listener(port);
-        let threads: Vec<_> = (0..30)
-            .map(|_| thread::spawn(move || get(port, "/small")))
-            .collect();
+        let threads: Vec<_> = (0..30).map(|_| thread::spawn(move || get(port, "/small"))).collect();
         for thread in threads {
             assert_eq!(thread.join().expect("a request does not panic"), b"hello\n");
         }

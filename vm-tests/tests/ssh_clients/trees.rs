@@ -38,7 +38,8 @@ pub(crate) fn change(root: &Utf8Path) -> usize {
     for file in 0..50 {
         fs::write(dir.join(format!("file-{file:03}.txt")), content(&dir, file, 1)).expect("a file");
         fs::remove_file(root.join("dir 051").join(format!("file-{file:03}.txt"))).expect("a file");
-        fs::write(root.join("empty").join(format!("new-{file:03}.txt")), content(&dir, file, 2)).expect("a file");
+        fs::write(root.join("empty").join(format!("new-{file:03}.txt")), content(&dir, file, 2))
+            .expect("a file");
     }
     100
 }
