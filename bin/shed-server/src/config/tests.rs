@@ -41,6 +41,9 @@ fn without_a_file_everything_is_at_its_default() {
     ssh_host_key: "/home/ann/.shed/host_key"
     default_backend: detect
     log_level: info
+    terminal:
+      fallback_term: "xterm-256color"
+      term_mappings: {}
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture

@@ -16,4 +16,5 @@ mod openapi;
 mod process;
 mod sessions;
 mod sheds;
+mod ssh;
 mod system;

@@ -1,0 +1,48 @@
+//! A channel as one stream of bytes, for the relay that HTTP's upgraded connections use, too.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{channels::Inlet, intake::IntakeReader, output::Output};
+
+/// The client's end of a channel. EOF of either side is the end of that direction.
+pub(super) struct ChannelSide {
+    reader: IntakeReader,
+    writer: Pin<Box<dyn AsyncWrite + Send>>,
+}
+
+impl ChannelSide {
+    /// Makes a stream of both halves of a channel.
+    pub(super) fn new(inlet: &Inlet, output: &Output) -> Self {
+        Self { reader: IntakeReader(inlet.intake.clone()), writer: output.writer() }
+    }
+}
+
+impl AsyncRead for ChannelSide {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.reader).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for ChannelSide {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.writer.as_mut().poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer.as_mut().poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.writer.as_mut().poll_shutdown(cx)
+    }
+}
