@@ -29,7 +29,7 @@ Exit codes:
   130  interrupted (128 + the number of the signal)
 
 `shed exec` passes on the exit code of the command it runs: 128 + n after signal n, 127 when there is no such \
-command, 126 when it cannot be run. It exits with 255 when it fails itself.
+command, 126 when it cannot be run. It exits with 255 when it fails itself. `shed console` passes on that of the shell.
 
 Files:
   ~/.shed/config.yaml  the servers, and where each shed was last seen
@@ -39,6 +39,8 @@ Without any server in that file, one on this machine at http://127.0.0.1:8080 is
 
 Examples:
   shed create web                      make a shed
+  shed console web                     open a shell in it
+  shed attach web                      show its tmux session, which goes on without you
   shed exec web -- npm test            run a command in it
   shed list                            see what there is
   shed sessions                        see what goes on in it
@@ -99,6 +101,8 @@ enum Command {
     Stop(commands::stop::StopArgs),
     #[command(visible_alias = "rm")]
     Delete(commands::delete::DeleteArgs),
+    Console(commands::console::ConsoleArgs),
+    Attach(commands::console::AttachArgs),
     Exec(commands::exec::ExecArgs),
     Sessions(commands::sessions::SessionsArgs),
     Image(commands::image::ImageArgs),
@@ -219,6 +223,8 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Start(args) => commands::start::run(context, args),
         Command::Stop(args) => commands::stop::run(context, args),
         Command::Delete(args) => commands::delete::run(context, args),
+        Command::Console(args) => commands::console::console(context, args),
+        Command::Attach(args) => commands::console::attach(context, args),
         Command::Exec(args) => commands::exec::run(context, args),
         Command::Sessions(args) => commands::sessions::run(context, args),
         Command::Image(args) => commands::image::run(context, args),

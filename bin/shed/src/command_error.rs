@@ -98,27 +98,35 @@ impl CommandError {
                     .caused_by(source)
                     .hinted(server.hint())
             }
-            ClientError::Api { message, .. } => {
-                let kind = match code {
-                    Some(
-                        ErrorCode::ShedNotFound
-                        | ErrorCode::SessionNotFound
-                        | ErrorCode::ImageNotFound
-                        | ErrorCode::UnknownImage,
-                    ) => Kind::NotFound,
-                    Some(_) | None => Kind::Failed,
-                };
-                let made = Self::new(kind, refusal(code, &server.to_string(), message));
-                match code.and_then(|code| hint_for(code, shed.map_or("NAME", ShedName::as_str))) {
-                    Some(hint) => made.hinted(hint),
-                    None => made,
-                }
-            }
+            ClientError::Api { message, .. } => Self::refused(code, message, server, shed),
             other @ (ClientError::Broken { .. } | ClientError::TimedOut { .. }) => {
                 Self::from_error(Kind::Unreachable, &other).hinted(server.hint())
             }
             other @ ClientError::Protocol { .. } => Self::from_error(Kind::Failed, &other)
                 .hinted("compare the versions of client and server: shed version -v"),
+        }
+    }
+
+    /// Makes the error of a server that says no, over HTTP or SSH.
+    pub(crate) fn refused(
+        code: Option<ErrorCode>,
+        message: String,
+        server: &Server,
+        shed: Option<&ShedName>,
+    ) -> Self {
+        let kind = match code {
+            Some(
+                ErrorCode::ShedNotFound
+                | ErrorCode::SessionNotFound
+                | ErrorCode::ImageNotFound
+                | ErrorCode::UnknownImage,
+            ) => Kind::NotFound,
+            Some(_) | None => Kind::Failed,
+        };
+        let made = Self::new(kind, refusal(code, &server.to_string(), message));
+        match code.and_then(|code| hint_for(code, shed.map_or("NAME", ShedName::as_str))) {
+            Some(hint) => made.hinted(hint),
+            None => made,
         }
     }
 

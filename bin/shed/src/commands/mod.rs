@@ -4,13 +4,16 @@
 //! result to [`crate::ui`].
 
 pub(crate) mod completions;
+pub(crate) mod console;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod exec;
 mod fleet;
 pub(crate) mod image;
+mod join;
 pub(crate) mod list;
 pub(crate) mod man;
+mod send_keys;
 pub(crate) mod server;
 pub(crate) mod sessions;
 pub(crate) mod start;
