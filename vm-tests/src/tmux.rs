@@ -41,11 +41,9 @@ impl Tmux {
             bin_dir: stage.parts().bin_dir.clone(),
         };
         let (columns, rows) = (columns.to_string(), rows.to_string());
-        // POSIX's own words for a prompt that says nothing of this machine.
-        let shell = format!("PS1='{PROMPT}' ENV= exec sh -i");
         // The directory makes the server one of the stage's processes, for the guard.
         let dir = stage.dir().as_str();
-        tmux.tmux(&["new-session", "-d", "-s", SESSION, "-c", dir, "-x", &columns, "-y", &rows, &shell]);
+        tmux.tmux(&["new-session", "-d", "-s", SESSION, "-c", dir, "-x", &columns, "-y", &rows, &plain_shell()]);
         // Without it a program that has ended would take the evidence along.
         tmux.tmux(&["set-option", "-g", "remain-on-exit", "on"]);
         tmux.wait_for(PROMPT, SHORT);
@@ -149,10 +147,10 @@ impl Tmux {
         self.answer("stty -a")
     }
 
-    /// Clears the screen of the plain shell.
+    /// Begins anew with an empty screen and a plain shell; what runs there is ended.
     #[track_caller]
-    pub fn clear(&self) {
-        self.line("clear");
+    pub fn restart(&self) {
+        self.tmux(&["respawn-pane", "-k", "-t", SESSION, &plain_shell()]);
         self.wait_until("an empty screen", SHORT, |screen| screen.trim_end() == PROMPT.trim_end());
     }
 
@@ -180,6 +178,11 @@ impl Tmux {
             .env("TERM", "xterm-256color");
         String::from_utf8_lossy(&run(&mut command, b"", SHORT).ok().stdout).into_owned()
     }
+}
+
+/// A command for a shell whose prompt says nothing of this machine, in words that every POSIX shell knows.
+fn plain_shell() -> String {
+    format!("PS1='{PROMPT}' ENV= exec sh -i")
 }
 
 impl Drop for Tmux {

@@ -17,7 +17,7 @@ const GUEST: Duration = Duration::from_secs(90);
 
 /// Opens a console and waits for its prompt.
 fn console(tmux: &Tmux) {
-    tmux.clear();
+    tmux.restart();
     tmux.line(&format!("shed console {SHED}"));
     tmux.wait_until("the guest's prompt", BOOT, at_guest_prompt);
 }
@@ -119,8 +119,10 @@ fn a_console_is_a_terminal_and_gives_it_back() {
         tmux.wait_for("Stopped", GUEST);
         tmux.line("kill %1; wait; clear");
         tmux.wait_until("the prompt", GUEST, at_guest_prompt);
-        tmux.line("cat");
+        tmux.line("clear; cat");
         tmux.line("some text");
+        // Once as it is typed, and once by cat.
+        tmux.wait_until("cat's answer", GUEST, |screen| screen.matches("some text").count() == 2);
         tmux.press(&["C-d"]);
         tmux.wait_until("the prompt", GUEST, at_guest_prompt);
         tmux.type_in("cat /etc/debian_ver");
@@ -224,7 +226,7 @@ fn a_session_is_left_and_found_again() {
     let before = tmux.modes();
     let mut promises = Promises::new();
     let attach = |words: &str| {
-        tmux.clear();
+        tmux.restart();
         tmux.line(&format!("shed attach {SHED}{words}"));
     };
     let detach = || {
