@@ -43,7 +43,19 @@ impl Tmux {
         let (columns, rows) = (columns.to_string(), rows.to_string());
         // The directory makes the server one of the stage's processes, for the guard.
         let dir = stage.dir().as_str();
-        tmux.tmux(&["new-session", "-d", "-s", SESSION, "-c", dir, "-x", &columns, "-y", &rows, &plain_shell()]);
+        tmux.tmux(&[
+            "new-session",
+            "-d",
+            "-s",
+            SESSION,
+            "-c",
+            dir,
+            "-x",
+            &columns,
+            "-y",
+            &rows,
+            &plain_shell(),
+        ]);
         // Without it a program that has ended would take the evidence along.
         tmux.tmux(&["set-option", "-g", "remain-on-exit", "on"]);
         tmux.wait_for(PROMPT, SHORT);

@@ -12,6 +12,10 @@ const SHED: &str = "scripted";
 /// Where the guest's web server listens.
 const WEB: u16 = 8322;
 
+/// Our policy: nothing that ssh-audit calls broken or weak. An exchange that is safe against quantum computers is
+/// offered first; behind it one that is not, for clients that have none other (OpenSSH before 9.9, Paramiko).
+const TOLERATED: &str = "does not provide protection against post-quantum attacks";
+
 /// A playbook starts a Python in the guest for every task, and each takes a second under emulation.
 const LONG: Duration = Duration::from_secs(300);
 
@@ -29,7 +33,7 @@ fn other_clients_of_ssh_find_all_they_need() {
     let port = server.ssh_port().to_string();
     let mut promises = Promises::new();
 
-    promises.keep("ssh-audit finds no algorithm that fails, and none to warn of", || {
+    promises.keep("ssh-audit finds no algorithm that is broken, and none that is weak", || {
         let mut audit = python.command("ssh-audit");
         audit.args(["--json", "--skip-rate-test", "--port", &port, "127.0.0.1"]);
         let done = run(&mut audit, b"", BOOT);
@@ -39,9 +43,11 @@ fn other_clients_of_ssh_find_all_they_need() {
             let offered = told[kind].as_array().unwrap_or_else(|| panic!("no {kind} in {told}"));
             assert!(!offered.is_empty(), "no {kind} in {told}");
             for one in offered {
-                // Our policy: nothing that ssh-audit calls broken or weak; what it merely has to say is welcome.
                 for level in ["fail", "warn"] {
                     for note in one["notes"][level].as_array().into_iter().flatten() {
+                        if note == TOLERATED {
+                            continue;
+                        }
                         notes.push(format!("{level}: {kind} {}: {note}", one["algorithm"]));
                     }
                 }
@@ -104,10 +110,13 @@ fn ansible(
     let inventory = stage.dir().join("inventory");
     fs::write(&inventory, format!("shed-{SHED} ansible_python_interpreter=/usr/bin/python3\n"))
         .expect("an inventory");
+    // Empty: whatever the machine has for all its users is not read.
+    let settings = stage.dir().join("ansible.cfg");
+    fs::write(&settings, "").expect("settings");
     let mut command: Command = python.command(program);
     command
         .env("ANSIBLE_HOME", stage.home().join("ansible"))
-        .env("ANSIBLE_CONFIG", "/dev/null")
+        .env("ANSIBLE_CONFIG", settings)
         .env("ANSIBLE_NOCOLOR", "1")
         .env("ANSIBLE_SSH_CONTROL_PATH_DIR", sockets.path())
         .env("ANSIBLE_SSH_ARGS", format!("-F {} -o ControlMaster=auto -o ControlPersist=5s", ssh.config()))
