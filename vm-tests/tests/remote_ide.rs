@@ -104,8 +104,9 @@ fn an_ide_installs_its_server_and_finds_it_again() {
 
     promises.keep("the server's archive is uploaded through a shell's stdin, and by scp, unchanged", || {
         ssh.exec_with(SHED, "mkdir -p ~/.ide-server && cat > ~/.ide-server/server.tar.gz", &bytes).ok();
+        // A path that says no directory counts from where commands run, too.
         ssh.copy("scp", &["-q", tarball.as_str(), &format!("{host}:server-by-scp.tar.gz")]).ok();
-        ssh.exec(SHED, "cmp ~/server-by-scp.tar.gz ~/.ide-server/server.tar.gz").ok();
+        ssh.exec(SHED, "cmp /workspace/server-by-scp.tar.gz ~/.ide-server/server.tar.gz").ok();
         let sum = ssh.exec(SHED, "sha256sum < ~/.ide-server/server.tar.gz").ok().out();
         let ours = run(&mut ssh.other("sha256sum", &["-"]), &bytes, SHORT).ok().out();
         assert_eq!(sum, ours);
