@@ -38,13 +38,14 @@ impl Capacity {
         Self::within(getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED))
     }
 
-    /// Returns what a limit of open files allows: each connection one, each stream two, and an eighth for everything
+    /// Returns what a limit of open files allows: each connection one, each stream two, a quarter as many connections of
+    /// SSH, which carry many streams each, and an eighth for everything
     /// else, but not fewer than [`OWN`].
     #[must_use]
     pub fn within(limit: u64) -> Self {
-        let share = limit.saturating_sub(OWN.max(limit / 8)) / 4;
+        let share = limit.saturating_sub(OWN.max(limit / 8)) * 4 / 13;
         let share = usize::try_from(share.clamp(FEWEST, MOST)).unwrap_or(usize::MAX);
-        Self { connections: share, ssh: share, streams: share }
+        Self { connections: share, ssh: share / 4, streams: share }
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
     channels::Inlet,
     intake::IntakeReader,
     output::{Gone, Output},
-    side::ChannelSide,
+    side::{ChannelSide, GuestEnd},
     term::Terms,
 };
 use crate::{metrics::StreamKind, streams::OpenStream};
@@ -73,7 +73,8 @@ async fn carry(shared: &Shared, user: &str, inlet: &Inlet, output: &Output) -> R
     let stream = OpenStream::new(&shared.metrics, StreamKind::SshExec, shed);
     // The last frame says that it was the last, so a stream that ends without one was cut off.
     let rules = Rules { far_break: FarBreak::IsAnEnd, linger: LINGER };
-    let result = relay(ChannelSide::new(inlet, output), &early, guest, rules).await;
+    let side = ChannelSide::new(inlet, output, GuestEnd::IsAll);
+    let result = relay(side, &early, guest, rules).await;
     stream.ended(&result);
     Ok(())
 }

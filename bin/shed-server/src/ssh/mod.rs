@@ -24,7 +24,7 @@ mod tunnel;
 mod windows;
 mod wire;
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use russh::{
     MethodKind, MethodSet, Preferred, SshId,
@@ -124,12 +124,15 @@ impl Ssh {
         let milestones = Milestones::default();
         let client = Client::new(Arc::clone(&self.shared), seat, milestones.clone());
         let stranger = async {
-            sleep(LOGIN_GRACE).await;
-            if !milestones.logged_in.is_cancelled() {
-                tracing::debug!(%peer, "an SSH client did not log in in time");
-                cut.cancel();
+            tokio::select! {
+                () = milestones.logged_in.cancelled() => {}
+                () = sleep(LOGIN_GRACE) => {
+                    tracing::debug!(%peer, "an SSH client did not log in in time");
+                    cut.cancel();
+                }
+                () = closing.cancelled() => cut.cancel(),
             }
-            std::future::pending::<()>().await;
+            std::future::pending::<Infallible>().await
         };
         let whole = async {
             let mut session = run_stream(Arc::clone(&self.config), wire, client).await?;
@@ -166,9 +169,9 @@ impl Ssh {
                 }
             }
         };
-        let result = tokio::select! {
+        let result: Result<(), _> = tokio::select! {
             result = whole => result,
-            () = stranger => return,
+            never = stranger => match never {},
         };
         if let Err(error) = result {
             tracing::debug!(%peer, error = %shed_types::error_chain(&error), "SSH connection ended");

@@ -12,7 +12,7 @@ use super::{
     arrive::{Arrival, Refusal, arrive},
     channels::Inlet,
     output::Output,
-    side::ChannelSide,
+    side::{ChannelSide, GuestEnd},
 };
 use crate::{metrics::StreamKind, shown::Shown, streams::OpenStream};
 
@@ -75,7 +75,7 @@ pub(super) async fn run(
         sleep(LINGER).await;
     };
     let result = tokio::select! {
-        result = relay(ChannelSide::new(inlet, output), b"", guest, rules) => result,
+        result = relay(ChannelSide::new(inlet, output, GuestEnd::IsHalf), b"", guest, rules) => result,
         () = closed => Err(Broken::Near(std::io::ErrorKind::ConnectionAborted.into())),
         () = shared.hang_up.cancelled() => Err(Broken::Far(std::io::Error::other("the server ends"))),
     };

@@ -17,4 +17,8 @@ mod process;
 mod sessions;
 mod sheds;
 mod ssh;
+mod ssh_client;
+mod ssh_flow;
+mod ssh_requests;
+mod ssh_strangers;
 mod system;

@@ -166,11 +166,22 @@ async fn another_subsystem_is_refused() {
 
 #[tokio::test]
 async fn megabytes_come_back_unchanged() {
+    back_and_forth(&[]).await;
+}
+
+#[tokio::test]
+async fn new_keys_in_the_middle_change_nothing() {
+    for cipher in ["aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com", "aes128-ctr"] {
+        back_and_forth(&["-c", cipher, "-o", "RekeyLimit=1M"]).await;
+    }
+}
+
+async fn back_and_forth(options: &[&str]) {
     let api = Api::new().await;
     api.create("api").await;
     let data: Vec<u8> = (0u32..5 << 20).flat_map(u32::to_le_bytes).collect();
     let mut command = ssh(&api, "api");
-    command.arg("cat");
+    command.args(options).arg("cat");
     let mut cat = spawn(command);
     let mut stdin = cat.stdin.take().unwrap();
     let sent = data.clone();
@@ -231,4 +242,42 @@ async fn a_server_that_ends_lets_its_clients_know() {
     wait_for("the machine to stay", PATIENCE, || std::future::ready(api.world.running() == [name.clone()]))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn twenty_sessions_share_one_connection() {
+    let api = Api::new().await;
+    api.create("api").await;
+    let socket = api.known_hosts().with_file_name("master");
+    let mut master = ssh(&api, "api");
+    master.args(["-N", "-o", "ControlMaster=yes", "-o"]).arg(format!("ControlPath={socket}"));
+    let _master = spawn(master);
+    wait_for("the master's socket", PATIENCE, || std::future::ready(socket.exists())).await.unwrap();
+    let sessions = (0..20).map(|number| {
+        let mut command = ssh(&api, "api");
+        command.arg("-o").arg(format!("ControlPath={socket}")).arg(format!("echo session {number}"));
+        output(command)
+    });
+    for (number, output) in futures::future::join_all(sessions).await.into_iter().enumerate() {
+        assert_eq!(text(&output.stdout), format!("session {number}\n"), "{output:?}");
+    }
+    let text = api.send("GET", "/metrics", "").await.body;
+    assert!(text.contains("shed_ssh_connections{stage=\"open\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn a_machine_that_goes_away_is_an_error_of_its_commands() {
+    let api = Api::new().await;
+    let name = api.create("api").await;
+    let mut command = ssh(&api, "api");
+    command.arg("deaf");
+    let waiting = tokio::spawn(output(command));
+    wait_for("the command to run", PATIENCE, || std::future::ready(api.world.commands(&name) == 1))
+        .await
+        .unwrap();
+    // A machine that goes away takes the command along, and nobody knows how it would have ended.
+    api.world.crash(&name);
+    let output = waiting.await.unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("shed 'api' ended the connection before"), "{output:?}");
 }

@@ -74,9 +74,9 @@ impl Play {
         if self.left[channel] > 0 {
             // The rest of a window needs no answer of the server's.
             if self.left[channel] > 2 {
-                self.turns.push_back(channel)
+                self.turns.push_back(channel);
             } else {
-                self.on_the_way.push_back(channel)
+                self.on_the_way.push_back(channel);
             }
         }
         true
