@@ -20,7 +20,8 @@ pub use refusal::Refusal;
 /// starts a stopped one:
 ///
 /// - success when there is; a refusal may still follow. What it has to say meanwhile ("shed web is starting") goes to
-///   the client as frames of stderr, whole lines with their end. When there will be no command after all (the shed does
+///   the client as frames of stderr, whole lines with their end, and after such lines an empty frame of data when the
+///   agent has the request: from then on the keys of a terminal are for the command. When there will be no command after all (the shed does
 ///   not start, its agent does not answer), the last frame is a [`Refusal`] in the place of the exit status.
 /// - failure when there is none: the frame of a [`Refusal`] as data, then the failure. A failure without that frame is a
 ///   server that knows no such subsystem.

@@ -157,15 +157,13 @@ fn what_went_wrong(args: &AttachArgs, ended: &Ended) -> Option<CommandError> {
             made(Kind::Failed, format!("shed {name} has a session {session} already"))
                 .map(|error| error.hinted(format!("show that one: shed attach {name} -S {session}")))
         }
-        (_, None) if words.contains("terminal") => made(
-            Kind::Failed,
-            format!("tmux in shed {name} cannot use this terminal"),
-        )
-        .map(|error| {
-            error.hinted(format!(
+        (_, None) if words.contains("terminal") => {
+            made(Kind::Failed, format!("tmux in shed {name} cannot use this terminal")).map(|error| {
+                error.hinted(format!(
                 "call it something that every shed knows: TERM=xterm-256color shed attach {name} -S {session}"
             ))
-        }),
+            })
+        }
         (code, None) => made(Kind::Failed, format!("tmux in shed {name} ended with exit code {code}")),
     }
 }

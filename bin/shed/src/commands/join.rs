@@ -9,7 +9,7 @@ use shed_types::ShedName;
 use crate::{
     cli::Context,
     command_error::{CommandError, Kind},
-    exec::{self, Ending, Keys, SessionError, Terminal, Tty},
+    exec::{self, Ending, Keys, SessionError, Signals, Terminal, Tty},
     servers::Server,
     ssh,
 };
@@ -44,13 +44,23 @@ pub(super) async fn join(
 ) -> Result<Ended, CommandError> {
     let Joint { shed, tty, keys, what } = joint;
     let servers = context.servers()?;
-    let (server, stream) = ssh::open(context, &servers, shed, request).await?;
+    // From before the command runs, so that it gets every signal that is meant for it.
+    let mut signals = Signals::listen().map_err(|error| {
+        CommandError::new(Kind::Failed, "could not set up what the system needs for signals").caused_by(error)
+    })?;
+    let (server, stream) = tokio::select! {
+        opened = ssh::open(context, &servers, shed, request) => opened?,
+        signal = signals.end() => {
+            let message = format!("{what} in shed {shed} was left before it began");
+            return Err(CommandError::new(Kind::Interrupted { signal }, message));
+        }
+    };
     let terminal = match tty {
         Tty::Used => Terminal::take().map(Some).map_err(SessionError::Terminal),
         Tty::None => Ok(None),
     };
     let ending = match terminal {
-        Ok(terminal) => exec::run(stream, terminal, keys).await,
+        Ok(terminal) => exec::run(stream, signals, terminal, keys).await,
         Err(error) => Err(error),
     };
     match ending.map_err(|error| explain(&error, joint, &server))? {

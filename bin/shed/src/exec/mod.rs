@@ -16,6 +16,7 @@ mod terminal;
 pub(crate) use input::Keys;
 pub(crate) use quiet::{Heard, run_quietly};
 pub(crate) use session::{Ending, SessionError, run};
+pub(crate) use signals::Signals;
 pub(crate) use terminal::{Terminal, window_size};
 
 /// Whether the command has a terminal.

@@ -83,10 +83,10 @@ impl SessionError {
 /// Dropping the stream, which every return but `Exited` does early, ends the command in the shed.
 pub(crate) async fn run(
     (reader, mut writer): (ExecReader, ExecWriter),
+    mut signals: Signals,
     terminal: Option<Terminal>,
     keys: Keys,
 ) -> Result<Ending, SessionError> {
-    let mut signals = Signals::listen().map_err(SessionError::Setup)?;
     let (output, written) = output::spawn().map_err(SessionError::Setup)?;
     let (input, left) = input::spawn(keys).map_err(SessionError::Setup)?;
     let (control, controls) = mpsc::channel(CONTROL_QUEUE);
@@ -248,6 +248,10 @@ async fn receive_all(
             | FrameKind::HealthResponse
             | FrameKind::Message => continue,
         };
+        if let Some(terminal) = terminal {
+            // Lines of the server come while the shed starts, the command's output when it runs.
+            terminal.wait_for_command(target == Target::Stderr).map_err(SessionError::Terminal)?;
+        }
         // Empty frames are the guest's probes (spec B.3).
         if payload.is_empty() {
             continue;

@@ -12,7 +12,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     stdio::{stderr, stdin, stdout},
-    termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr},
+    termios::{LocalModes, OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize, tcsetattr},
 };
 
 use super::modes::Modes;
@@ -34,6 +34,8 @@ pub(crate) struct Terminal {
     input: Input,
     /// The command has ended by itself, and has left the screen as it wants it.
     ended: Cell<bool>,
+    /// There is no command yet that could take Ctrl-C, so it ends this process.
+    waiting: Cell<bool>,
 }
 
 /// What a command with a terminal gets its keys from.
@@ -52,12 +54,12 @@ impl Terminal {
     /// When its settings cannot be read or changed.
     pub(crate) fn take() -> Result<Self, Errno> {
         if !std::io::stdin().is_terminal() {
-            return Ok(Self { input: Input::Pipe, ended: Cell::new(false) });
+            return Ok(Self { input: Input::Pipe, ended: Cell::new(false), waiting: Cell::new(false) });
         }
         restore_on_panic();
         let settings = tcgetattr(stdin())?;
         *saved() = Some(Saved { settings, modes: Modes::default(), within_line: false });
-        let terminal = Self { input: Input::Terminal, ended: Cell::new(false) };
+        let terminal = Self { input: Input::Terminal, ended: Cell::new(false), waiting: Cell::new(false) };
         terminal.make_raw()?;
         Ok(terminal)
     }
@@ -77,10 +79,21 @@ impl Terminal {
             None => Ok(()),
             Some(mut settings) => {
                 settings.make_raw();
+                if self.waiting.get() {
+                    settings.local_modes |= LocalModes::ISIG;
+                }
                 // What was typed ahead is kept.
                 tcsetattr(stdin(), OptionalActions::Drain, &settings)
             }
         }
+    }
+
+    /// Says whether there is a command yet that takes Ctrl-C.
+    ///
+    /// # Errors
+    /// When the settings cannot be changed.
+    pub(super) fn wait_for_command(&self, waiting: bool) -> Result<(), Errno> {
+        if self.waiting.replace(waiting) == waiting { Ok(()) } else { self.make_raw() }
     }
 
     /// Looks at output that is on its way to the terminal.

@@ -1,5 +1,6 @@
 //! Runs the real `shed`: as users who make mistakes, and against servers and peers that misbehave.
 
+mod console;
 mod create;
 mod delete;
 mod exec;
@@ -10,6 +11,8 @@ mod prune;
 mod pty;
 mod server;
 mod sessions;
+mod ssh;
+mod ssh_peer;
 mod stub;
 mod system;
 mod terminal;

@@ -39,57 +39,66 @@ pub(super) async fn open(
     accepted: oneshot::Receiver<bool>,
     request: &ExecRequest,
 ) -> Result<(ExecReader, ExecWriter), ExecError> {
-    let channel = handle.channel_open_session().await.map_err(|error| match error {
-        russh::Error::ChannelOpenFailure(reason) => ExecError::NoSession { reason: format!("{reason:?}") },
-        error => ExecError::Gone { source: Some(FrameError::Io(io::Error::other(error))) },
-    })?;
-    // The handler queues the data. A reader here would be one more queue, and stop the connection when it is full.
-    let (unread, channel) = channel.split();
-    drop(unread);
-    let gone = |error| ExecError::Gone { source: Some(error) };
-    channel
-        .request_subsystem(true, EXEC_SUBSYSTEM)
-        .await
-        .map_err(|error| gone(FrameError::Io(io::Error::other(error))))?;
     let connection = Arc::new(handle);
     let frames = FramedRead::with_capacity(intake, FrameCodec, READ_BUFFER);
     let mut reader = ExecReader { first: None, frames, _connection: Arc::clone(&connection) };
-    let mut writer = ExecWriter { channel, _connection: connection };
-    writer.send(Frame::json(FrameKind::ExecRequest, request)).await.map_err(gone)?;
-    let answer = tokio::select! {
-        biased;
-        answer = accepted => answer,
-        // A server that has something to say first has found the shed, or says why it has not.
-        frame = reader.next() => match frame {
-            Some(Ok(frame)) => match Refusal::from_frame(&frame) {
-                Some(refusal) => return Err(ExecError::Refused(refusal)),
-                None => {
-                    reader.first = Some(frame);
-                    Ok(true)
-                }
-            },
-            Some(Err(error)) => return Err(gone(error)),
-            None => return Err(ExecError::Gone { source: None }),
-        },
+    let channel = match connection.channel_open_session().await {
+        Ok(channel) => channel,
+        Err(russh::Error::ChannelOpenFailure(reason)) => {
+            return Err(ExecError::NoSession { reason: format!("{reason:?}") });
+        }
+        Err(_) => return Err(reader.gone().await),
     };
-    match answer {
-        Ok(true) => Ok((reader, writer)),
-        Ok(false) => match reader.next().await {
-            Some(Ok(frame)) => match Refusal::from_frame(&frame) {
+    // The handler queues the data. A reader here would be one more queue, and stop the connection when it is full.
+    let (unread, channel) = channel.split();
+    drop(unread);
+    if channel.request_subsystem(true, EXEC_SUBSYSTEM).await.is_err() {
+        return Err(reader.gone().await);
+    }
+    let mut writer = ExecWriter { channel, _connection: connection };
+    if let Err(error) = writer.send(Frame::json(FrameKind::ExecRequest, request)).await {
+        return Err(match error {
+            FrameError::Io(_) => reader.gone().await,
+            FrameError::TooLong { .. } | FrameError::Payload { .. } => {
+                ExecError::Gone { source: Some(error) }
+            }
+        });
+    }
+    tokio::select! {
+        biased;
+        answer = accepted => match answer {
+            Ok(true) => Ok((reader, writer)),
+            Ok(false) => match reader.next().await.and_then(Result::ok).as_ref().and_then(Refusal::from_frame) {
                 Some(refusal) => Err(ExecError::Refused(refusal)),
                 None => Err(ExecError::NoSubsystem),
             },
-            Some(Err(_)) | None => Err(ExecError::NoSubsystem),
+            // The connection has ended.
+            Err(_) => Err(reader.gone().await),
         },
-        // The connection has ended, and the reader says how.
-        Err(_) => match reader.next().await {
-            Some(Err(error)) => Err(gone(error)),
-            Some(Ok(_)) | None => Err(ExecError::Gone { source: None }),
+        // A server that has something to say first has found the shed, or says why it has not.
+        frame = reader.next() => match frame {
+            Some(Ok(frame)) => match Refusal::from_frame(&frame) {
+                Some(refusal) => Err(ExecError::Refused(refusal)),
+                None => {
+                    reader.first = Some(frame);
+                    Ok((reader, writer))
+                }
+            },
+            Some(Err(error)) => Err(ExecError::Gone { source: Some(error) }),
+            None => Err(ExecError::Gone { source: None }),
         },
     }
 }
 
 impl ExecReader {
+    /// Returns how a connection that has ended did so.
+    async fn gone(&mut self) -> ExecError {
+        match self.next().await {
+            Some(Err(error)) => ExecError::Gone { source: Some(error) },
+            Some(Ok(_)) | None => ExecError::Gone { source: None },
+        }
+    }
+
     /// Waits for the next frame; none is the end of the stream.
     ///
     /// # Errors

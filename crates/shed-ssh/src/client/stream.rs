@@ -148,3 +148,82 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Paced<S> {
         Pin::new(&mut this.inner).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    use super::{
+        super::intake::{Marks, Receiver, intake},
+        *,
+    };
+
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    fn paced(
+        buffer: usize,
+        interval: Duration,
+    ) -> (Paced<DuplexStream>, DuplexStream, intake::Sender, Receiver) {
+        let (near, far) = duplex(buffer);
+        let (sender, receiver) = intake(Marks { high: 1, low: 0 });
+        (Paced::new(near, sender.clone(), interval), far, sender, receiver)
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_while_the_queue_is_full() {
+        let (mut stream, mut far, sender, mut receiver) = paced(64, NEVER);
+        far.write_all(b"ab").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'a');
+        sender.push(Bytes::from_static(b"full"));
+        let reading = tokio::spawn(async move { stream.read_u8().await });
+        tokio::task::yield_now().await;
+        assert!(!reading.is_finished());
+        receiver.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(reading.await.unwrap().unwrap(), b'b');
+    }
+
+    #[tokio::test]
+    async fn a_write_waits_for_nobody_and_arrives_while_something_is_read() {
+        let (mut stream, mut far, _sender, _receiver) = paced(16, NEVER);
+        let sent: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        for piece in sent.chunks(30_000) {
+            stream.write_all(piece).await.unwrap();
+            stream.flush().await.unwrap();
+        }
+        // What reads in the meantime keeps the writes going, as russh does.
+        let _reading = tokio::spawn(async move { stream.read_u8().await });
+        let mut seen = vec![0; sent.len()];
+        far.read_exact(&mut seen).await.unwrap();
+        assert!(seen == sent);
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_until_all_is_written() {
+        let (mut stream, mut far, _sender, _receiver) = paced(16, NEVER);
+        stream.write_all(&[7; 1000]).await.unwrap();
+        let ending = tokio::spawn(async move { stream.shutdown().await });
+        let mut seen = Vec::new();
+        far.read_to_end(&mut seen).await.unwrap();
+        assert_eq!(seen, [7; 1000]);
+        ending.await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_silent_for_too_long_is_an_error() {
+        let (mut stream, _far, _sender, _receiver) = paced(64, Duration::from_millis(1));
+        assert_eq!(stream.read_u8().await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn silence_while_nothing_is_read_means_nothing() {
+        let (mut stream, mut far, sender, mut receiver) = paced(64, Duration::from_millis(1));
+        sender.push(Bytes::from_static(b"full"));
+        let mut reading = tokio::spawn(async move { stream.read_u8().await });
+        let waited = tokio::time::timeout(Duration::from_millis(50), &mut reading).await;
+        assert!(waited.is_err(), "{waited:?}");
+        far.write_all(b"a").await.unwrap();
+        receiver.read_exact(&mut [0; 4]).await.unwrap();
+        assert_eq!(reading.await.unwrap().unwrap(), b'a');
+    }
+}
