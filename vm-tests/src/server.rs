@@ -54,8 +54,8 @@ impl Server {
             serde_json::from_slice::<Value>(&fs::read(&ready).ok()?).ok()
         });
         let port = |key: &str| answer[key].as_u64().and_then(|port| u16::try_from(port).ok());
-        server.port = port("http_port").expect("the ready file names the port");
-        server.ssh_port = port("ssh_port").expect("the ready file names the SSH port");
+        server.port = port("http_port").expect("the ready file names the port of the API");
+        server.ssh_port = port("ssh_port").expect("the ready file names the port of SSH");
         server
     }
 
