@@ -110,7 +110,7 @@ impl Stage {
         set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here.
-        let yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "qemu": qemu });
+        let yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_port": 0, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "qemu": qemu });
         fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
     }
 

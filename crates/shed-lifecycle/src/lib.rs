@@ -8,6 +8,7 @@
 //! start ([`reconcile`]) finds it and either finishes or undoes it.
 
 mod boot;
+mod bring_up;
 mod channel;
 mod console;
 mod context;
