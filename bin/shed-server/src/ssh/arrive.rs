@@ -2,12 +2,14 @@
 //!
 //! Every kind of channel begins here. A stopped shed is started, one that is being created or started is awaited.
 
+use shed_api::ErrorCode;
 use shed_lifecycle::{DialGuestError, ReachGuestError, StartShedError};
 use shed_types::{ShedName, error_chain};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::Shared;
 use crate::{
+    http::ApiError,
     metrics::{Operation, Outcome},
     shown::Shown,
 };
@@ -18,9 +20,20 @@ const RESERVED: &str = "_api";
 /// Most characters of a user name that an answer repeats.
 const MAX_SHOWN: usize = 80;
 
-/// Why somebody gets no shed: words for the client, without `Error: ` and line end.
+/// Why somebody gets no shed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal(pub(super) String);
+pub(super) struct Refusal {
+    /// What the API would answer with.
+    pub(super) code: ErrorCode,
+    /// Words for the client, without `Error: ` and line end.
+    pub(super) words: String,
+}
+
+impl Refusal {
+    pub(super) fn new(code: ErrorCode, words: impl Into<String>) -> Self {
+        Self { code, words: words.into() }
+    }
+}
 
 /// A shed that runs, and a place among the streams into guests.
 #[derive(Debug)]
@@ -37,10 +50,10 @@ pub(super) async fn arrive<F: Future<Output = ()>>(
 ) -> Result<Arrival, Refusal> {
     let shed = parse(user)?;
     let place = shared.streams.clone().try_acquire_owned().map_err(|_| {
-        Refusal(
+        Refusal::new(
+            ErrorCode::InternalError,
             "this server carries as many streams as its limit of open files allows; close some, or raise the limit \
-             (LimitNOFILE of its systemd unit, or `ulimit -n`)"
-                .to_owned(),
+             (LimitNOFILE of its systemd unit, or `ulimit -n`)",
         )
     })?;
     let (found_stopped, stopped) = oneshot::channel();
@@ -71,48 +84,63 @@ pub(super) async fn arrive<F: Future<Output = ()>>(
             if let Some(outcome) = outcome {
                 shared.metrics.operation(Operation::Start, outcome);
             }
-            return Err(not_started(user, &error));
+            return Err(not_started(user, error));
         }
     }
     Ok(Arrival { shed, place })
 }
 
+/// Returns whether there is a shed that a user name stands for.
+pub(super) fn known(shared: &Shared, user: &str) -> Result<(), Refusal> {
+    let shed = parse(user)?;
+    match shared.sheds.get(&shed) {
+        Some(_) => Ok(()),
+        None => Err(not_started(user, StartShedError::NotFound { shed })),
+    }
+}
+
 fn parse(user: &str) -> Result<ShedName, Refusal> {
     let shown = Shown(user, MAX_SHOWN);
     if user == RESERVED {
-        return Err(Refusal(format!(
-            "the user name '{RESERVED}' is reserved; log in with the name of a shed (`shed list`)"
-        )));
+        return Err(Refusal::new(
+            ErrorCode::InvalidShedName,
+            format!("the user name '{RESERVED}' is reserved; log in with the name of a shed (`shed list`)"),
+        ));
     }
     user.parse().map_err(|error| {
-        Refusal(format!("shed '{shown}' not found: {error}; log in with the name of a shed (`shed list`)"))
+        Refusal::new(
+            ErrorCode::InvalidShedName,
+            format!("shed '{shown}' not found: {error}; log in with the name of a shed (`shed list`)"),
+        )
     })
 }
 
-fn not_started(user: &str, error: &StartShedError) -> Refusal {
-    match error {
-        StartShedError::NotFound { shed } => Refusal(format!(
+fn not_started(user: &str, error: StartShedError) -> Refusal {
+    let words = match &error {
+        StartShedError::NotFound { shed } => format!(
             "shed '{shed}' not found; `shed list` shows those of this server, `shed create {shed}` makes it"
-        )),
+        ),
         StartShedError::AlreadyRunning { .. }
         | StartShedError::Busy { .. }
         | StartShedError::Broken { .. }
         | StartShedError::Boot(_)
         | StartShedError::ShuttingDown => {
-            Refusal(format!("shed '{user}' could not be started: {}", error_chain(error)))
+            format!("shed '{user}' could not be started: {}", error_chain(&error))
         }
-    }
+    };
+    Refusal { code: ApiError::from(error).code, words }
 }
 
 impl From<ReachGuestError> for Refusal {
     fn from(error: ReachGuestError) -> Self {
-        Self(error_chain(&error))
+        let words = error_chain(&error);
+        Self { code: ApiError::from(error).code, words }
     }
 }
 
 impl From<DialGuestError> for Refusal {
     fn from(error: DialGuestError) -> Self {
-        Self(error_chain(&error))
+        Self::new(ErrorCode::ConnectFailed, error_chain(&error))
     }
 }
 
@@ -122,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_name_that_is_none_is_not_found() {
-        let words = |user: &str| parse(user).unwrap_err().0;
+        let words = |user: &str| parse(user).unwrap_err().words;
         assert!(words("_api").contains("reserved"));
         for user in ["", "Root", "a_b", "../x", "-x", "a\u{1b}[31m", &"x".repeat(10_000)] {
             let words = words(user);

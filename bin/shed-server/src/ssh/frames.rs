@@ -3,22 +3,26 @@
 //! The first one is looked at, because a terminal's type may be one that guests do not know. What goes wrong before the
 //! agent takes over is said in frames as well, so that the client has one protocol to read.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use serde_json::Value;
+use shed_api::ErrorCode;
 use shed_link::relay::{FarBreak, Rules, relay};
-use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind};
+use shed_protocol::{ExecRequest, Frame, FrameCodec, FrameKind};
 use shed_types::GuestPort;
 use tokio_util::codec::{Encoder, FramedRead};
 
 use super::{
     Shared,
-    arrive::{Arrival, Refusal, arrive},
+    arrive::{Arrival, Refusal, arrive, known},
     channels::Inlet,
     intake::IntakeReader,
-    output::{Gone, Output},
+    output::{Answer, Gone, Output},
     side::{ChannelSide, GuestEnd},
     term::Terms,
 };
@@ -27,19 +31,31 @@ use crate::{metrics::StreamKind, streams::OpenStream};
 /// How long a client may take to read the last of what a guest said that listens no more.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// Exit code of what could not be done (spec F).
-const FAILED: i32 = 1;
-
 /// Carries a command's frames until both ends are done.
 pub(super) async fn run(shared: &Shared, user: &str, inlet: &Inlet, output: &Output) {
     let work = async {
-        if let Err(Refusal(reason)) = carry(shared, user, inlet, output).await {
-            tracing::info!(user, reason, "an SSH exec was refused");
-            let status = Frame::json(FrameKind::ExitStatus, &ExitStatus::failed(FAILED, reason));
-            // Who is gone needs not be told.
-            if say(output, status).await.is_ok() {
-                let _gone = output.eof().await;
+        let known = known(shared, user);
+        let answer = if known.is_ok() { Answer::Accepted } else { Answer::Refused };
+        let outcome = match known {
+            // Who is gone is noticed elsewhere.
+            Ok(()) => {
+                let _gone = output.answer(answer).await;
+                carry(shared, user, inlet, output).await
             }
+            Err(refusal) => Err(refusal),
+        };
+        if let Err(Refusal { code, words }) = outcome {
+            tracing::info!(user, code = %code, reason = words, "an SSH exec was refused");
+            let told = async {
+                // The words come first, since the client looks for them when it is told that it was refused.
+                say(output, shed_ssh::Refusal::new(code, words).to_frame()).await?;
+                if answer == Answer::Refused {
+                    output.answer(answer).await?;
+                }
+                output.eof().await
+            };
+            // Who is gone needs not be told.
+            let _gone = told.await;
         }
     };
     tokio::select! {
@@ -56,27 +72,39 @@ async fn carry(shared: &Shared, user: &str, inlet: &Inlet, output: &Output) -> R
     let mut frames = FramedRead::new(IntakeReader(inlet.intake.clone()), FrameCodec);
     let first = match frames.next().await {
         Some(Ok(first)) => request(first, &shared.terms)?,
-        Some(Err(error)) => return Err(Refusal(format!("the request cannot be read: {error}"))),
-        None => return Err(Refusal("the channel ended before a request came".to_owned())),
+        Some(Err(error)) => return Err(unreadable(&error)),
+        None => {
+            return Err(Refusal::new(ErrorCode::InvalidRequest, "the channel ended before a request came"));
+        }
     };
     let mut early = BytesMut::new();
-    FrameCodec
-        .encode(first, &mut early)
-        .map_err(|error| Refusal(format!("the request cannot be passed on: {error}")))?;
+    FrameCodec.encode(first, &mut early).map_err(|error| {
+        Refusal::new(ErrorCode::InvalidRequest, format!("the request cannot be passed on: {error}"))
+    })?;
     early.extend_from_slice(frames.read_buffer());
-    let note = |line: String| async move {
+    let noted = AtomicBool::new(false);
+    let note = async |line: String| {
+        noted.store(true, Relaxed);
         // Who is gone is noticed elsewhere.
         let _gone = say(output, Frame::new(FrameKind::Stderr, Bytes::from(line + "\n"))).await;
     };
     let Arrival { shed, place: _place } = arrive(shared, user, note).await?;
     let guest = shared.sheds.connect_guest(&shed, GuestPort::Exec).await?;
     let stream = OpenStream::new(&shared.metrics, StreamKind::SshExec, shed);
+    if noted.load(Relaxed) {
+        // From here on what is typed is for the command. Who is gone is noticed elsewhere.
+        let _gone = say(output, Frame::empty(FrameKind::Data)).await;
+    }
     // The last frame says that it was the last, so a stream that ends without one was cut off.
     let rules = Rules { far_break: FarBreak::IsAnEnd, linger: LINGER };
     let side = ChannelSide::new(inlet, output, GuestEnd::IsAll);
     let result = relay(side, &early, guest, rules).await;
     stream.ended(&result);
     Ok(())
+}
+
+fn unreadable(error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(ErrorCode::InvalidRequest, format!("the request cannot be read: {error}"))
 }
 
 async fn say(output: &Output, frame: Frame) -> Result<(), Gone> {
@@ -89,22 +117,21 @@ async fn say(output: &Output, frame: Frame) -> Result<(), Gone> {
 /// what a newer client has added.
 fn request(frame: Frame, terms: &Terms) -> Result<Frame, Refusal> {
     if frame.kind != FrameKind::ExecRequest {
-        return Err(Refusal("the first frame is no request".to_owned()));
+        return Err(Refusal::new(ErrorCode::InvalidRequest, "the first frame is no request"));
     }
-    let unreadable = |error| Refusal(format!("the request cannot be read: {error}"));
-    let checked: ExecRequest = serde_json::from_slice(&frame.payload).map_err(unreadable)?;
+    let checked: ExecRequest = serde_json::from_slice(&frame.payload).map_err(|error| unreadable(&error))?;
     let is_known =
         |entry: &String| entry.strip_prefix("TERM=").is_none_or(|term| terms.in_guest(term) == term);
     if checked.env.iter().all(is_known) {
         return Ok(frame);
     }
-    let mut whole: Value = serde_json::from_slice(&frame.payload).map_err(unreadable)?;
+    let mut whole: Value = serde_json::from_slice(&frame.payload).map_err(|error| unreadable(&error))?;
     let renamed = |entry: String| match entry.strip_prefix("TERM=") {
         Some(term) => format!("TERM={}", terms.in_guest(term)),
         None => entry,
     };
     let Some(fields) = whole.as_object_mut() else {
-        return Err(Refusal("the request cannot be read: it is no JSON object".to_owned()));
+        return Err(unreadable(&"it is no JSON object"));
     };
     let _old = fields.insert("env".to_owned(), checked.env.into_iter().map(renamed).collect());
     Ok(Frame::json(FrameKind::ExecRequest, &whole))
@@ -117,7 +144,7 @@ mod tests {
     fn renamed(json: &'static str) -> Result<String, String> {
         let frame = Frame::new(FrameKind::ExecRequest, json.into());
         let text = |frame: Frame| String::from_utf8(frame.payload.to_vec()).unwrap();
-        request(frame, &Terms::default()).map(text).map_err(|Refusal(reason)| reason)
+        request(frame, &Terms::default()).map(text).map_err(|refusal| refusal.words)
     }
 
     #[test]
@@ -139,6 +166,6 @@ mod tests {
             assert!(renamed(bad).unwrap_err().contains("cannot be read"), "{bad}");
         }
         let data = request(Frame::empty(FrameKind::Data), &Terms::default());
-        assert_eq!(data, Err(Refusal("the first frame is no request".into())));
+        assert_eq!(data.unwrap_err().words, "the first frame is no request");
     }
 }

@@ -345,7 +345,7 @@ impl Handler for Client {
             EXEC_SUBSYSTEM => match self.channels.start(id) {
                 Err(OutOfTurn) => connection.channel_failure(id)?,
                 Ok((inlet, entry, output, _terminal)) => {
-                    connection.channel_success(id)?;
+                    // Answered when it is known whether there is such a shed.
                     let user = self.user.clone();
                     self.spawn(entry, output, |shared, output| async move {
                         frames::run(&shared, &user, &inlet, &output).await;

@@ -21,6 +21,15 @@ const STDERR: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gone;
 
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// It is done.
+    Accepted,
+    /// It is not.
+    Refused,
+}
+
 /// What a channel's task says to the client.
 pub(super) struct Output {
     half: ChannelWriteHalf<Msg>,
@@ -58,6 +67,16 @@ impl Output {
                 self.handle.exit_signal_request(id, name, core, text, language).await
             }
             None => self.handle.exit_status_request(id, status.code.cast_unsigned()).await,
+        };
+        told.map_err(|()| Gone)
+    }
+
+    /// Answers the request that began the channel's work.
+    pub(super) async fn answer(&self, answer: Answer) -> Result<(), Gone> {
+        let id = self.half.id();
+        let told = match answer {
+            Answer::Accepted => self.handle.channel_success(id).await,
+            Answer::Refused => self.handle.channel_failure(id).await,
         };
         told.map_err(|()| Gone)
     }

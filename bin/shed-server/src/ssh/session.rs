@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
+use shed_api::ErrorCode;
 use shed_backend::GuestStream;
 use shed_link::relay::Moved;
 use shed_protocol::{ExitStatus, Frame, FrameCodec, FrameKind};
@@ -83,7 +84,7 @@ impl Session {
     async fn work(&self, shared: &Shared) -> Result<(), Gone> {
         let begun = match &self.program {
             Ok(program) => self.begin(shared, program).await.map(|begun| (program, begun)),
-            Err(error) => Err(Refusal(error.to_string())),
+            Err(error) => Err(Refusal::new(ErrorCode::InvalidRequest, error.to_string())),
         };
         match begun {
             Ok((program, (shed, guest, stream, _place))) => {
@@ -92,7 +93,7 @@ impl Session {
                 let status = status.unwrap_or_else(|| ExitStatus::exited(FAILED));
                 self.output.exited(&status).await?;
             }
-            Err(Refusal(reason)) => {
+            Err(Refusal { words: reason, .. }) => {
                 tracing::info!(user = self.user, reason, "an SSH session was refused");
                 self.say(&format!("Error: {reason}")).await?;
                 self.output.exited(&ExitStatus::exited(FAILED)).await?;
@@ -115,9 +116,10 @@ impl Session {
         let stream = OpenStream::new(&shared.metrics, program.kind(), shed.clone());
         let request = program.request(self.terminal.as_ref(), &shared.terms);
         let request = Frame::json(FrameKind::ExecRequest, &request);
-        send(&mut guest, request)
-            .await
-            .map_err(|error| Refusal(format!("the agent of shed '{shed}' took no request: {error}")))?;
+        send(&mut guest, request).await.map_err(|error| {
+            let words = format!("the agent of shed '{shed}' took no request: {error}");
+            Refusal::new(ErrorCode::ConnectFailed, words)
+        })?;
         Ok((shed, guest, stream, place))
     }
 

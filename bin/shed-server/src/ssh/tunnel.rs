@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use russh::{ChannelOpenFailure, server::ChannelOpenHandle};
+use shed_api::ErrorCode;
 use shed_link::relay::{Broken, FarBreak, Rules, relay};
 use shed_types::TcpPort;
 use tokio::time::sleep;
@@ -57,12 +58,12 @@ pub(super) async fn run(
     let connected = tokio::select! {
         biased;
         () = inlet.gone.cancelled() => return,
-        () = shared.hang_up.cancelled() => Err(Refusal("shed-server is shutting down".to_owned())),
+        () = shared.hang_up.cancelled() => Err(Refusal::new(ErrorCode::ShuttingDown, "shed-server is shutting down")),
         connected = connect(shared, user, port) => connected,
     };
     let (Arrival { shed, place: _place }, guest) = match connected {
         Ok(connected) => connected,
-        Err(Refusal(reason)) => {
+        Err(Refusal { words: reason, .. }) => {
             tracing::info!(user, %port, reason, "an SSH tunnel was refused");
             return reply.reject(ChannelOpenFailure::Other { code: CONNECT_FAILED, reason }).await;
         }

@@ -246,9 +246,23 @@ async fn what_goes_wrong_before_the_agent_is_said_in_frames() {
     let api = Api::new().await;
     api.create("api").await;
     let failure = |said: &[Frame]| said.last().unwrap().parse::<ExitStatus>().unwrap().error.unwrap();
+    // An unknown shed is told before the answer, so that a client can take its input elsewhere.
     let client = login(&api, "nobody").await;
-    let said = frames(&client, request("{}"), &[]).await;
-    assert!(failure(&said).contains("shed 'nobody' not found"), "{said:?}");
+    let mut channel = session(&client).await;
+    channel.request_subsystem(true, shed_ssh::EXEC_SUBSYSTEM).await.unwrap();
+    let mut bytes = bytes::BytesMut::new();
+    loop {
+        match next(&mut channel).await.unwrap() {
+            russh::ChannelMsg::Data { data } => bytes.extend_from_slice(&data),
+            russh::ChannelMsg::Failure => break,
+            russh::ChannelMsg::WindowAdjusted { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let refusal = shed_ssh::Refusal::from_frame(&FrameCodec.decode(&mut bytes).unwrap().unwrap()).unwrap();
+    assert_eq!(refusal.code, Some(shed_api::ErrorCode::ShedNotFound));
+    assert!(refusal.message.contains("shed 'nobody' not found"), "{refusal:?}");
+    assert!(to_the_end(&mut channel).await.eof);
     let client = login(&api, "api").await;
     let said = frames(&client, request("{"), &[]).await;
     assert!(failure(&said).contains("cannot be read"), "{said:?}");
@@ -263,7 +277,8 @@ async fn what_goes_wrong_before_the_agent_is_said_in_frames() {
     api.client.stop(&"api".parse().unwrap()).await.unwrap();
     let said = frames(&client, request(r#"{"cmd":["echo","up"]}"#), &[]).await;
     assert_eq!(said[0], Frame::new(FrameKind::Stderr, "Shed 'api' is stopped; starting it...\n".into()));
-    assert_eq!(said[1].payload, "up\n");
+    assert_eq!(said[1], Frame::empty(FrameKind::Data), "from here on what is typed is for the command");
+    assert_eq!(said[2].payload, "up\n");
 }
 
 #[tokio::test]
