@@ -49,6 +49,7 @@ fi
 #   fakeroot          keeps owners where mke2fs is older than 1.47.1 and cannot read tar (Ubuntu 24.04)
 #   kmod              depmod for the module tree of the initramfs
 #   busybox-static    the smallest image a test boots: one static program
+#   python3-venv      the API's fuzzer and SSH's other clients, each in an environment of its own
 #   rsync, tmux       clients of a shed that the tests drive, and the terminal they drive them in
 #   build-essential   crates with C parts, and libc.a for the static programs of the guest
 needed=(
@@ -73,6 +74,7 @@ needed=(
     "git"
     "jq"
     "openssh-client"
+    "python3-venv"
     "rsync"
     "tmux"
     "procps"

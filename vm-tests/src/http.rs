@@ -102,6 +102,13 @@ impl Http {
         self.request("POST", path, "", body.map(str::as_bytes))
     }
 
+    /// Sends an archive into a directory of a shed; `target` is written as it stands in a query.
+    #[track_caller]
+    pub fn put_files(&self, name: &str, target: &str, archive: &[u8]) -> Reply {
+        let path = format!("/api/sheds/{name}/files?path={target}");
+        self.request("PUT", &path, "Content-Type: application/x-tar\r\n", Some(archive))
+    }
+
     /// Creates a shed and waits for the answer.
     #[track_caller]
     pub fn create(&self, body: &Value) -> Reply {
@@ -216,7 +223,10 @@ impl Http {
             head.push_str("Connection: close\r\n");
         }
         if let Some(body) = body {
-            head.push_str(&format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len()));
+            if !headers.contains("Content-Type:") {
+                head.push_str("Content-Type: application/json\r\n");
+            }
+            head.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
         head.push_str("\r\n");
         let mut bytes = head.into_bytes();

@@ -17,6 +17,7 @@ use crate::{Http, SHORT, Stage, kill_process, wait_for};
 pub struct Server {
     child: Child,
     port: u16,
+    ssh_port: u16,
 }
 
 impl Server {
@@ -41,7 +42,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .expect("shed-server can be run");
-        let mut server = Self { child, port: 0 };
+        let mut server = Self { child, port: 0, ssh_port: 0 };
         // The file appears whole. With machines to take over a server may need a little longer.
         let answer = wait_for("the server to listen", SHORT * 2, || {
             if let Ok(Some(status)) = server.child.try_wait() {
@@ -52,8 +53,9 @@ impl Server {
             }
             serde_json::from_slice::<Value>(&fs::read(&ready).ok()?).ok()
         });
-        let port = answer["http_port"].as_u64().and_then(|port| u16::try_from(port).ok());
-        server.port = port.expect("the ready file names the port");
+        let port = |key: &str| answer[key].as_u64().and_then(|port| u16::try_from(port).ok());
+        server.port = port("http_port").expect("the ready file names the port of the API");
+        server.ssh_port = port("ssh_port").expect("the ready file names the port of SSH");
         server
     }
 
@@ -61,6 +63,12 @@ impl Server {
     #[must_use]
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The port of its SSH server.
+    #[must_use]
+    pub const fn ssh_port(&self) -> u16 {
+        self.ssh_port
     }
 
     /// Its process id.

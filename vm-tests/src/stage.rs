@@ -26,6 +26,8 @@ pub struct Config {
     pub images: Option<serde_json::Value>,
     /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
     pub http_port: u16,
+    /// `ssh_port`, for the same; otherwise the system picks one.
+    pub ssh_port: u16,
     /// `qemu.instance_dir`; otherwise a directory of the stage.
     pub instance_dir: Option<Utf8PathBuf>,
 }
@@ -110,7 +112,7 @@ impl Stage {
         set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here.
-        let yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "qemu": qemu });
+        let yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_port": config.ssh_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "qemu": qemu });
         fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
     }
 

@@ -114,6 +114,8 @@ impl World<'_> {
             ErrorCode::ShedAlreadyStopped => post(&format!("/api/sheds/{STOPPED}/stop")),
             ErrorCode::ShedBusy => self.start_during_a_create(),
             ErrorCode::ImageInUse => delete(&format!("/api/images/{PINNED}")),
+            ErrorCode::TargetUnusable => self.put_files("/etc/passwd", ""),
+            ErrorCode::InsufficientStorage => self.put_files_on_a_full_disk(),
             ErrorCode::BodyTooLarge => self.ask("POST", "/api/sheds", "", Some(&" ".repeat((1 << 20) + 1))),
             ErrorCode::UnsupportedMediaType => self.raw(
                 "POST /api/sheds HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: text/xml\r\n\
@@ -187,6 +189,25 @@ impl World<'_> {
         let refused = self.ask("POST", &format!("/api/sheds/{STOPPED}/start"), "", None);
         fs::remove_dir(&record).expect("the directory is empty");
         fs::rename(&away, &record).expect("the record can be moved back");
+        refused
+    }
+
+    /// Sends an archive of one file with this content.
+    fn put_files(&self, target: &str, content: &str) -> Seen {
+        let mut archive = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, "file", content.as_bytes()).expect("an archive in memory");
+        let archive = archive.into_inner().expect("an archive in memory");
+        let reply = self.http.put_files(RUNNING, target, &archive);
+        (reply.status, reply.error().0)
+    }
+
+    fn put_files_on_a_full_disk(&self) -> Seen {
+        self.cli.sh(RUNNING, "sudo mkdir /mnt/small && sudo mount -t tmpfs -o size=64k tmpfs /mnt/small");
+        let refused = self.put_files("/mnt/small", &"x".repeat(1 << 20));
+        self.cli.sh(RUNNING, "sudo umount /mnt/small && sudo rmdir /mnt/small");
         refused
     }
 

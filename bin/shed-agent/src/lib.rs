@@ -12,6 +12,7 @@
 #![cfg(target_os = "linux")]
 
 mod exec;
+mod files;
 mod health;
 mod identify;
 mod inheritance;

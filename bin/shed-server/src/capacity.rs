@@ -25,7 +25,9 @@ const UNLIMITED: u64 = 10240;
 pub struct Capacity {
     /// HTTP connections, those that receive events among them.
     pub connections: usize,
-    /// Streams into guests, which have left HTTP.
+    /// SSH connections of clients that have logged in.
+    pub ssh: usize,
+    /// Streams into guests: connections that have left HTTP, and channels of SSH.
     pub streams: usize,
 }
 
@@ -36,13 +38,14 @@ impl Capacity {
         Self::within(getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED))
     }
 
-    /// Returns what a limit of open files allows: each connection one, each stream two, and an eighth for everything
+    /// Returns what a limit of open files allows: each connection one, each stream two, a quarter as many connections of
+    /// SSH, which carry many streams each, and an eighth for everything
     /// else, but not fewer than [`OWN`].
     #[must_use]
     pub fn within(limit: u64) -> Self {
-        let share = limit.saturating_sub(OWN.max(limit / 8)) / 3;
+        let share = limit.saturating_sub(OWN.max(limit / 8)) * 4 / 13;
         let share = usize::try_from(share.clamp(FEWEST, MOST)).unwrap_or(usize::MAX);
-        Self { connections: share, streams: share }
+        Self { connections: share, ssh: share / 4, streams: share }
     }
 }
 
@@ -60,17 +63,18 @@ pub fn raise_descriptor_limit() {
         }
     }
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
-    let Capacity { connections, streams } = Capacity::within(limit);
+    let Capacity { connections, ssh, streams } = Capacity::within(limit);
     if limit < LOW {
         tracing::warn!(
             limit,
             connections,
+            ssh,
             streams,
             "few files may be open at once, and so few connections; raise the limit (LimitNOFILE of the systemd unit, \
              or `ulimit -Hn`)"
         );
     } else {
-        tracing::debug!(limit, connections, streams, "files that may be open at once");
+        tracing::debug!(limit, connections, ssh, streams, "files that may be open at once");
     }
 }
 
@@ -81,8 +85,8 @@ mod tests {
     #[test]
     fn the_limit_is_shared_out_and_never_overdrawn() {
         for limit in [1024, 4096, 10240, 20000, 65536, 524_288] {
-            let Capacity { connections, streams } = Capacity::within(limit);
-            let most = u64::try_from(connections + 2 * streams).unwrap();
+            let Capacity { connections, ssh, streams } = Capacity::within(limit);
+            let most = u64::try_from(connections + ssh + 2 * streams).unwrap();
             assert!(most + OWN <= limit, "{limit}: {most}");
         }
         assert!(Capacity::within(20_000).streams >= 4096);

@@ -2,7 +2,7 @@
 //!
 //! `main.rs` is the only program that uses this; it is a library so that tests run the API in their own process
 //! over a fake backend. The rooms: [`config`] reads server.yaml, [`backends`] picks what runs machines, [`http`]
-//! turns requests into calls of `shed-lifecycle` and errors into replies, [`serve`] owns sockets, signals and the
+//! turns requests into calls of `shed-lifecycle` and errors into replies, [`ssh`] does the same for SSH, [`serve`] owns sockets, signals and the
 //! drain at the end, [`metrics`] counts, [`host_key`] is who the server is to SSH clients.
 
 pub mod backends;
@@ -16,3 +16,6 @@ pub mod http;
 pub mod logging;
 pub mod metrics;
 pub mod serve;
+mod shown;
+pub mod ssh;
+mod streams;

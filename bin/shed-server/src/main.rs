@@ -52,7 +52,7 @@ struct ServeArgs {
     /// Print the configuration with every value spelled out, and end
     #[arg(long)]
     print_config: bool,
-    /// Write {"http_port":N,"pid":N} to this file when requests are answered
+    /// Write {"http_port":N,"ssh_port":N,"pid":N} to this file when requests are answered
     #[arg(long, value_name = "PATH")]
     ready_file: Option<Utf8PathBuf>,
     /// How the log on stderr looks

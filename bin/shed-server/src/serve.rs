@@ -5,14 +5,14 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use axum::Router;
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_api::{ServerInfo, SshHostKey};
+use shed_api::ServerInfo;
 use shed_backend::CheckHostError;
 use shed_lifecycle::{OpenShedsError, Sheds};
 use tokio::{
@@ -32,6 +32,7 @@ use crate::{
     host_key::{HostKey, HostKeyError},
     http::{self, App},
     metrics::Metrics,
+    ssh::{self, Ssh, term::Terms},
 };
 
 /// Time between two refused guests that are logged: the log belongs to the owner.
@@ -68,10 +69,12 @@ pub enum ServeError {
     #[error("signals cannot be received")]
     Signals(#[source] io::Error),
     #[error(
-        "cannot listen on {address}; is another shed-server running? (`listen` and `http_port` in server.yaml)"
+        "cannot listen on {address}; is another shed-server running? (`listen` and `{key}` in server.yaml)"
     )]
     Bind {
         address: SocketAddr,
+        /// The port's key in server.yaml.
+        key: &'static str,
         #[source]
         source: io::Error,
     },
@@ -102,17 +105,15 @@ pub enum Ended {
 
 /// Runs the server until a signal ends it.
 ///
-/// `ready_file` gets `{"http_port":N,"pid":N}`, written whole, as soon as requests are answered.
+/// `ready_file` gets `{"http_port":N,"ssh_port":N,"pid":N}`, written whole, as soon as requests are answered.
 ///
 /// # Errors
 /// When it cannot start; nothing is left running then that was not running before.
 pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended, ServeError> {
     let mut signals = Signals::new()?;
-    // The port is taken first: a second server with the same config ends before it touches a shed.
-    let wanted = SocketAddr::new(config.listen, config.http_port);
-    let bind_failed = |source| ServeError::Bind { address: wanted, source };
-    let listener = TcpListener::bind(wanted).await.map_err(bind_failed)?;
-    let address = listener.local_addr().map_err(bind_failed)?;
+    // The ports are taken first: a second server with the same config ends before it touches a shed.
+    let (http, address) = bind(config.listen, config.http_port, "http_port").await?;
+    let (ssh, ssh_address) = bind(config.listen, config.ssh_port, "ssh_port").await?;
 
     for key in &config.idle_keys {
         tracing::warn!(%key, "this version of shed-server does not act on this key of server.yaml");
@@ -134,35 +135,49 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
     let info = ServerInfo {
         name: config.name.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        ssh_port: config.ssh_port,
+        ssh_port: ssh_address.port(),
         http_port: address.port(),
         backend: kind.to_string(),
     };
-    tracing::info!(%address, backend = %kind, sheds = sheds.list().len(), "listening");
+    tracing::info!(%address, %ssh_address, backend = %kind, sheds = sheds.list().len(), "listening");
     if !address.ip().is_loopback() {
         tracing::warn!(
             %address,
-            "the API is reachable from other machines and has no authentication: whoever reaches this port can run \
-             commands in every shed. Let only a private network or a firewall reach it, or set `listen: 127.0.0.1`"
+            %ssh_address,
+            "the API and SSH are reachable from other machines and have no authentication: whoever reaches these ports \
+             can run commands in every shed. Let only a private network or a firewall reach them, or set `listen: \
+             127.0.0.1`"
         );
     }
     if let Some(path) = ready_file {
-        let text = serde_json::json!({ "http_port": address.port(), "pid": std::process::id() }).to_string();
+        let (http_port, ssh_port) = (address.port(), ssh_address.port());
+        let text =
+            serde_json::json!({ "http_port": http_port, "ssh_port": ssh_port, "pid": std::process::id() });
+        let text = text.to_string();
         shed_state::atomic::write(path, text.as_bytes(), 0o644)
             .map_err(|source| ServeError::ReadyFile { path: path.to_owned(), source })?;
     }
-    let server = Server::new(sheds, info, host_key.public());
-    server.answer(&listener, signals.next()).await;
+    let server = Server::new(sheds, info, &host_key, config.terms.clone());
+    server.answer(&http, &ssh, signals.next()).await;
     tracing::info!(
         "ending: requests in progress are awaited, machines keep running; a second signal ends at once"
     );
-    drop(listener);
+    drop((http, ssh));
     let ended = tokio::select! {
         () = server.end() => Ended::Orderly,
         () = signals.next() => Ended::AtOnce,
     };
     tracing::info!(?ended, "ended");
     Ok(ended)
+}
+
+/// Takes a port; 0 is whichever the system gives.
+async fn bind(host: IpAddr, port: u16, key: &'static str) -> Result<(TcpListener, SocketAddr), ServeError> {
+    let wanted = SocketAddr::new(host, port);
+    let failed = |source| ServeError::Bind { address: wanted, key, source };
+    let listener = TcpListener::bind(wanted).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 /// The signals that end the server.
@@ -190,7 +205,9 @@ impl Signals {
 #[derive(Debug)]
 pub struct Server {
     app: App,
+    ssh: Ssh,
     connections: TaskTracker,
+    ssh_connections: TaskTracker,
     /// One for each HTTP connection that is served at once; more wait in the system's queue. Upgraded ones do not count.
     permits: Arc<Semaphore>,
     guest_permits: Arc<Semaphore>,
@@ -202,23 +219,34 @@ pub struct Server {
 }
 
 impl Server {
-    /// Makes a server of these sheds, which SSH clients know by this key.
+    /// Makes a server of these sheds, which SSH clients know by this key, and which tells guests these names of terminals.
     #[must_use]
-    pub fn new(sheds: Sheds, info: ServerInfo, host_key: SshHostKey) -> Self {
+    pub fn new(sheds: Sheds, info: ServerInfo, host_key: &HostKey, terms: Terms) -> Self {
         let capacity = Capacity::of_process();
         let app = App {
             metrics: Metrics::new(&info.version),
             sheds,
             info: Arc::new(info),
-            host_key: Arc::new(host_key),
+            host_key: Arc::new(host_key.public()),
             tasks: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(capacity.streams)),
             hang_up: CancellationToken::new(),
             give_up: CancellationToken::new(),
         };
+        let shared = ssh::Shared {
+            sheds: app.sheds.clone(),
+            metrics: app.metrics.clone(),
+            tasks: app.tasks.clone(),
+            streams: Arc::clone(&app.streams),
+            hang_up: app.hang_up.clone(),
+            terms,
+            places: Arc::new(Semaphore::new(capacity.ssh)),
+        };
         Self {
+            ssh: Ssh::new(shared, host_key, capacity),
             app,
             connections: TaskTracker::new(),
+            ssh_connections: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(capacity.connections)),
             guest_permits: Arc::new(Semaphore::new(MAX_GUEST_CONNECTIONS)),
             refusals: Arc::default(),
@@ -228,12 +256,43 @@ impl Server {
     }
 
     /// Accepts and serves connections until `stop`. Those that are open then are served on.
-    pub async fn answer(&self, listener: &TcpListener, stop: impl Future<Output = ()>) {
+    pub async fn answer(&self, http: &TcpListener, ssh: &TcpListener, stop: impl Future<Output = ()>) {
         let router = http::router(self.app.clone());
         tokio::select! {
             () = stop => {}
-            never = self.accept(listener, &router) => match never {},
+            never = self.accept(http, &router) => match never {},
+            never = self.accept_ssh(ssh) => match never {},
         }
+    }
+
+    async fn accept_ssh(&self, listener: &TcpListener) -> std::convert::Infallible {
+        loop {
+            // Without a limit here: who has not logged in gives way to newcomers, and only so many log in.
+            match listener.accept().await {
+                Ok((stream, peer)) => self.serve_ssh(stream, peer),
+                Err(error) => {
+                    tracing::warn!(%error, "an SSH connection could not be accepted");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn serve_ssh(&self, stream: TcpStream, peer: SocketAddr) {
+        prepare(&stream);
+        let (ssh, closing) = (self.ssh.clone(), self.closing.clone());
+        let machines = self.app.sheds.machine_pids();
+        let refusals = Arc::clone(&self.refusals);
+        drop(self.ssh_connections.spawn(async move {
+            match origin(&stream, peer, &machines).await {
+                Origin::Client => ssh.serve(stream, peer, &closing).await,
+                Origin::Guest => {
+                    if refusals.may_log() {
+                        tracing::warn!(%peer, "refused an SSH connection of a guest");
+                    }
+                }
+            }
+        }));
     }
 
     async fn accept(&self, listener: &TcpListener, router: &Router) -> std::convert::Infallible {
@@ -251,13 +310,7 @@ impl Server {
     }
 
     fn serve(&self, stream: TcpStream, peer: SocketAddr, router: Router, permit: OwnedSemaphorePermit) {
-        // Frames and events are small, and each is waited for.
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY cannot be set");
-        }
-        if let Err(error) = keep_alive(&stream) {
-            tracing::debug!(%error, "a vanished client will be noticed late");
-        }
+        prepare(&stream);
         let (closing, cut_off) = (self.closing.clone(), self.cut_off.clone());
         let machines = self.app.sheds.machine_pids();
         let guest_permits = Arc::clone(&self.guest_permits);
@@ -289,6 +342,7 @@ impl Server {
     pub async fn end(&self) {
         self.closing.cancel();
         let _first = self.connections.close();
+        let _first = self.ssh_connections.close();
         let _first = self.app.tasks.close();
         let requests = async {
             if timeout(DRAIN, self.connections.wait()).await.is_err() {
@@ -311,7 +365,19 @@ impl Server {
         // One that was still dialling when the others had ended.
         self.app.hang_up.cancel();
         self.app.tasks.wait().await;
+        self.ssh_connections.wait().await;
         self.app.sheds.close().await;
+    }
+}
+
+/// Sets what is the same for the sockets of all clients.
+fn prepare(stream: &TcpStream) {
+    // Frames and events are small, and each is waited for.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY cannot be set");
+    }
+    if let Err(error) = keep_alive(stream) {
+        tracing::debug!(%error, "a vanished client will be noticed late");
     }
 }
 

@@ -30,17 +30,20 @@ Exit codes:
   130  interrupted (128 + the number of the signal)
 
 `shed exec` passes on the exit code of the command it runs: 128 + n after signal n, 127 when there is no such \
-command, 126 when it cannot be run. It exits with 255 when it fails itself.
+command, 126 when it cannot be run. It exits with 255 when it fails itself. `shed console` passes on that of the shell.
 
 Files:
   ~/.shed/config.yaml   the servers, and where each shed was last seen
   ~/.shed/known_hosts   the SSH host keys of the servers
   ~/.shed/tunnels.yaml  profiles of ports for `shed tunnels`
+  ~/.shed/sync.yaml     what `shed sync` and `shed create` copy into a shed
 
 Without any server in that file, one on this machine at http://127.0.0.1:8080 is used.
 
 Examples:
   shed create web                      make a shed
+  shed console web                     open a shell in it
+  shed attach web                      show its tmux session, which goes on without you
   shed exec web -- npm test            run a command in it
   shed list                            see what there is
   shed sessions                        see what goes on in it
@@ -103,10 +106,13 @@ enum Command {
     Stop(commands::stop::StopArgs),
     #[command(visible_alias = "rm")]
     Delete(commands::delete::DeleteArgs),
+    Console(commands::console::ConsoleArgs),
+    Attach(commands::console::AttachArgs),
     Exec(commands::exec::ExecArgs),
     Sessions(commands::sessions::SessionsArgs),
     Tunnels(commands::tunnels::TunnelsArgs),
     SshConfig(commands::ssh_config::SshConfigArgs),
+    Sync(commands::sync::SyncArgs),
     Image(commands::image::ImageArgs),
     System(commands::system::SystemArgs),
     Server(commands::server::ServerArgs),
@@ -231,10 +237,13 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Start(args) => commands::start::run(context, args),
         Command::Stop(args) => commands::stop::run(context, args),
         Command::Delete(args) => commands::delete::run(context, args),
+        Command::Console(args) => commands::console::console(context, args),
+        Command::Attach(args) => commands::console::attach(context, args),
         Command::Exec(args) => commands::exec::run(context, args),
         Command::Sessions(args) => commands::sessions::run(context, args),
         Command::Tunnels(args) => commands::tunnels::run(context, args),
         Command::SshConfig(args) => commands::ssh_config::run(context, args),
+        Command::Sync(args) => commands::sync::run(context, args),
         Command::Image(args) => commands::image::run(context, args),
         Command::System(args) => commands::system::run(context, args),
         Command::Server(args) => commands::server::run(context, args),

@@ -89,6 +89,12 @@ impl CommandError {
         self
     }
 
+    /// Becomes the cause of an error that says more; kind and hints stay.
+    pub(crate) fn behind(self, message: impl Into<String>) -> Self {
+        let cause = self.whole();
+        Self { kind: self.kind, message: message.into(), source: Some(cause.into()), hints: self.hints }
+    }
+
     /// Makes the error of a call to a server.
     pub(crate) fn from_client(error: ClientError, server: &Server, shed: Option<&ShedName>) -> Self {
         let code = error.code();
@@ -98,27 +104,35 @@ impl CommandError {
                     .caused_by(source)
                     .hinted(server.hint())
             }
-            ClientError::Api { message, .. } => {
-                let kind = match code {
-                    Some(
-                        ErrorCode::ShedNotFound
-                        | ErrorCode::SessionNotFound
-                        | ErrorCode::ImageNotFound
-                        | ErrorCode::UnknownImage,
-                    ) => Kind::NotFound,
-                    Some(_) | None => Kind::Failed,
-                };
-                let made = Self::new(kind, refusal(code, &server.to_string(), message));
-                match code.and_then(|code| hint_for(code, shed.map_or("NAME", ShedName::as_str))) {
-                    Some(hint) => made.hinted(hint),
-                    None => made,
-                }
-            }
+            ClientError::Api { message, .. } => Self::refused(code, message, server, shed),
             other @ (ClientError::Broken { .. } | ClientError::TimedOut { .. }) => {
                 Self::from_error(Kind::Unreachable, &other).hinted(server.hint())
             }
             other @ ClientError::Protocol { .. } => Self::from_error(Kind::Failed, &other)
                 .hinted("compare the versions of client and server: shed version -v"),
+        }
+    }
+
+    /// Makes the error of a server that says no, over HTTP or SSH.
+    pub(crate) fn refused(
+        code: Option<ErrorCode>,
+        message: String,
+        server: &Server,
+        shed: Option<&ShedName>,
+    ) -> Self {
+        let kind = match code {
+            Some(
+                ErrorCode::ShedNotFound
+                | ErrorCode::SessionNotFound
+                | ErrorCode::ImageNotFound
+                | ErrorCode::UnknownImage,
+            ) => Kind::NotFound,
+            Some(_) | None => Kind::Failed,
+        };
+        let made = Self::new(kind, refusal(code, &server.to_string(), message));
+        match code.and_then(|code| hint_for(code, shed.map_or("NAME", ShedName::as_str))) {
+            Some(hint) => made.hinted(hint),
+            None => made,
         }
     }
 
@@ -165,6 +179,16 @@ impl CommandError {
             next = error.source();
         }
         causes
+    }
+
+    /// Returns the message and the causes as one text.
+    pub(crate) fn whole(&self) -> String {
+        let mut text = self.message.clone();
+        for cause in self.causes() {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+        text
     }
 
     /// Returns the hints.
@@ -237,6 +261,7 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
             Some(format!("install it in the shed: shed exec {shed} -- sudo apt-get install tmux"))
         }
         ErrorCode::ConnectFailed => Some(format!("restart it: shed stop {shed} && shed start {shed}")),
+        ErrorCode::InsufficientStorage => Some(format!("see what fills it: shed exec {shed} -- df -h")),
         ErrorCode::ShuttingDown => Some("try again when the server is back: shed server list".to_owned()),
         ErrorCode::BackendError | ErrorCode::InternalError | ErrorCode::HijackUnsupported => {
             Some("the server's log has the whole story".to_owned())
@@ -255,6 +280,7 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         | ErrorCode::UnsupportedMediaType
         | ErrorCode::HeadersTooLarge
         | ErrorCode::UnknownImage
+        | ErrorCode::TargetUnusable
         | ErrorCode::BodyTooLarge => None,
     }
 }

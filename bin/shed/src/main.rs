@@ -2,8 +2,8 @@
 //!
 //! [`cli`] parses the arguments and picks the command, `commands/<verb>.rs` runs it, [`ui`] writes all text, and
 //! [`command_error`] decides how a failure is said and which exit code it has. The client knows the server only
-//! through `shed-client`. What it keeps is in `~/.shed`: its configuration ([`config`]) and which tunnels run
-//! ([`tunnels`]); and, when asked to, a part of `~/.ssh/config` ([`ssh_config`]).
+//! through `shed-client` and `shed-ssh` ([`ssh`]). What it keeps is in `~/.shed`: its configuration and the servers' host
+//! keys ([`config`]), and which tunnels run ([`tunnels`]); and, when asked to, a part of `~/.ssh/config` ([`ssh_config`]).
 
 mod cli;
 mod command_error;
@@ -14,7 +14,9 @@ mod exec;
 mod progress;
 mod servers;
 mod sizes;
+mod ssh;
 mod ssh_config;
+mod sync;
 mod times;
 mod trace;
 mod tunnels;

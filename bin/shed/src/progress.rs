@@ -33,6 +33,19 @@ pub(crate) struct Task<'a> {
     warnings: RefCell<Vec<String>>,
 }
 
+/// Changes the moving line of a task; there is none but on a terminal.
+#[derive(Debug, Clone)]
+pub(crate) struct Live(Option<ProgressBar>);
+
+impl Live {
+    /// Shows this until there is something else to show.
+    pub(crate) fn say(&self, text: &str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(clean(text).replace('\n', " "));
+        }
+    }
+}
+
 impl<'a> Progress<'a> {
     /// Makes the display that fits where stderr goes.
     pub(crate) fn new(ui: &'a Ui) -> Self {
@@ -76,6 +89,19 @@ impl Task<'_> {
                 self.ui.note(&format!("{}: {} ({elapsed})", self.subject, event.message));
             }
         }
+    }
+
+    /// Writes a line that stays; nothing for programs.
+    pub(crate) fn remark(&self, text: &str) {
+        match &self.bars {
+            Some((bars, _)) => bars.suspend(|| self.ui.note(text)),
+            None => self.ui.note(text),
+        }
+    }
+
+    /// Returns what changes the moving line from another thread.
+    pub(crate) fn live(&self) -> Live {
+        Live(self.bars.as_ref().map(|(_, bar)| bar.clone()))
     }
 
     /// Ends the display and returns the warnings there were.

@@ -47,6 +47,25 @@ pub(crate) enum Strayed {
     Refuse,
 }
 
+/// Why a call to a server failed.
+pub(crate) trait CallError {
+    /// Returns whether that server has no such shed, and another one may.
+    fn is_missing_shed(&self) -> bool;
+
+    /// Says it to the user.
+    fn explain(self, server: &Server, shed: &ShedName) -> CommandError;
+}
+
+impl CallError for ClientError {
+    fn is_missing_shed(&self) -> bool {
+        self.code() == Some(ErrorCode::ShedNotFound)
+    }
+
+    fn explain(self, server: &Server, shed: &ShedName) -> CommandError {
+        CommandError::from_client(self, server, Some(shed))
+    }
+}
+
 /// The servers there are, and which of them the user chose.
 #[derive(Debug)]
 pub(crate) struct Servers {
@@ -96,6 +115,11 @@ impl Servers {
         Ok(servers)
     }
 
+    /// Returns where the config file and the host keys are.
+    pub(crate) fn store(&self) -> &ConfigStore {
+        &self.store
+    }
+
     /// Returns what the config file says.
     pub(crate) fn config(&self) -> &ClientConfig {
         &self.config
@@ -137,12 +161,12 @@ impl Servers {
     ///
     /// # Errors
     /// What `call` fails with on the server that has the shed, or that none has it.
-    pub(crate) async fn on_server_of<T>(
+    pub(crate) async fn on_server_of<T, E: CallError>(
         &self,
         ui: &Ui,
         shed: &ShedName,
         strayed: Strayed,
-        call: impl AsyncFn(&Server) -> Result<T, ClientError>,
+        call: impl AsyncFn(&Server) -> Result<T, E>,
     ) -> Result<(Server, T), CommandError> {
         let seen = self.chosen.is_none().then(|| self.seen_on(shed)).flatten();
         let first = match &seen {
@@ -154,8 +178,8 @@ impl Servers {
                 self.remember(ui, shed, &first, None);
                 return Ok((first, value));
             }
-            Err(error) if error.code() == Some(ErrorCode::ShedNotFound) => error,
-            Err(error) => return Err(CommandError::from_client(error, &first, Some(shed))),
+            Err(error) if error.is_missing_shed() => error,
+            Err(error) => return Err(error.explain(&first, shed)),
         };
         let may_search = self.chosen.is_none() && (seen.is_none() || strayed == Strayed::Search);
         let others: Vec<Server> = self.all().into_iter().filter(|server| server.name != first.name).collect();
@@ -163,7 +187,7 @@ impl Servers {
             if seen.is_some() {
                 self.forget(ui, shed);
             }
-            return Err(CommandError::from_client(missing, &first, Some(shed)));
+            return Err(missing.explain(&first, shed));
         }
         let found = self.search(shed, &first, others).await?;
         match call(&found).await {
@@ -171,7 +195,7 @@ impl Servers {
                 self.remember(ui, shed, &found, None);
                 Ok((found, value))
             }
-            Err(error) => Err(CommandError::from_client(error, &found, Some(shed))),
+            Err(error) => Err(error.explain(&found, shed)),
         }
     }
 

@@ -82,9 +82,11 @@ error_codes! {
     ShedBusy = "SHED_BUSY", 409;
     /// The server's configuration names this image, sheds that name none are made from it, or something is being done with it at this moment.
     ImageInUse = "IMAGE_IN_USE", 409;
+    /// The path in the shed cannot be written to: it is read-only, or something is in the way.
+    TargetUnusable = "TARGET_UNUSABLE", 409;
     /// The body is longer than any request needs.
     BodyTooLarge = "BODY_TOO_LARGE", 413;
-    /// The body says that it is something else than JSON.
+    /// The body says that it is something else than JSON, or than a tar archive where one is taken.
     UnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE", 415;
     /// The headers are longer than any request needs.
     HeadersTooLarge = "HEADERS_TOO_LARGE", 431;
@@ -102,6 +104,8 @@ error_codes! {
     TmuxNotAvailable = "TMUX_NOT_AVAILABLE", 503;
     /// The server is shutting down.
     ShuttingDown = "SHUTTING_DOWN", 503;
+    /// The shed's disk is full.
+    InsufficientStorage = "INSUFFICIENT_STORAGE", 507;
 }
 
 impl std::fmt::Display for ErrorCode {

@@ -6,6 +6,7 @@
 //! Servers refuse nothing they do not know in a request, and clients ignore what they do not know in a reply.
 
 mod error_code;
+mod files;
 #[cfg(test)]
 mod golden;
 mod image;
@@ -17,6 +18,7 @@ mod system;
 mod upgrade;
 
 pub use error_code::{ErrorBody, ErrorCode, ErrorDetail};
+pub use files::{FilesReport, TAR};
 pub use image::{Image, ImageList, ImagePruneReport, ImageSource};
 pub use server::{ServerInfo, SshHostKey};
 pub use session::{Session, SessionList};

@@ -6,9 +6,11 @@
 //! wrong in the ways that real ones do. Nothing in it is random, and it waits only where a fault says so.
 
 mod agent;
+mod files;
 mod tcp;
 mod tmux;
 
+pub use files::{FakeFiles, FakePut};
 pub use tcp::FakeService;
 
 use std::{
@@ -123,6 +125,8 @@ struct Host {
     /// Commands that run in guests.
     commands: BTreeMap<ShedName, usize>,
     services: BTreeMap<(ShedName, TcpPort), FakeService>,
+    files: BTreeMap<ShedName, FakeFiles>,
+    puts: BTreeMap<ShedName, Vec<FakePut>>,
     /// Whether backends say that they keep no console logs.
     no_console_logs: bool,
 }
@@ -233,6 +237,17 @@ impl FakeWorld {
     /// Puts a service on a port of the loopback of `shed`'s guests, of those that run as well. Other ports are closed.
     pub fn set_service(&self, shed: &ShedName, port: TcpPort, service: FakeService) {
         self.host().services.insert((shed.clone(), port), service);
+    }
+
+    /// Says what guests of `shed` do with files, those that run as well.
+    pub fn set_files(&self, shed: &ShedName, files: FakeFiles) {
+        self.host().files.insert(shed.clone(), files);
+    }
+
+    /// Returns what was put into guests of `shed`, the last one last.
+    #[must_use]
+    pub fn puts(&self, shed: &ShedName) -> Vec<FakePut> {
+        self.host().puts.get(shed).cloned().unwrap_or_default()
     }
 
     fn machines_of(&self, shed: &ShedName) -> Vec<Arc<Machine>> {

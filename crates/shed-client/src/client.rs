@@ -11,7 +11,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use crate::{
     ClientError, EventStream, ExecStream, ServerAddress, TcpTunnel, Timeouts,
-    connection::{Call, Reply, send},
+    connection::{Call, Content, Reply, send},
 };
 
 /// Media type of server-sent events.
@@ -35,6 +35,11 @@ impl Client {
     #[must_use]
     pub const fn server(&self) -> &ServerAddress {
         &self.server
+    }
+
+    /// Returns how long this client waits.
+    pub(crate) const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// Asks the server about itself.
@@ -234,7 +239,7 @@ impl Reply {
 
 fn create_call(request: &CreateShedRequest, accept: &'static str) -> Call {
     let body = serde_json::to_vec(request).expect("a create request is plain JSON");
-    Call { accept, body: Some(body), ..Call::new(Method::POST, "/api/sheds") }
+    Call { accept, content: Content::Json(body), ..Call::new(Method::POST, "/api/sheds") }
 }
 
 fn start_call(name: &ShedName, accept: &'static str) -> Call {

@@ -1,12 +1,13 @@
 //! One request on one connection: connects, sends, and hands the reply over with its body still unread.
 
-use std::time::Duration;
+use std::{io, pin::Pin, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use futures::Stream;
+use http_body_util::{BodyExt, Either, Full, LengthLimitError, Limited, StreamBody};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode,
-    body::Incoming,
+    body::{Frame, Incoming},
     header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, UPGRADE, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
@@ -24,22 +25,42 @@ const MAX_REPLY: usize = 64 << 20;
 /// Longest error body that is read; more of it would not be shown.
 const MAX_ERROR: usize = 1 << 20;
 
+/// What a request carries.
+pub(crate) enum Content {
+    /// Nothing.
+    Nothing,
+    /// JSON.
+    Json(Vec<u8>),
+    /// What comes, as it comes.
+    Stream { media_type: &'static str, body: Streamed },
+}
+
+/// A body that is made while it is sent.
+pub(crate) type Streamed = StreamBody<Pin<Box<dyn Stream<Item = io::Result<Frame<Bytes>>> + Send>>>;
+
+/// The body of any request.
+type Body = Either<Full<Bytes>, Streamed>;
+
 /// A request before it is sent.
-#[derive(Debug)]
 pub(crate) struct Call {
     pub(crate) method: Method,
     /// Path and query; made of checked names and encoded values only.
     pub(crate) path: String,
     pub(crate) accept: &'static str,
-    /// JSON.
-    pub(crate) body: Option<Vec<u8>>,
+    pub(crate) content: Content,
     /// Protocol to upgrade to.
     pub(crate) upgrade: Option<&'static str>,
 }
 
 impl Call {
     pub(crate) fn new(method: Method, path: impl Into<String>) -> Self {
-        Self { method, path: path.into(), accept: "application/json", body: None, upgrade: None }
+        Self {
+            method,
+            path: path.into(),
+            accept: "application/json",
+            content: Content::Nothing,
+            upgrade: None,
+        }
     }
 
     /// Returns the request as error messages name it.
@@ -104,21 +125,29 @@ async fn connect(server: &ServerAddress, limit: Duration) -> Result<TcpStream, C
     Ok(stream)
 }
 
-fn build(server: &ServerAddress, call: Call) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
+fn build(server: &ServerAddress, call: Call) -> Result<Request<Body>, hyper::http::Error> {
     let mut request = Request::builder()
         .method(call.method)
         .uri(call.path)
         .header(HOST, server.to_string())
         .header(USER_AGENT, concat!("shed/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, call.accept);
-    if call.body.is_some() {
-        request = request.header(CONTENT_TYPE, "application/json");
-    }
+    let body = match call.content {
+        Content::Nothing => Either::Left(Full::default()),
+        Content::Json(json) => {
+            request = request.header(CONTENT_TYPE, "application/json");
+            Either::Left(Full::new(json.into()))
+        }
+        Content::Stream { media_type, body } => {
+            request = request.header(CONTENT_TYPE, media_type);
+            Either::Right(body)
+        }
+    };
     request = match call.upgrade {
         Some(protocol) => request.header(CONNECTION, "Upgrade").header(UPGRADE, protocol),
         None => request.header(CONNECTION, "close"),
     };
-    request.body(Full::new(call.body.unwrap_or_default().into()))
+    request.body(body)
 }
 
 impl Reply {

@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod events;
 mod exec;
+mod files;
 mod sessions;
 pub mod sse;
 mod storage;

@@ -16,6 +16,8 @@ pub struct Timeouts {
     pub work: Duration,
     /// Between two signs of life on an event stream; the server sends one at least every 15 s.
     pub silence: Duration,
+    /// Without anything of a transfer being taken, and from its end to the reply; longer than the server waits for a guest.
+    pub stall: Duration,
 }
 
 impl Default for Timeouts {
@@ -26,6 +28,7 @@ impl Default for Timeouts {
             guest: Duration::from_secs(60),
             work: Duration::from_secs(600),
             silence: Duration::from_secs(60),
+            stall: Duration::from_secs(150),
         }
     }
 }

@@ -166,7 +166,9 @@ async fn exchange(
             | FrameKind::StdinEof
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => continue,
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => continue,
         };
         if output.len() + frame.payload.len() > OUTPUT_LIMIT {
             return Err(whose.too_much(name));

@@ -8,6 +8,7 @@
 //! start ([`reconcile`]) finds it and either finishes or undoes it.
 
 mod boot;
+mod bring_up;
 mod channel;
 mod console;
 mod context;
@@ -15,6 +16,7 @@ mod dial;
 mod disk;
 mod driver;
 mod error;
+mod files;
 mod guest_command;
 mod image_choice;
 mod image_policy;
@@ -39,6 +41,7 @@ pub use error::{
     BootShedError, ClearVmError, CreateShedError, DeleteShedError, NotCached, OpenShedsError,
     ReachGuestError, StartShedError, StopShedError,
 };
+pub use files::{FilesPut, PutFilesError};
 pub use guest_command::GuestCommandError;
 pub use image_choice::default_image;
 pub use images::{

@@ -11,7 +11,7 @@ use shed_backend::{Backend, GuestStream, Vm};
 use shed_state::{DirectoryLock, InstanceDir, InstanceFiles, RECORD_VERSION, RecordStatus, ShedRecord};
 use shed_types::{GuestPort, ShedName};
 use tokio::{
-    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, RwLock, oneshot},
+    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, RwLock, oneshot, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -116,6 +116,11 @@ impl Sheds {
     #[must_use]
     pub fn get(&self, name: &ShedName) -> Option<ShedView> {
         self.table().sheds.get(name).map(snapshot)
+    }
+
+    /// Returns one shed and what becomes of it; the sender goes when the shed does.
+    pub(crate) fn watch(&self, name: &ShedName) -> Option<watch::Receiver<ShedView>> {
+        self.table().sheds.get(name).map(|handle| handle.view.clone())
     }
 
     /// Makes a shed and brings it up.

@@ -32,11 +32,15 @@ pub enum FrameKind {
     HealthResponse,
     /// JSON [`Envelope`](crate::Envelope) on the message channel.
     Message,
+    /// JSON [`FilesRequest`](crate::FilesRequest); the first frame of a stream of files.
+    FilesRequest,
+    /// JSON [`FilesReply`](crate::FilesReply); the last frame of a stream of files.
+    FilesReply,
 }
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::ExecRequest,
         Self::Resize,
         Self::Signal,
@@ -47,6 +51,8 @@ impl FrameKind {
         Self::HealthRequest,
         Self::HealthResponse,
         Self::Message,
+        Self::FilesRequest,
+        Self::FilesReply,
     ];
 
     /// Returns the type byte.
@@ -63,6 +69,8 @@ impl FrameKind {
             Self::HealthRequest => 0x10,
             Self::HealthResponse => 0x11,
             Self::Message => 0x20,
+            Self::FilesRequest => 0x30,
+            Self::FilesReply => 0x31,
         }
     }
 

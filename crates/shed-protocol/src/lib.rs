@@ -9,12 +9,14 @@
 
 pub mod connect;
 pub mod exec;
+pub mod files;
 pub mod frame;
 pub mod message;
 pub mod timeouts;
 
 pub use connect::{ConnectReply, ParseConnectError};
 pub use exec::{Command, ExecRequest, ExitStatus, Resize, Signal};
+pub use files::{FilesError, FilesErrorKind, FilesReply, FilesRequest};
 pub use frame::{Frame, FrameCodec, FrameError, FrameKind, MAX_PAYLOAD};
 pub use message::{
     Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthStatus, HelloReply, HelloRequest,

@@ -83,12 +83,14 @@ pub struct TestServer {
 struct Running {
     child: Child,
     client: Client,
+    ssh_port: TcpPort,
 }
 
 /// What the server writes when it answers.
 #[derive(Debug, Deserialize)]
 struct Ready {
     http_port: TcpPort,
+    ssh_port: TcpPort,
 }
 
 impl TestServer {
@@ -146,10 +148,11 @@ impl TestServer {
             Ok(Err(status)) => bail!("the server ended at once ({status}):\n{}", self.log()),
             Err(error) => return Err(error.context(format!("the log:\n{}", self.log()))),
         };
-        let Ready { http_port } = serde_json::from_slice(&text).context("the ready file cannot be read")?;
+        let Ready { http_port, ssh_port } =
+            serde_json::from_slice(&text).context("the ready file cannot be read")?;
         let address = ServerAddress::new("127.0.0.1", http_port).context("the server's address")?;
         let child = starting.0.take().context("the server's process was taken twice")?;
-        self.running = Some(Running { child, client: Client::new(address, self.setup.timeouts) });
+        self.running = Some(Running { child, client: Client::new(address, self.setup.timeouts), ssh_port });
         Ok(())
     }
 
@@ -207,6 +210,15 @@ impl TestServer {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.running().client
+    }
+
+    /// Returns the port of its SSH server.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn ssh_port(&self) -> TcpPort {
+        self.running().ssh_port
     }
 
     /// Returns the server's process id.
@@ -315,8 +327,9 @@ impl TestServer {
         ]);
         keys.extend(self.setup.qemu.clone());
         let host_key = self.path("host_key");
-        let mut text =
-            format!("name: test\nhttp_port: 0\nssh_host_key: {host_key}\nlog_level: debug\nqemu:\n");
+        let mut text = format!(
+            "name: test\nhttp_port: 0\nssh_port: 0\nssh_host_key: {host_key}\nlog_level: debug\nqemu:\n"
+        );
         for (key, value) in keys {
             writeln!(text, "  {key}: {value}").expect("writing to a String cannot fail");
         }

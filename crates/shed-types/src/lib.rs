@@ -7,6 +7,7 @@
 mod backend_kind;
 mod error_chain;
 mod go_duration;
+mod guest_path;
 mod ids;
 mod image_reference;
 mod names;
@@ -16,6 +17,7 @@ mod sizes;
 pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
 pub use error_chain::error_chain;
 pub use go_duration::{GoDuration, ParseGoDurationError};
+pub use guest_path::{GuestPath, ParseGuestPathError};
 pub use ids::LaunchId;
 pub use image_reference::{ImageReference, ParseReferenceError};
 pub use names::{ImageName, ParseNameError, SessionName, ShedName};

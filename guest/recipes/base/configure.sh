@@ -28,7 +28,6 @@ ln -s /usr/share/zoneinfo/UTC /etc/localtime
 echo 'LANG=C.UTF-8' >/etc/default/locale
 # The root is an overlay which the initramfs has mounted; there is nothing for systemd to mount or check again.
 rm -f /etc/fstab /etc/modules-load.d/modules.conf
-update-alternatives --install /usr/bin/vim vim /usr/bin/vim.tiny 10
 
 # ---- a boot without anything that does not serve a shed -------------------------------------------------------------
 systemctl enable systemd-networkd.service systemd-resolved.service
@@ -53,6 +52,8 @@ systemctl mask ldconfig.service systemd-journal-catalog-update.service systemd-h
 # Mounted by whoever needs them. A /tmp in memory would take from builds the memory they need.
 systemctl mask tmp.mount dev-hugepages.mount dev-mqueue.mount run-lock.mount sys-kernel-debug.mount \
     sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount
+# A daemon of its own; rsync over SSH needs none.
+systemctl disable rsync.service
 systemctl mask modprobe@configfs.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service
 
 # ---- leave nothing of the build behind ------------------------------------------------------------------------------

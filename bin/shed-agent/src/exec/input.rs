@@ -64,7 +64,9 @@ impl Input {
                 | FrameKind::Stderr
                 | FrameKind::HealthRequest
                 | FrameKind::HealthResponse
-                | FrameKind::Message => {}
+                | FrameKind::Message
+                | FrameKind::FilesRequest
+                | FrameKind::FilesReply => {}
             }
         }
     }

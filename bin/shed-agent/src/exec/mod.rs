@@ -12,7 +12,7 @@ mod pty;
 mod spawn;
 #[cfg(test)]
 mod tests;
-mod users;
+pub(crate) mod users;
 
 use std::pin::pin;
 

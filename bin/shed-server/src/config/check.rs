@@ -10,9 +10,10 @@ use shed_types::{BackendChoice, GoDuration, ImageName, ParseReferenceError, Size
 
 use super::{
     Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings,
-    file::{QemuFile, RemovedKeys, ServerFile, Value},
+    file::{QemuFile, RemovedKeys, ServerFile, TerminalFile, Value},
     locate::User,
 };
+use crate::ssh::term::{DEFAULT_TERM, Terms, is_term};
 
 /// Allowed start and stop timeouts (spec C.6).
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 60);
@@ -63,9 +64,10 @@ pub(super) fn check(
             source.bad(&listen, "listen", problem)
         })?,
     };
-    let ssh_port = source.port(raw.ssh_port.as_ref(), "ssh_port", DEFAULT_SSH_PORT, 1)?;
+    let ssh_port = source.port(raw.ssh_port.as_ref(), "ssh_port", DEFAULT_SSH_PORT, 0)?;
     let http_port = source.port(raw.http_port.as_ref(), "http_port", DEFAULT_HTTP_PORT, 0)?;
-    if http_port == ssh_port {
+    // Two ports of the system's choice differ.
+    if http_port == ssh_port && http_port != 0 {
         let problem = format!("must differ from ssh_port, and both are {http_port}");
         return Err(source.error(
             raw.http_port.or(raw.ssh_port).map(|port| port.referenced),
@@ -90,6 +92,7 @@ pub(super) fn check(
             ("error", LogLevel::Error),
         ],
     )?;
+    let terms = terms(raw.terminal.unwrap_or_default(), source)?;
     let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
@@ -105,6 +108,7 @@ pub(super) fn check(
         ssh_host_key,
         default_backend,
         log_level: log_level.unwrap_or_default(),
+        terms,
         qemu,
     })
 }
@@ -130,11 +134,40 @@ fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
         ("default_image", &raw.default_image),
         ("credentials", &raw.credentials),
         ("env_file", &raw.env_file),
-        ("terminal", &raw.terminal),
         ("extensions", &raw.extensions),
         ("git", &raw.git),
     ];
     keys.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect()
+}
+
+fn terms(raw: TerminalFile, source: Source<'_>) -> Result<Terms, LoadConfigError> {
+    let checked = |value: Spanned<String>, key: &str| {
+        if is_term(&value.value) {
+            return Ok(value.value);
+        }
+        let problem = format!(
+            "{:?} is no terminal type; write one that `infocmp` knows in the image, like {DEFAULT_TERM}",
+            value.value
+        );
+        Err(source.bad(&value, key, problem))
+    };
+    let mut terms = Terms::default();
+    if let Some(fallback) = raw.fallback_term {
+        terms.fallback = checked(fallback, "terminal.fallback_term")?;
+    }
+    for (term, meaning) in raw.term_mappings.unwrap_or_default() {
+        let key = format!("terminal.term_mappings.{term}");
+        if !is_term(&term) {
+            return Err(source.bad(
+                &meaning,
+                &key,
+                "the key is no terminal type; write it as the client's TERM has it",
+            ));
+        }
+        let meaning = checked(meaning, &key)?;
+        let _none = terms.mappings.insert(term, meaning);
+    }
+    Ok(terms)
 }
 
 fn check_qemu(

@@ -19,6 +19,7 @@ pub(super) struct ServerFile {
     pub(super) ssh_host_key: Value<String>,
     pub(super) default_backend: Value<String>,
     pub(super) log_level: Value<String>,
+    pub(super) terminal: Option<TerminalFile>,
     pub(super) qemu: Option<QemuFile>,
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
@@ -28,7 +29,6 @@ pub(super) struct ServerFile {
     pub(super) default_image: Value<IgnoredAny>,
     pub(super) credentials: Value<IgnoredAny>,
     pub(super) env_file: Value<IgnoredAny>,
-    pub(super) terminal: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
     pub(super) git: Value<IgnoredAny>,
 }
@@ -38,6 +38,14 @@ pub(super) struct ServerFile {
 pub(super) struct RemovedKeys {
     pub(super) enabled_backends: Value<IgnoredAny>,
     pub(super) docker: Value<IgnoredAny>,
+}
+
+/// The `terminal:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TerminalFile {
+    pub(super) fallback_term: Value<String>,
+    pub(super) term_mappings: Option<BTreeMap<String, Spanned<String>>>,
 }
 
 /// The `qemu:` section.

@@ -16,6 +16,7 @@ use serde_saphyr::{MessageFormatter, UserMessageFormatter};
 use shed_image::ImageOrigin;
 use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, MemoryMb};
 
+use crate::ssh::term::Terms;
 pub use locate::{LocateConfigError, Surroundings, locate};
 
 /// Largest server.yaml that is read, in bytes; a real one has a few hundred.
@@ -32,7 +33,7 @@ pub struct Config {
     pub listen: IpAddr,
     /// Port of the HTTP API; 0 lets the system pick one, which tests use.
     pub http_port: u16,
-    /// Port of the SSH server, 1 to 65535.
+    /// Port of the SSH server; 0 lets the system pick one, which tests use.
     pub ssh_port: u16,
     /// The private key by which SSH clients know this server; made when it is not there.
     pub ssh_host_key: Utf8PathBuf,
@@ -40,6 +41,8 @@ pub struct Config {
     pub default_backend: BackendChoice,
     /// What is logged.
     pub log_level: LogLevel,
+    /// What terminals are called in guests.
+    pub terms: Terms,
     /// The QEMU backend.
     pub qemu: QemuSection,
     /// Keys of the file that this build does not act on.

@@ -28,6 +28,13 @@ impl fmt::Display for Config {
             self.default_backend.kind().map_or("detect", |kind| kind.as_str())
         )?;
         writeln!(f, "log_level: {}", self.log_level.as_str())?;
+        writeln!(f, "terminal:")?;
+        writeln!(f, "  fallback_term: {}", quoted(&self.terms.fallback))?;
+        f.write_str("  term_mappings:")?;
+        f.write_str(if self.terms.mappings.is_empty() { " {}\n" } else { "\n" })?;
+        for (term, meaning) in &self.terms.mappings {
+            writeln!(f, "    {}: {}", quoted(term), quoted(meaning))?;
+        }
         let qemu = &self.qemu;
         writeln!(f, "qemu:")?;
         writeln!(f, "  accel: {}", qemu.accel.as_str())?;

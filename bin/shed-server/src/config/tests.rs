@@ -41,6 +41,9 @@ fn without_a_file_everything_is_at_its_default() {
     ssh_host_key: "/home/ann/.shed/host_key"
     default_backend: detect
     log_level: info
+    terminal:
+      fallback_term: "xterm-256color"
+      term_mappings: {}
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture
@@ -88,6 +91,9 @@ ssh_port: 2022
 ssh_host_key: ~/keys/host
 default_backend: qemu
 log_level: debug
+terminal:
+  fallback_term: linux
+  term_mappings: {xterm-kitty: xterm-kitty, foot: vt100}
 qemu:
   accel: tcg
   binary: /opt/qemu/qemu-system-x86_64
@@ -107,6 +113,10 @@ qemu:
 "#;
     let config = load_text(text).unwrap();
     assert_eq!(config.ssh_host_key, "/home/ann/keys/host");
+    assert_eq!(
+        (config.terms.in_guest("xterm-kitty"), config.terms.in_guest("foot")),
+        ("xterm-kitty", "vt100")
+    );
     assert_eq!(config.qemu.images_dir, "/home/ann/images");
     assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
     assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
@@ -146,12 +156,24 @@ fn an_empty_file_and_one_of_comments_are_the_defaults() {
 }
 
 #[test]
+fn both_ports_may_be_the_systems_choice_but_not_the_same() {
+    let config = load_text("http_port: 0\nssh_port: 0").unwrap();
+    assert_eq!((config.http_port, config.ssh_port), (0, 0));
+    assert!(refused("http_port: 3000\nssh_port: 3000").contains("must differ"));
+}
+
+#[test]
 fn a_value_out_of_range_is_named_with_key_place_and_range() {
     let all = [
         "http_port: 65536",
         "http_port: -1",
-        "ssh_port: 0",
+        "ssh_port: -1",
+        "ssh_port: 70000",
         "http_port: 2222",
+        "terminal: {fallback_term: ''}",
+        "terminal: {fallback_term: 'xterm 256'}",
+        "terminal:\n  term_mappings: {xterm-kitty: ../xterm}",
+        "terminal: {term_mappings: {'a b': xterm}}",
         "name: '  '",
         "ssh_host_key: host_key",
         "listen: localhost",

@@ -10,6 +10,7 @@ mod ending;
 mod error;
 mod exec;
 mod extract;
+mod files;
 mod guard;
 mod images;
 mod info;
@@ -20,9 +21,7 @@ mod query;
 mod repo;
 mod sessions;
 mod sheds;
-mod shown;
 mod sse;
-mod streams;
 mod system;
 mod upgrade;
 mod wire;
@@ -100,6 +99,7 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::kill))
         .routes(routes!(sessions::list_all))
+        .routes(routes!(files::put))
         .routes(routes!(images::list))
         .routes(routes!(images::delete))
         .routes(routes!(images::prune, images::delete_prune))

@@ -1,6 +1,6 @@
 //! Around every request: an id, one line in the access log, a count, and a reply in the error shape when the code panics.
 //!
-//! A reply of events gets a second line when it ends, with what it sent; [`super::streams`] does the same for
+//! A reply of events gets a second line when it ends, with what it sent; [`crate::streams`] does the same for
 //! connections that leave HTTP. A request whose client went away before the reply is logged and counted as 499, as
 //! other servers do; no client ever sees that status.
 
@@ -8,7 +8,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::Pin,
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use axum::{
@@ -24,10 +24,12 @@ use shed_api::ErrorCode;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use super::{ApiError, shown::Shown};
+use super::ApiError;
 use crate::{
     connection::Peer,
     metrics::{Metrics, Open, StreamKind, UNMATCHED},
+    shown::Shown,
+    streams::millis,
 };
 
 /// Names a request in logs of client and server.
@@ -143,11 +145,6 @@ impl Drop for Line {
             "request"
         );
     }
-}
-
-/// Returns a time for the log, in milliseconds with a tenth.
-pub(super) fn millis(time: Duration) -> String {
-    format!("{:.1}", time.as_secs_f64() * 1000.0)
 }
 
 /// The body of a reply of events; logged when it ends, whoever ends it.

@@ -33,6 +33,7 @@ use utoipa::{
         (name = "sheds", description = "Make, start, stop and delete machines."),
         (name = "streams", description = "Connections into a running shed."),
         (name = "sessions", description = "tmux sessions in sheds."),
+        (name = "files", description = "Files on their way into a running shed."),
         (name = "images", description = "What sheds are made from."),
         (name = "system", description = "What all this takes on the host's disk, and how to get it back.")
     )

@@ -23,8 +23,8 @@ use shed_types::ShedName;
 use tokio::{net::TcpStream, sync::OwnedSemaphorePermit};
 use tracing::Instrument;
 
-use super::{ApiError, App, extract::has_word, streams::OpenStream};
-use crate::{connection::Wire, metrics::StreamKind};
+use super::{ApiError, App, extract::has_word};
+use crate::{connection::Wire, metrics::StreamKind, streams::OpenStream};
 
 /// How long a client may take to read the last of what a guest said that listens no more.
 const LINGER: Duration = Duration::from_secs(10);

@@ -37,6 +37,7 @@ const UPKEEP: u64 = 1024;
 const REQUESTS: &str = "shed_http_requests_total";
 const REQUEST_SECONDS: &str = "shed_http_request_duration_seconds";
 const CONNECTIONS: &str = "shed_http_connections";
+const SSH_CONNECTIONS: &str = "shed_ssh_connections";
 const STREAMS: &str = "shed_streams_open";
 const SHEDS: &str = "shed_sheds";
 const PHASE_SECONDS: &str = "shed_phase_duration_seconds";
@@ -46,19 +47,41 @@ const MEMORY: &str = "process_resident_memory_bytes";
 const DESCRIPTORS: &str = "process_open_fds";
 const START_TIME: &str = "process_start_time_seconds";
 
-/// A connection that has left the pattern of request and reply.
+/// Bytes that go both ways for as long as both ends want.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamKind {
     /// A command in a shed.
     Exec,
     /// A tunnel to a port of a shed.
     Connect,
+    /// Files on their way into a shed.
+    Files,
     /// A reply of server-sent events.
     Events,
+    /// A login shell over SSH.
+    SshShell,
+    /// A command that an SSH client gave as text.
+    SshCommand,
+    /// A file transfer over SSH.
+    SshSftp,
+    /// A command of `shed` over SSH, in frames.
+    SshExec,
+    /// A connection that an SSH client forwards.
+    SshTunnel,
 }
 
 impl StreamKind {
-    const ALL: [Self; 3] = [Self::Exec, Self::Connect, Self::Events];
+    const ALL: [Self; 9] = [
+        Self::Exec,
+        Self::Connect,
+        Self::Files,
+        Self::Events,
+        Self::SshShell,
+        Self::SshCommand,
+        Self::SshSftp,
+        Self::SshExec,
+        Self::SshTunnel,
+    ];
 
     /// Returns the kind as metrics and log name it.
     #[must_use]
@@ -66,7 +89,33 @@ impl StreamKind {
         match self {
             Self::Exec => "exec",
             Self::Connect => "connect",
+            Self::Files => "files",
             Self::Events => "events",
+            Self::SshShell => "ssh-shell",
+            Self::SshCommand => "ssh-command",
+            Self::SshSftp => "ssh-sftp",
+            Self::SshExec => "ssh-exec",
+            Self::SshTunnel => "ssh-tunnel",
+        }
+    }
+}
+
+/// Where an SSH connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SshStage {
+    /// Not logged in yet.
+    Login,
+    /// Logged in.
+    Open,
+}
+
+impl SshStage {
+    const ALL: [Self; 2] = [Self::Login, Self::Open];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Login => "login",
+            Self::Open => "open",
         }
     }
 }
@@ -173,6 +222,11 @@ impl Metrics {
         self.open(|| gauge!(CONNECTIONS))
     }
 
+    /// Counts an SSH connection until the result is dropped.
+    pub fn ssh_connection(&self, stage: SshStage) -> Open {
+        self.open(|| gauge!(SSH_CONNECTIONS, "stage" => stage.as_str()))
+    }
+
     /// Counts an open stream until the result is dropped.
     pub fn stream(&self, kind: StreamKind) -> Open {
         self.open(|| gauge!(STREAMS, "kind" => kind.as_str()))
@@ -254,6 +308,7 @@ fn begin(version: &str) {
     describe_counter!(REQUESTS, "Requests that have been answered, by the template of their path.");
     describe_histogram!(REQUEST_SECONDS, "Seconds from a request's head to the head of its reply.");
     describe_gauge!(CONNECTIONS, "Open HTTP connections, without those that have become streams.");
+    describe_gauge!(SSH_CONNECTIONS, "Open SSH connections, before and after they have logged in.");
     describe_gauge!(STREAMS, "Open streams: commands, tunnels, event streams.");
     describe_gauge!(SHEDS, "Sheds by status.");
     describe_histogram!(PHASE_SECONDS, "Seconds that each phase of a create or start took that succeeded.");
@@ -268,6 +323,9 @@ fn begin(version: &str) {
         gauge!(START_TIME).set(seconds);
     }
     gauge!(CONNECTIONS).set(0.0);
+    for stage in SshStage::ALL {
+        gauge!(SSH_CONNECTIONS, "stage" => stage.as_str()).set(0.0);
+    }
     for kind in StreamKind::ALL {
         gauge!(STREAMS, "kind" => kind.as_str()).set(0.0);
     }

@@ -9,7 +9,7 @@ use shed_backend::fake::{BootFault, FakeWorld, Faults};
 use shed_client::{Client, Timeouts};
 use shed_image::file_name;
 use shed_lifecycle::{Settings, Sheds};
-use shed_server::{host_key::HostKey, serve::Server};
+use shed_server::{host_key::HostKey, serve::Server, ssh::term::Terms};
 use shed_testkit::wait_for;
 use shed_types::{DiskGb, ShedName};
 use tempfile::TempDir;
@@ -21,6 +21,7 @@ use crate::common::{PATIENCE, RawReply, send};
 pub(crate) struct Api {
     pub(crate) world: FakeWorld,
     pub(crate) port: u16,
+    pub(crate) ssh_port: u16,
     pub(crate) client: Client,
     pub(crate) host_key: String,
     dir: TempDir,
@@ -49,6 +50,8 @@ impl Api {
         let sheds = Sheds::open(settings, Arc::new(world.backend())).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
+        let ssh = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let ssh_port = ssh.local_addr().unwrap().port();
         let info = ServerInfo {
             name: "test".into(),
             version: "1.2.3".into(),
@@ -56,19 +59,20 @@ impl Api {
             http_port: port,
             backend: "qemu".into(),
         };
-        let host_key = HostKey::generate().unwrap().public();
-        let server = Server::new(sheds, info, host_key.clone());
+        let host_key = HostKey::generate().unwrap();
+        let server = Server::new(sheds, info, &host_key, Terms::default());
+        let host_key = host_key.public();
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serving = tokio::spawn(async move {
-            server.answer(&listener, stopped.cancelled()).await;
-            drop(listener);
+            server.answer(&listener, &ssh, stopped.cancelled()).await;
+            drop((listener, ssh));
             server.end().await;
         });
         // How long a call takes is not what these tests are about, and the host may be busy with others.
         let timeouts = Timeouts { connect: PATIENCE, reply: PATIENCE, ..Timeouts::default() };
         let client = Client::new(format!("127.0.0.1:{port}").parse().unwrap(), timeouts);
-        Self { world, port, client, host_key: host_key.host_key, dir, stop, serving }
+        Self { world, port, ssh_port, client, host_key: host_key.host_key, dir, stop, serving }
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, body: impl AsRef<[u8]>) -> RawReply {
@@ -80,6 +84,13 @@ impl Api {
         let reply = self.send("POST", "/api/sheds", json!({ "name": name }).to_string()).await;
         assert_eq!(reply.status, 201, "{reply:?}");
         name.parse().unwrap()
+    }
+
+    /// Returns a file that pins the host key.
+    pub(crate) fn known_hosts(&self) -> Utf8PathBuf {
+        let path = Utf8Path::from_path(self.dir.path()).unwrap().join("known_hosts");
+        std::fs::write(&path, format!("[127.0.0.1]:{} {}\n", self.ssh_port, self.host_key)).unwrap();
+        path
     }
 
     /// Makes boots of this shed hang, or take a while.

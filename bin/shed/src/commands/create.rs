@@ -8,6 +8,7 @@ use shed_types::{BackendChoice, BackendKind, CpuCount, MemoryMb, ShedName};
 
 use super::{
     block_on,
+    sync::AfterCreate,
     work::{self, Details, GivenUp},
 };
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     command_error::{CommandError, Kind},
     progress::Progress,
     servers::Server,
+    sync::ProfileName,
     times, trace,
     ui::{Done, Format},
     values::{Timeout, parse_cpus, parse_memory},
@@ -54,6 +56,14 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
     memory: Option<MemoryMb>,
 
+    /// Copy the features of this profile of ~/.shed/sync.yaml into the shed [default: `default`, if there is one]
+    #[arg(long, value_name = "PROFILE", conflicts_with = "no_sync")]
+    sync_profile: Option<ProfileName>,
+
+    /// Copy no files into the shed
+    #[arg(long)]
+    no_sync: bool,
+
     /// Cancel after this time: 90s, 10m, 1h [default: create_timeout of the config file, or 10m]
     #[arg(long, value_name = "TIME")]
     timeout: Option<Timeout>,
@@ -69,13 +79,25 @@ pub(crate) fn run(context: &Context, args: &CreateArgs) -> Result<ExitCode, Comm
     let server = servers.selected()?;
     let timeout = args.timeout.or(servers.config().create_timeout).unwrap_or(Timeout::DEFAULT);
     let request = request(args);
-    let (shed, warnings) = block_on(work::unless_given_up(
+    let after =
+        if args.no_sync { None } else { Some(AfterCreate::look(context, args.sync_profile.as_ref())?) };
+    let (shed, mut warnings) = block_on(work::unless_given_up(
         timeout,
         create(context, &server, args, &request, timeout),
         |given_up| explain(&args.name, timeout, &given_up),
     ))?;
     let total = context.started.elapsed();
     servers.remember(&context.ui, &args.name, &server, Some(shed.status));
+    if let Some(after) = after {
+        let what = format!("files to be copied into shed {}, which was created", args.name);
+        let copied = async { Ok(after.run(context, &server, &args.name).await) };
+        for warning in block_on(work::unless_interrupted(&what, copied))? {
+            if context.ui.format() == Format::Text {
+                context.ui.warning(&warning);
+            }
+            warnings.push(warning);
+        }
+    }
     match context.ui.format() {
         Format::Json => {
             let details = Details::new(&shed, &warnings, args.trace.then_some(total));

@@ -6,16 +6,18 @@ use std::{
 };
 
 use clap::Args;
-use shed_client::{ExecStream, Timeouts};
 use shed_protocol::{ExecRequest, ExitStatus};
-use shed_types::ShedName;
+use shed_types::{SessionName, ShedName};
 
-use super::block_on;
+use super::{
+    block_on,
+    join::{Ended, Joint, exit_code, join, terminal_environment},
+    send_keys,
+};
 use crate::{
     cli::Context,
     command_error::{CommandError, Kind},
-    exec::{self, Ending, SessionError, Terminal, Tty},
-    servers::{Server, Strayed},
+    exec::{self, Keys, Tty},
     values::parse_env,
 };
 
@@ -30,6 +32,11 @@ shell is started.
 Input, output and errors are passed on unchanged. A terminal is used when both stdin and stdout are one; then keys \
 such as Ctrl-C go to the command. Otherwise SIGINT and SIGTERM are passed on, and a second one ends the client.
 
+With --session the command is typed into a tmux session that exists, quoted for its shell unless it is a single \
+argument, and `shed exec` returns at once.
+
+A stopped shed is started.
+
 The exit code is that of the command: 128 + n after signal n, 127 when there is no such command, 126 when it \
 cannot be run. It is 255 when `shed exec` fails itself.
 
@@ -38,6 +45,7 @@ Examples:
   shed exec web -- npm test
   shed exec web 'cd src && ls -l | wc -l'
   shed exec -t web -- htop
+  shed exec -S agent web 'npm test'
   shed exec -e DEBUG=1 -w /workspace/api web -- ./run
   tar c . | shed exec web -- tar x -C /workspace";
 
@@ -63,10 +71,19 @@ pub(crate) struct ExecArgs {
 
     /// Run as this user instead of `shed`
     #[arg(short, long)]
-    user: Option<String>,
+    pub(super) user: Option<String>,
+
+    /// Type the command and the return key into this tmux session instead of running it
+    #[arg(
+        short = 'S',
+        long,
+        value_name = "SESSION",
+        conflicts_with_all = ["tty", "no_tty", "env", "workdir"]
+    )]
+    session: Option<SessionName>,
 
     /// The shed
-    name: ShedName,
+    pub(super) name: ShedName,
 
     /// A program and its arguments, or one line for the shell; a login shell when left out
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
@@ -75,7 +92,11 @@ pub(crate) struct ExecArgs {
 
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, CommandError> {
-    block_on(exec(context, args)).map_err(|error| match error.kind() {
+    let result = match &args.session {
+        Some(session) => block_on(send_keys::send(context, args, session)),
+        None => block_on(exec(context, args)),
+    };
+    result.map_err(|error| match error.kind() {
         Kind::Interrupted { .. } | Kind::BrokenPipe => error,
         Kind::Failed | Kind::Usage | Kind::Unreachable | Kind::NotFound | Kind::Exec => {
             error.with_kind(Kind::Exec)
@@ -86,43 +107,20 @@ pub(crate) fn run(context: &Context, args: &ExecArgs) -> Result<ExitCode, Comman
 async fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, CommandError> {
     let tty = tty(args);
     let request = request(args, tty)?;
-    let servers = context.servers()?;
-    let (server, stream) = servers
-        .on_server_of(&context.ui, &args.name, Strayed::Search, async |server| {
-            server.client(Timeouts::default()).exec(&args.name).await
-        })
-        .await?;
-    let ending = become_command(stream, request, tty).await;
-    match ending.map_err(|error| explain(&error, &args.name, &server))? {
-        Ending::Exited(status) => {
-            if let Some(reason) = &status.error {
-                let error = CommandError::new(Kind::Exec, reason);
-                context.ui.error(&if shell_is_missing(args, &status) {
-                    error.hinted(format!(
-                        "a single argument is run with bash, which this shed may lack; give the words one by one: shed exec {} -- sh -c 'LINE'",
-                        args.name
-                    ))
-                } else {
-                    error
-                });
-            }
-            Ok(exit_code(&status))
-        }
-        Ending::Signalled(signal) => {
-            let message = format!("the command in shed {} was left: its connection is closed", args.name);
-            Err(CommandError::new(Kind::Interrupted { signal }, message))
-        }
-        Ending::OutputClosed => Err(CommandError::new(Kind::BrokenPipe, "nobody reads the output")),
+    let joint = Joint { shed: &args.name, tty, keys: Keys::Plain, what: "the command" };
+    let Ended { status, .. } = join(context, joint, &request).await?;
+    if let Some(reason) = &status.error {
+        let error = CommandError::new(Kind::Exec, reason);
+        context.ui.error(&if shell_is_missing(args, &status) {
+            error.hinted(format!(
+                "a single argument is run with bash, which this shed may lack; give the words one by one: shed exec {} -- sh -c 'LINE'",
+                args.name
+            ))
+        } else {
+            error
+        });
     }
-}
-
-/// Runs the session; the terminal is itself again when this returns.
-async fn become_command(stream: ExecStream, request: ExecRequest, tty: Tty) -> Result<Ending, SessionError> {
-    let terminal = match tty {
-        Tty::Used => Some(Terminal::take().map_err(SessionError::Terminal)?),
-        Tty::None => None,
-    };
-    exec::run(stream, request, terminal).await
+    Ok(exit_code(&status))
 }
 
 fn tty(args: &ExecArgs) -> Tty {
@@ -142,9 +140,7 @@ fn request(args: &ExecArgs, tty: Tty) -> Result<ExecRequest, CommandError> {
         Tty::Used => {
             (rows, cols) = exec::window_size();
             // The user's own -e TERM=… comes later, and so wins.
-            if let Ok(term) = std::env::var("TERM") {
-                env.insert(0, format!("TERM={term}"));
-            }
+            env = [terminal_environment(), env].concat();
         }
     }
     let request = ExecRequest {
@@ -174,36 +170,6 @@ fn shell_is_missing(args: &ExecArgs, status: &ExitStatus) -> bool {
     ran_a_shell && status.code == NOT_FOUND
 }
 
-/// Returns the code a parent process sees: the lowest byte, as the kernel has it.
-fn exit_code(status: &ExitStatus) -> ExitCode {
-    let code = status.code.rem_euclid(256);
-    ExitCode::from(u8::try_from(code).expect("a remainder of 256 is a byte"))
-}
-
-fn explain(error: &SessionError, name: &ShedName, server: &Server) -> CommandError {
-    let message = match error {
-        SessionError::HungUp { .. } | SessionError::Broken(_) | SessionError::Status(_) => {
-            format!("lost the command in shed {name}")
-        }
-        SessionError::Output(_) => format!("the command in shed {name} was left"),
-        SessionError::Terminal(_) | SessionError::Setup(_) => format!("ran nothing in shed {name}"),
-    };
-    let hint = match error {
-        SessionError::HungUp { .. } | SessionError::Broken(_) => {
-            Some(format!("see whether the shed still runs: shed list --server {}", server.name))
-        }
-        SessionError::Status(_) => {
-            Some("compare the versions of client and server: shed version -v".to_owned())
-        }
-        SessionError::Output(_) | SessionError::Terminal(_) | SessionError::Setup(_) => None,
-    };
-    let made = CommandError::new(Kind::Exec, message).caused_by(error.describe());
-    match hint {
-        Some(hint) => made.hinted(hint),
-        None => made,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +181,7 @@ mod tests {
             env: vec!["A=1".to_owned()],
             workdir: None,
             user: None,
+            session: None,
             name: "web".parse().unwrap(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
         }
@@ -236,12 +203,5 @@ mod tests {
     #[test]
     fn a_command_without_a_program_is_refused_here() {
         assert!(request(&args(&["", "x"]), Tty::None).is_err());
-    }
-
-    #[test]
-    fn exit_codes_are_bytes_as_for_any_process() {
-        for (code, seen) in [(0, 0), (7, 7), (137, 137), (256, 0), (-1, 255)] {
-            assert_eq!(exit_code(&ExitStatus::exited(code)), ExitCode::from(seen), "{code}");
-        }
     }
 }

@@ -4,18 +4,22 @@
 //! result to [`crate::ui`].
 
 pub(crate) mod completions;
+pub(crate) mod console;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod exec;
 mod fleet;
 pub(crate) mod image;
+mod join;
 pub(crate) mod list;
 pub(crate) mod man;
+mod send_keys;
 pub(crate) mod server;
 pub(crate) mod sessions;
 pub(crate) mod ssh_config;
 pub(crate) mod start;
 pub(crate) mod stop;
+pub(crate) mod sync;
 pub(crate) mod system;
 pub(crate) mod tunnels;
 pub(crate) mod version;

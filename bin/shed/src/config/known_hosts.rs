@@ -1,6 +1,7 @@
 //! The SSH host keys of the servers, `~/.shed/known_hosts` (spec K.3), in the format of sshd(8), so that ssh reads it.
 //!
-//! Called by `server add` and `server remove` under the lock of the config file. Lines that are not ours (comments,
+//! Changed by `server add`, `server remove` and the first command on a server of this machine, under the lock of the
+//! config file; read by whatever connects over SSH. Lines that are not ours (comments,
 //! markers, hashed or listed hosts) stay as they are. A key that has changed is never replaced here: whether that is a
 //! new server or an attack is for the user to say.
 
@@ -129,6 +130,22 @@ impl KnownHosts {
         }
     }
 
+    /// Returns the keys that a server may have: those of its place, of the one type that Shed's servers have, without
+    /// those that are revoked there.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn keys(&self, place: &Place) -> Result<Vec<shed_ssh::client::HostKey>, KnownHostsError> {
+        Ok(keys(&self.read()?, place))
+    }
+
+    /// Returns the number of the first line that has a key of the place.
+    pub(crate) fn line_of(&self, place: &Place) -> Option<usize> {
+        let text = self.read().ok()?;
+        let at = text.lines().position(|line| read_line(line).is_some_and(|line| line.names(place)))?;
+        Some(at + 1)
+    }
+
     /// Drops the keys of a server.
     ///
     /// # Errors
@@ -171,14 +188,32 @@ impl KnownHosts {
 
 /// Returns the text with the key in it; nothing when the place has another key of this type.
 fn with(text: &str, place: &Place, key: &HostKey) -> Option<String> {
-    let mut known = text.lines().filter_map(read_line).filter(|line| {
-        line.kind == key.kind && line.hosts.split(',').any(|host| host.eq_ignore_ascii_case(&place.0))
-    });
+    let mut known =
+        text.lines().filter_map(read_line).filter(|line| line.kind == key.kind && line.names(place));
     if let Some(line) = known.next() {
         return (line.base64 == key.base64).then(|| text.to_owned());
     }
     let gap = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
     Some(format!("{text}{gap}{place} {key}\n"))
+}
+
+/// The type of a server's key; the client takes no other.
+const SERVER_KEY: &str = "ssh-ed25519";
+
+fn keys(text: &str, place: &Place) -> Vec<shed_ssh::client::HostKey> {
+    let key = |line: Line<'_>| format!("{} {}", line.kind, line.base64).parse().ok();
+    let revoked: Vec<shed_ssh::client::HostKey> = text
+        .lines()
+        .filter_map(|line| read_line(line.strip_prefix("@revoked")?))
+        .filter(|line| line.names(place))
+        .filter_map(key)
+        .collect();
+    text.lines()
+        .filter_map(read_line)
+        .filter(|line| line.kind == SERVER_KEY && line.names(place))
+        .filter_map(key)
+        .filter(|key| !revoked.contains(key))
+        .collect()
 }
 
 /// Returns the text without the lines of this place alone.
@@ -193,6 +228,13 @@ struct Line<'a> {
     hosts: &'a str,
     kind: &'a str,
     base64: &'a str,
+}
+
+impl Line<'_> {
+    /// Returns whether it is about this place, and not only by a pattern.
+    fn names(&self, place: &Place) -> bool {
+        self.hosts.split(',').any(|host| host.eq_ignore_ascii_case(&place.0))
+    }
 }
 
 /// Reads a line; nothing when it is a comment, a marker, hashed, or none.
@@ -240,6 +282,23 @@ mod tests {
         {
             assert!(with(&first, &place(place_), &key(key_)).is_some(), "{place_} {key_}");
         }
+    }
+
+    #[test]
+    fn the_keys_of_a_place_are_those_of_its_lines_that_are_not_revoked() {
+        const A: &str = "AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+        const B: &str = "AAAAC3NzaC1lZDI1NTE5AAAAIJdD7y3aLq454yWBdwLWbieU1ebz9/cu7/QEXn9OIeZJ";
+        let text = format!(
+            "# x\n[mini]:2222 ssh-ed25519 {A}\na,[MINI]:2222,b ssh-ed25519 {B} me\n[mini]:2222 ssh-ed25519 junk\n\
+             [other]:2222 ssh-ed25519 {A}\n[mini]:2222 ssh-rsa AAAA\n@revoked [old]:22 ssh-ed25519 {A}\n"
+        );
+        let of = |text: &str, at: &str| -> Vec<String> {
+            keys(text, &place(at)).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(of(&text, "[mini]:2222"), [format!("ssh-ed25519 {A}"), format!("ssh-ed25519 {B}")]);
+        assert!(of(&text, "mini").is_empty());
+        let revoked = format!("{text}@revoked [mini]:2222 ssh-ed25519 {A}\n");
+        assert_eq!(of(&revoked, "[mini]:2222"), [format!("ssh-ed25519 {B}")]);
     }
 
     #[test]

@@ -6,6 +6,6 @@ mod known_hosts;
 mod model;
 mod store;
 
-pub(crate) use known_hosts::{HostKey, KnownHostsError, Place};
+pub(crate) use known_hosts::{HostKey, KnownHosts, KnownHostsError, Place};
 pub(crate) use model::{CachedShed, ClientConfig, Host, ServerEntry, ServerName, default_ssh_port};
 pub(crate) use store::{ConfigError, ConfigStore};

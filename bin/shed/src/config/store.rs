@@ -22,6 +22,9 @@ const FILE: &str = "config.yaml";
 /// The host keys of the servers, beside it.
 const KNOWN_HOSTS: &str = "known_hosts";
 
+/// What is copied into sheds, beside it.
+const SYNC: &str = "sync.yaml";
+
 /// Why the config file could not be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
@@ -114,6 +117,11 @@ impl ConfigStore {
     /// When the lock cannot be made.
     pub(crate) fn lock_beside(&self, name: &str) -> Result<File, ConfigError> {
         Self { path: self.beside(name) }.lock()
+    }
+
+    /// Returns the file that says what is copied into sheds; it lies beside the config file.
+    pub(crate) fn sync_file(&self) -> Utf8PathBuf {
+        self.path.with_file_name(SYNC)
     }
 
     /// Reads the file; a missing one is an empty one.

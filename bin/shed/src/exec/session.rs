@@ -3,14 +3,16 @@
 use std::{future::Future, io, pin::pin};
 
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt};
 use rustix::io::Errno;
-use shed_client::{ExecStream, FrameReader, FrameWriter};
-use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameError, FrameKind, Resize, Signal};
+use shed_protocol::{ExitStatus, Frame, FrameError, FrameKind, Resize, Signal};
+use shed_ssh::{
+    Refusal,
+    client::{ExecReader, ExecWriter},
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    input,
+    input::{self, Keys},
     output::{self, Target},
     signals::{Event, HANG_UP, Signals},
     terminal::{Input, Terminal, window_size},
@@ -26,7 +28,16 @@ const END_OF_INPUT: u8 = 4;
 #[derive(Debug)]
 pub(crate) enum Ending {
     /// The agent says how the command ended.
-    Exited(ExitStatus),
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// The last piece of its output, which may say why.
+        last_words: Bytes,
+    },
+    /// The server says why there is no command.
+    Refused(Refusal),
+    /// The user typed the escape.
+    Left,
     /// A signal asked this process to end.
     Signalled(u8),
     /// Nobody reads our stdout or stderr any more.
@@ -67,21 +78,17 @@ impl SessionError {
     }
 }
 
-/// Runs the command and returns how it ended, with all its output written.
+/// Joins the command that was asked for to this process, and returns how it ended, with all its output written.
 ///
 /// Dropping the stream, which every return but `Exited` does early, ends the command in the shed.
 pub(crate) async fn run(
-    stream: ExecStream,
-    request: ExecRequest,
+    (reader, mut writer): (ExecReader, ExecWriter),
+    mut signals: Signals,
     terminal: Option<Terminal>,
+    keys: Keys,
 ) -> Result<Ending, SessionError> {
-    let mut signals = Signals::listen().map_err(SessionError::Setup)?;
-    let (reader, mut writer) = stream.split();
-    let first = Frame::json(FrameKind::ExecRequest, &request);
-    writer.send(first).await.map_err(|error| SessionError::HungUp { source: Some(error) })?;
-
     let (output, written) = output::spawn().map_err(SessionError::Setup)?;
-    let input = input::spawn().map_err(SessionError::Setup)?;
+    let (input, left) = input::spawn(keys).map_err(SessionError::Setup)?;
     let (control, controls) = mpsc::channel(CONTROL_QUEUE);
     let eof = match terminal.as_ref().map(Terminal::input) {
         // A terminal has no end of input but this key.
@@ -89,11 +96,18 @@ pub(crate) async fn run(
         Some(Input::Terminal) | None => None,
     };
     let sending = send_all(&mut writer, input, controls, eof);
-    let receiving = receive_all(reader, output);
-    join(
+    let receiving = receive_all(reader, output, terminal.as_ref());
+    let leaving = async {
+        if left.await.is_err() {
+            // The input has ended without it.
+            std::future::pending::<()>().await;
+        }
+    };
+    let ending = join(
         sending,
         receiving,
         written,
+        leaving,
         |event, ended_before| match (event, &terminal) {
             (Event::HangUp, _) => Some(HANG_UP),
             // With a terminal Ctrl-C is a key; a signal comes from outside and means this process.
@@ -117,19 +131,31 @@ pub(crate) async fn run(
         },
         &mut signals,
     )
-    .await
+    .await;
+    if let (Ok(Ending::Exited { .. } | Ending::Refused(_)), Some(terminal)) = (&ending, &terminal) {
+        terminal.command_ended();
+    }
+    ending
+}
+
+/// What the last frame says.
+#[derive(Debug)]
+enum Last {
+    Exited { status: ExitStatus, last_words: Bytes },
+    Refused(Refusal),
 }
 
 /// Runs the directions side by side. `decide` is asked about each signal, with whether an earlier one had asked to
 /// end, and returns the signal that ends the session.
 async fn join(
     sending: impl Future<Output = Result<(), FrameError>>,
-    receiving: impl Future<Output = Result<Option<ExitStatus>, SessionError>>,
+    receiving: impl Future<Output = Result<Option<Last>, SessionError>>,
     mut written: oneshot::Receiver<Result<(), Errno>>,
+    leaving: impl Future<Output = ()>,
     decide: impl Fn(Event, bool) -> Option<u8>,
     signals: &mut Signals,
 ) -> Result<Ending, SessionError> {
-    let (mut sending, mut receiving) = (pin!(sending), pin!(receiving));
+    let (mut sending, mut receiving, mut leaving) = (pin!(sending), pin!(receiving), pin!(leaving));
     let (mut sent, mut received) = (None, None);
     let mut ended_before = false;
     loop {
@@ -140,7 +166,10 @@ async fn join(
                 (Ok(Err(Errno::PIPE)), _) => Ok(Ending::OutputClosed),
                 (Ok(Err(error)), _) => Err(SessionError::Output(error)),
                 // The queue of the writer is closed by the receiving side only, when it is done.
-                (Ok(Ok(())), Some(Ok(Some(status)))) => Ok(Ending::Exited(status)),
+                (Ok(Ok(())), Some(Ok(Some(Last::Exited { status, last_words })))) => {
+                    Ok(Ending::Exited { status, last_words })
+                }
+                (Ok(Ok(())), Some(Ok(Some(Last::Refused(refusal))))) => Ok(Ending::Refused(refusal)),
                 (Ok(Ok(())), Some(Err(error))) => Err(error),
                 (Ok(Ok(())), Some(Ok(None)) | None) => Err(SessionError::HungUp { source: sent.and_then(Result::err) }),
                 (Err(_), _) => Err(SessionError::Setup(io::Error::other("the thread that writes output died"))),
@@ -151,6 +180,7 @@ async fn join(
                 }
                 ended_before |= matches!(event, Event::End { .. });
             }
+            () = &mut leaving => return Ok(Ending::Left),
             result = &mut receiving, if received.is_none() => received = Some(result),
             // A peer that takes no more input may still have output and a status to send.
             result = &mut sending, if sent.is_none() => sent = Some(result),
@@ -160,7 +190,7 @@ async fn join(
 
 /// Sends input and what comes on `control`, until neither comes any more.
 async fn send_all(
-    writer: &mut FrameWriter,
+    writer: &mut ExecWriter,
     mut input: mpsc::Receiver<Bytes>,
     mut control: mpsc::Receiver<Frame>,
     mut eof: Option<Frame>,
@@ -190,17 +220,25 @@ async fn send_all(
     }
 }
 
-/// Passes output on until the exit status comes; none when the other side hangs up before.
+/// Passes output on until the last frame comes; none when the other side hangs up before.
 async fn receive_all(
-    mut reader: FrameReader,
+    mut reader: ExecReader,
     output: output::Sender,
-) -> Result<Option<ExitStatus>, SessionError> {
+    terminal: Option<&Terminal>,
+) -> Result<Option<Last>, SessionError> {
+    let mut last_words = Bytes::new();
     while let Some(frame) = reader.next().await {
         let frame = frame.map_err(SessionError::Broken)?;
-        let target = match frame.kind {
-            FrameKind::Data => Target::Stdout,
-            FrameKind::Stderr => Target::Stderr,
-            FrameKind::ExitStatus => return frame.parse().map(Some).map_err(SessionError::Status),
+        let (target, payload) = match frame.kind {
+            FrameKind::Data => (Target::Stdout, frame.payload),
+            FrameKind::Stderr => (Target::Stderr, frame.payload),
+            FrameKind::ExitStatus => {
+                if let Some(refusal) = Refusal::from_frame(&frame) {
+                    return Ok(Some(Last::Refused(refusal)));
+                }
+                let status = frame.parse().map_err(SessionError::Status)?;
+                return Ok(Some(Last::Exited { status, last_words }));
+            }
             // Not for a client, or of a newer protocol.
             FrameKind::ExecRequest
             | FrameKind::Resize
@@ -208,10 +246,33 @@ async fn receive_all(
             | FrameKind::StdinEof
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => continue,
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => continue,
         };
+        if let Some(terminal) = terminal {
+            // Lines of the server come while the shed starts, the command's output when it runs.
+            terminal.wait_for_command(target == Target::Stderr).map_err(SessionError::Terminal)?;
+        }
         // Empty frames are the guest's probes (spec B.3).
-        if !frame.payload.is_empty() && output.send((target, frame.payload)).await.is_err() {
+        if payload.is_empty() {
+            continue;
+        }
+        let payload = match (terminal, target) {
+            (None, _) => payload,
+            (Some(terminal), Target::Stdout) => {
+                terminal.see(&payload);
+                payload
+            }
+            // A command with a terminal has no stderr, so this is the server, which writes lines.
+            (Some(terminal), Target::Stderr) => {
+                let lines = terminal.lines(payload);
+                terminal.see(&lines);
+                lines
+            }
+        };
+        last_words = payload.clone();
+        if output.send((target, payload)).await.is_err() {
             // The writer has ended with an error, and its report ends the session.
             return std::future::pending().await;
         }

@@ -30,7 +30,7 @@ const CONTINUE: i32 = if cfg!(target_os = "linux") { 18 } else { 19 };
 
 /// Listens from when it is made.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     quit: Signal,
     terminate: Signal,
@@ -44,7 +44,7 @@ impl Signals {
     ///
     /// # Errors
     /// When the system does not let us.
-    pub(super) fn listen() -> io::Result<Self> {
+    pub(crate) fn listen() -> io::Result<Self> {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
@@ -53,6 +53,20 @@ impl Signals {
             window: signal(SignalKind::window_change())?,
             continued: signal(SignalKind::from_raw(CONTINUE))?,
         })
+    }
+
+    /// Waits for one that asks this process to end, and returns its number.
+    ///
+    /// # Cancel safety
+    /// None is lost.
+    pub(crate) async fn end(&mut self) -> u8 {
+        loop {
+            match self.next().await {
+                Event::End { signal } => return signal,
+                Event::HangUp => return HANG_UP,
+                Event::Resize | Event::Continued => {}
+            }
+        }
     }
 
     /// Waits for the next one.

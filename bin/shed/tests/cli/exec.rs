@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use shed_protocol::{ExitStatus, FrameKind, Signal as SignalFrame};
 
 use crate::{
-    peer::{Peer, Stage},
+    ssh_peer::{SshPeer, Stage},
     user::{Ran, User},
 };
 
@@ -21,8 +21,8 @@ use crate::{
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 fn run(arguments: &[&str], scene: impl FnOnce(&mut Stage) + Send + 'static) -> Ran {
-    let peer = Peer::play(scene);
-    let ran = User::with_server(peer.port).shed(arguments);
+    let peer = SshPeer::play(scene);
+    let ran = User::of_peer(&peer).shed(arguments);
     peer.end();
     ran
 }
@@ -71,7 +71,7 @@ fn what_is_asked_for_reaches_the_agent() {
 fn input_arrives_whole_and_its_end_is_told() {
     let data: Vec<u8> = (0..=255u8).cycle().take(5_000_001).collect();
     let expected = data.clone();
-    let peer = Peer::play(move |stage| {
+    let peer = SshPeer::play(move |stage| {
         let mut seen = Vec::new();
         loop {
             let frame = stage.next().expect("the end of the input is told by a frame");
@@ -87,7 +87,7 @@ fn input_arrives_whole_and_its_end_is_told() {
         }
         stage.exit(&ExitStatus::exited(0));
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "cat", "-"]);
     let mut stdin = child.stdin.take().unwrap();
     let copy = data.clone();
@@ -104,8 +104,8 @@ fn input_arrives_whole_and_its_end_is_told() {
 
 #[test]
 fn the_end_of_the_command_is_the_end_although_stdin_stays_open() {
-    let peer = Peer::play(|stage| stage.exit(&ExitStatus::exited(3)));
-    let user = User::with_server(peer.port);
+    let peer = SshPeer::play(|stage| stage.exit(&ExitStatus::exited(3)));
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "prog", "x"]);
     let _open = child.stdin.take().unwrap();
     assert_eq!(wait(&mut child), Some(3));
@@ -115,12 +115,12 @@ fn the_end_of_the_command_is_the_end_although_stdin_stays_open() {
 #[test]
 fn a_peer_that_reads_nothing_does_not_keep_the_end_from_being_seen() {
     let (done, over) = mpsc::channel::<()>();
-    let peer = Peer::play(move |stage| {
+    let peer = SshPeer::play(move |stage| {
         stage.exit(&ExitStatus::exited(5));
         // The connection stays open until the client is gone.
         over.recv_timeout(PATIENCE).unwrap();
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let child = user
         .command(&["exec", "web", "--", "prog", "x"])
         .stdin(File::open("/dev/zero").unwrap())
@@ -161,30 +161,19 @@ fn what_the_agent_could_not_run_is_said_with_its_reason() {
 }
 
 #[test]
-fn refusals_of_the_server_exit_with_255_and_have_a_hint() {
-    let peer = Peer::answer(
-        "503 Service Unavailable",
-        r#"{"error":{"code":"SHED_NOT_RUNNING","message":"shed web is not running"}}"#,
-    );
-    let ran = User::with_server(peer.port).shed(&["exec", "web", "ls"]);
-    ran.exits(255).says("error: shed web is not running").says("hint: start it: shed start web");
-    peer.end();
-}
-
-#[test]
 fn the_first_interrupt_goes_to_the_command_and_the_second_ends_the_client() {
     let (ready, seen) = mpsc::channel();
-    let peer = Peer::play(move |stage| {
-        ready.send(()).unwrap();
+    let peer = SshPeer::play(move |stage| {
+        stage.send(FrameKind::Data, b"x");
         let frame = stage.next_control().expect("the signal is passed on");
         assert_eq!(frame.parse::<SignalFrame>().unwrap().signal, 2);
         ready.send(()).unwrap();
         assert!(stage.next_control().is_none(), "the second one hangs up");
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "prog", "x"]);
     let _open = child.stdin.take();
-    seen.recv_timeout(PATIENCE).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     signal(&child, Signal::INT);
     seen.recv_timeout(PATIENCE).unwrap();
     signal(&child, Signal::INT);
@@ -194,17 +183,16 @@ fn the_first_interrupt_goes_to_the_command_and_the_second_ends_the_client() {
 
 #[test]
 fn a_command_that_a_forwarded_signal_ends_has_the_exit_code_of_that() {
-    let (ready, seen) = mpsc::channel();
-    let peer = Peer::play(move |stage| {
-        ready.send(()).unwrap();
+    let peer = SshPeer::play(move |stage| {
+        stage.send(FrameKind::Data, b"x");
         let frame = stage.next_control().expect("the signal is passed on");
         assert_eq!(frame.parse::<SignalFrame>().unwrap().signal, 15);
         stage.exit(&ExitStatus::signalled(15));
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "prog", "x"]);
     let _open = child.stdin.take();
-    seen.recv_timeout(PATIENCE).unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
     signal(&child, Signal::TERM);
     assert_eq!(wait(&mut child), Some(143));
     peer.end();
@@ -212,13 +200,13 @@ fn a_command_that_a_forwarded_signal_ends_has_the_exit_code_of_that() {
 
 #[test]
 fn a_reader_that_goes_away_ends_the_command_quietly() {
-    let peer = Peer::play(|stage| {
+    let peer = SshPeer::play(|stage| {
         stage.send(FrameKind::Data, b"line\n");
         // Writes until the client hangs up, as `yes` does.
         let frame = [&[0x05, 0, 0, 0, 5][..], b"line\n"].concat();
         while stage.stream.write_all(&frame).is_ok() {}
     });
-    let user = User::with_server(peer.port);
+    let user = User::of_peer(&peer);
     let mut child = spawn(&user, &["exec", "web", "--", "yes", "line"]);
     let mut first = [0; 5];
     let mut stdout = child.stdout.take().unwrap();
@@ -239,6 +227,72 @@ fn a_command_with_a_terminal_but_piped_input_is_told_the_end_by_a_key() {
         stage.exit(&ExitStatus::exited(0));
     })
     .exits(0);
+}
+
+#[test]
+fn ten_megabytes_pass_both_ways_at_once_and_unchanged() {
+    let peer = SshPeer::play(|stage| {
+        loop {
+            let frame = stage.next().unwrap();
+            match frame.kind {
+                FrameKind::Data => stage.send(FrameKind::Data, &frame.payload),
+                FrameKind::StdinEof => break,
+                other => panic!("{other:?}"),
+            }
+        }
+        stage.exit(&ExitStatus::exited(0));
+    });
+    let user = User::of_peer(&peer);
+    let mut child = spawn(&user, &["exec", "web", "--", "cat", "-"]);
+    // No two pieces are alike.
+    let data: Vec<u8> =
+        (0..2_500_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let (mut stdin, copy) = (child.stdin.take().unwrap(), data.clone());
+    let writer = std::thread::spawn(move || stdin.write_all(&copy));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap().unwrap();
+    peer.end();
+    assert!(output.status.success(), "{:?}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.stdout == data, "{} of {} bytes, or others", output.stdout.len(), data.len());
+}
+
+/// Sends output until nobody takes any more, and goes on with that beside what follows.
+pub(crate) fn flood(stage: &Stage) {
+    let mut stream = stage.stream.try_clone().unwrap();
+    let piece = [&[FrameKind::Data.byte(), 0, 0, 0x40, 0][..], &[b'x'; 0x4000]].concat();
+    stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let mut rest = 0;
+    while let Ok(count) = stream.write(&piece[rest..]) {
+        rest = (rest + count) % piece.len();
+    }
+    stream.set_write_timeout(None).unwrap();
+    let _flood = std::thread::spawn(move || {
+        while let Ok(count) = stream.write(&piece[rest..]) {
+            rest = (rest + count) % piece.len();
+        }
+    });
+}
+
+#[test]
+fn a_command_whose_output_nobody_takes_can_still_be_interrupted() {
+    let (ready, stuck) = mpsc::channel();
+    let peer = SshPeer::play(move |stage| {
+        flood(stage);
+        ready.send(()).unwrap();
+        let frame = stage.next_control().expect("the signal is passed on");
+        assert_eq!(frame.parse::<SignalFrame>().unwrap().signal, 2);
+        ready.send(()).unwrap();
+        assert!(stage.next_control().is_none(), "the second one hangs up");
+    });
+    let user = User::of_peer(&peer);
+    let mut child = spawn(&user, &["exec", "web", "--", "yes", "x"]);
+    let (_input, _unread) = (child.stdin.take(), child.stdout.take());
+    stuck.recv_timeout(PATIENCE).unwrap();
+    signal(&child, Signal::INT);
+    stuck.recv_timeout(PATIENCE).unwrap();
+    signal(&child, Signal::INT);
+    assert_eq!(wait(&mut child), Some(130));
+    peer.end();
 }
 
 /// Waits for the child's end, for as long as patience lasts.

@@ -24,10 +24,6 @@ fn add(user: &User, stub: &Stub, name: &str) -> crate::user::Ran {
     user.shed(&["server", "add", &format!("127.0.0.1:{}", stub.port), "-n", name])
 }
 
-fn known_hosts(user: &User) -> Option<String> {
-    std::fs::read_to_string(user.home.path().join(".shed/known_hosts")).ok()
-}
-
 #[test]
 fn the_host_key_is_kept_as_ssh_reads_it_until_the_last_name_of_the_server_goes() {
     let (stub, same) = (with_key("ssh-ed25519 AAAA me@mini"), with_key("ssh-ed25519 AAAA"));
@@ -35,11 +31,11 @@ fn the_host_key_is_kept_as_ssh_reads_it_until_the_last_name_of_the_server_goes()
     add(&user, &stub, "a").exits(0).says("Its SSH host key is kept in ").says("/.shed/known_hosts.");
     add(&user, &same, "b").exits(0);
     let line = "[127.0.0.1]:2222 ssh-ed25519 AAAA\n";
-    assert_eq!(known_hosts(&user).as_deref(), Some(line));
+    assert_eq!(user.known_hosts().as_deref(), Some(line));
     user.shed(&["server", "remove", "a"]).exits(0);
-    assert_eq!(known_hosts(&user).as_deref(), Some(line));
+    assert_eq!(user.known_hosts().as_deref(), Some(line));
     user.shed(&["server", "remove", "b"]).exits(0);
-    assert_eq!(known_hosts(&user).as_deref(), Some(""));
+    assert_eq!(user.known_hosts().as_deref(), Some(""));
 }
 
 #[test]
@@ -55,14 +51,14 @@ fn a_key_that_has_changed_is_refused_and_nothing_is_written() {
     let (stub, other) = (with_key("ssh-ed25519 AAAA"), with_key("ssh-ed25519 BBBB"));
     let user = User::new();
     add(&user, &stub, "a").exits(0);
-    let before = (user.config(), known_hosts(&user));
+    let before = (user.config(), user.known_hosts());
     add(&user, &other, "b")
         .exits(1)
         .says("the SSH host key of [127.0.0.1]:2222 is not the one that ")
         .says("somebody may be between")
         .says("ssh-keygen -f ")
         .says(" -R '[127.0.0.1]:2222'");
-    assert_eq!((user.config(), known_hosts(&user)), before);
+    assert_eq!((user.config(), user.known_hosts()), before);
 }
 
 #[test]
@@ -70,7 +66,7 @@ fn a_server_without_a_key_is_added_all_the_same() {
     let old = server(unknown_path);
     let user = User::new();
     let ran = add(&user, &old, "old").exits(0);
-    assert_eq!((ran.stderr.as_str(), known_hosts(&user)), ("", None));
+    assert_eq!((ran.stderr.as_str(), user.known_hosts()), ("", None));
     for answer in [
         refused("500 Internal Server Error", "INTERNAL_ERROR", "the key is gone"),
         ok(r#"{"host_key":"ssh-ed25519 AAAA\n* ssh-ed25519 BBBB"}"#),
@@ -79,6 +75,6 @@ fn a_server_without_a_key_is_added_all_the_same() {
         let stub = server(move || answer.clone());
         let user = User::new();
         add(&user, &stub, "x").exits(0).says("warning: the server's SSH host key is not kept");
-        assert_eq!(known_hosts(&user), None);
+        assert_eq!(user.known_hosts(), None);
     }
 }

@@ -1,5 +1,6 @@
 //! Runs the real `shed`: as users who make mistakes, and against servers and peers that misbehave.
 
+mod console;
 mod create;
 mod delete;
 mod exec;
@@ -11,8 +12,11 @@ mod pty;
 mod server;
 mod servers;
 mod sessions;
+mod ssh;
 mod ssh_config;
+mod ssh_peer;
 mod stub;
+mod sync;
 mod system;
 mod terminal;
 mod tunnel_daemon;

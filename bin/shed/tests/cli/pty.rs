@@ -41,7 +41,14 @@ impl Pty {
 
     pub(crate) fn spawn(&self, user: &User, arguments: &[&str]) -> Child {
         let end = || Stdio::from(self.slave.try_clone().unwrap());
-        user.command(arguments).env("TERM", "vt220").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap()
+        user.command(arguments)
+            .env("TERM", "vt220")
+            .env("NO_COLOR", "1")
+            .stdin(end())
+            .stdout(end())
+            .stderr(end())
+            .spawn()
+            .unwrap()
     }
 
     /// Returns whether the terminal hands keys on one by one, without an echo.
@@ -52,6 +59,20 @@ impl Pty {
 
     pub(crate) fn types(&self, keys: &[u8]) {
         File::from(self.master.try_clone().unwrap()).write_all(keys).unwrap();
+    }
+
+    /// Reads all there is until the last of it is this text, however much that is.
+    pub(crate) fn drains_to(&self, text: &str) {
+        let mut master = File::from(self.master.try_clone().unwrap());
+        let (mut seen, mut buffer) = (Vec::new(), [0; 4096]);
+        while !seen.ends_with(text.as_bytes()) {
+            let patience = Timespec::try_from(PATIENCE).unwrap();
+            let ready = poll(&mut [PollFd::new(&self.master, PollFlags::IN)], Some(&patience)).unwrap();
+            let end = String::from_utf8_lossy(&seen[seen.len().saturating_sub(200)..]).into_owned();
+            assert!(ready == 1, "{text:?} does not follow {end:?}");
+            let count = master.read(&mut buffer).unwrap();
+            seen.extend_from_slice(&buffer[..count]);
+        }
     }
 
     /// Reads what the terminal shows, up to this text.

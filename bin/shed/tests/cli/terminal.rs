@@ -6,31 +6,31 @@ use rustix::process::Signal;
 use shed_protocol::{ExitStatus, FrameKind, Resize};
 
 use crate::{
-    exec::{PATIENCE, signal, wait},
-    peer::{Peer, Stage},
+    exec::{PATIENCE, flood, signal, wait},
     pty::Pty,
+    ssh_peer::{SshPeer, Stage},
     user::User,
 };
 
-/// Runs a command on a terminal that is raw while `scene` plays; tells when it begins.
-fn play(scene: impl FnOnce(&mut Stage) + Send + 'static) -> (Pty, User, Child, Peer, mpsc::Receiver<()>) {
-    let (ready, begun) = mpsc::channel();
-    let peer = Peer::play(move |stage| {
+/// Runs a command on a terminal that is raw while `scene` plays.
+fn play(scene: impl FnOnce(&mut Stage) + Send + 'static) -> (Pty, User, Child, SshPeer) {
+    let peer = SshPeer::play(move |stage| {
         assert!(stage.request.tty);
         assert_eq!((stage.request.rows, stage.request.cols), (40, 120));
         assert_eq!(stage.request.env, ["TERM=vt220"]);
-        ready.send(()).unwrap();
+        stage.send(FrameKind::Data, b"begun");
         scene(stage);
     });
-    let (pty, user) = (Pty::open(), User::with_server(peer.port));
+    let (pty, user) = (Pty::open(), User::of_peer(&peer));
     assert!(!pty.is_raw());
     let child = pty.spawn(&user, &["exec", "web", "--", "prog", "x"]);
-    (pty, user, child, peer, begun)
+    pty.shows("begun");
+    (pty, user, child, peer)
 }
 
 #[test]
 fn keys_go_to_the_command_one_by_one_and_the_terminal_is_itself_again() {
-    let (pty, _user, mut child, peer, begun) = play(|stage| {
+    let (pty, _user, mut child, peer) = play(|stage| {
         let mut keys = Vec::new();
         while keys.len() < 3 {
             let frame = stage.next().unwrap();
@@ -41,7 +41,6 @@ fn keys_go_to_the_command_one_by_one_and_the_terminal_is_itself_again() {
         stage.send(FrameKind::Data, b"bye\r\n");
         stage.exit(&ExitStatus::exited(4));
     });
-    begun.recv_timeout(PATIENCE).unwrap();
     assert!(pty.is_raw());
     pty.types(b"a\x03\r");
     assert_eq!(pty.shows("bye\r\n"), "bye\r\n", "no echo");
@@ -52,12 +51,11 @@ fn keys_go_to_the_command_one_by_one_and_the_terminal_is_itself_again() {
 
 #[test]
 fn a_new_size_of_the_window_is_passed_on() {
-    let (pty, _user, mut child, peer, begun) = play(|stage| {
+    let (pty, _user, mut child, peer) = play(|stage| {
         let frame = stage.next_control().unwrap();
         assert_eq!(frame.parse::<Resize>().unwrap(), Resize { rows: 50, cols: 200 });
         stage.exit(&ExitStatus::exited(0));
     });
-    begun.recv_timeout(PATIENCE).unwrap();
     pty.resize(50, 200);
     // The kernel tells only the session whose controlling terminal this is; the child has none.
     signal(&child, Signal::WINCH);
@@ -67,7 +65,7 @@ fn a_new_size_of_the_window_is_passed_on() {
 
 #[test]
 fn the_terminal_is_restored_when_the_connection_breaks() {
-    let (pty, _user, mut child, peer, _begun) = play(|_| {});
+    let (pty, _user, mut child, peer) = play(|_| {});
     assert_eq!(wait(&mut child), Some(255));
     assert!(!pty.is_raw());
     assert!(pty.shows("shed list").contains("lost the command in shed web"));
@@ -77,8 +75,7 @@ fn the_terminal_is_restored_when_the_connection_breaks() {
 #[test]
 fn the_terminal_is_restored_when_a_signal_ends_the_client() {
     for (number, signal_name) in [(15, Signal::TERM), (1, Signal::HUP), (2, Signal::INT)] {
-        let (pty, _user, mut child, peer, begun) = play(|stage| assert!(stage.next_control().is_none()));
-        begun.recv_timeout(PATIENCE).unwrap();
+        let (pty, _user, mut child, peer) = play(|stage| assert!(stage.next_control().is_none()));
         assert!(pty.is_raw());
         signal(&child, signal_name);
         assert_eq!(wait(&mut child), Some(128 + number));
@@ -88,12 +85,31 @@ fn the_terminal_is_restored_when_a_signal_ends_the_client() {
 }
 
 #[test]
+fn keys_reach_a_command_while_the_terminal_takes_no_output() {
+    let (ready, stuck) = mpsc::channel();
+    let (pty, _user, mut child, peer) = play(move |stage| {
+        flood(stage);
+        ready.send(()).unwrap();
+        let frame = stage.next().unwrap();
+        assert_eq!((frame.kind, frame.payload.as_ref()), (FrameKind::Data, &b"\x03"[..]));
+        stage.cut();
+    });
+    // The test reads nothing, as a terminal that is stopped.
+    stuck.recv_timeout(PATIENCE).unwrap();
+    pty.types(b"\x03");
+    peer.end();
+    pty.drains_to("shed list --server test\r\n");
+    assert_eq!(wait(&mut child), Some(255));
+    assert!(!pty.is_raw());
+}
+
+#[test]
 fn without_a_terminal_wanted_none_is_touched() {
-    let peer = Peer::play(|stage| {
+    let peer = SshPeer::play(|stage| {
         assert!(!stage.request.tty && stage.request.env.is_empty());
         stage.exit(&ExitStatus::exited(0));
     });
-    let (pty, user) = (Pty::open(), User::with_server(peer.port));
+    let (pty, user) = (Pty::open(), User::of_peer(&peer));
     let mut child = pty.spawn(&user, &["exec", "-T", "web", "--", "prog", "x"]);
     assert_eq!(wait(&mut child), Some(0), "although the terminal on stdin stays open");
     peer.end();

@@ -5,6 +5,8 @@ use std::process::Output;
 use assert_cmd::Command;
 use tempfile::TempDir;
 
+use crate::ssh_peer::SshPeer;
+
 /// A user: a home directory, and nothing else in the environment.
 pub(crate) struct User {
     pub(crate) home: TempDir,
@@ -30,6 +32,38 @@ impl User {
             "servers: {{test: {{host: 127.0.0.1, http_port: {port}}}}}\ndefault_server: test\n"
         ));
         user
+    }
+
+    /// Returns a user whose only server is this one, over SSH; nothing may be asked of it over HTTP.
+    pub(crate) fn of_peer(peer: &SshPeer) -> Self {
+        Self::of_peers(&[("test", peer)])
+    }
+
+    /// Returns a user with these servers, with their keys; the first one is the default.
+    pub(crate) fn of_peers(servers: &[(&str, &SshPeer)]) -> Self {
+        let user = Self::new();
+        // Port 1 of the loopback address is nobody's: a request there fails.
+        let entries: Vec<String> = servers
+            .iter()
+            .map(|(name, peer)| format!("{name}: {{host: 127.0.0.1, http_port: 1, ssh_port: {}}}", peer.port))
+            .collect();
+        user.write_config(&format!(
+            "servers: {{{}}}\ndefault_server: {}\n",
+            entries.join(", "),
+            servers[0].0
+        ));
+        let lines = servers.iter().map(|(_, peer)| format!("[127.0.0.1]:{} {}\n", peer.port, peer.key));
+        user.write_known_hosts(&lines.collect::<String>());
+        user
+    }
+
+    pub(crate) fn write_known_hosts(&self, text: &str) {
+        std::fs::create_dir_all(self.home.path().join(".shed")).unwrap();
+        std::fs::write(self.home.path().join(".shed/known_hosts"), text).unwrap();
+    }
+
+    pub(crate) fn known_hosts(&self) -> Option<String> {
+        std::fs::read_to_string(self.home.path().join(".shed/known_hosts")).ok()
     }
 
     /// Returns a user with servers of these names and ports; the first one is the default.

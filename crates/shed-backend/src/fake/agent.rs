@@ -7,19 +7,19 @@ use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use shed_protocol::{
     Command, Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameError, FrameKind,
-    GENERATION, HealthReport, HealthStatus, HelloReply, Identify, MAX_PAYLOAD, SYSTEM_HEALTH, SYSTEM_HELLO,
-    SYSTEM_IDENTIFY, SYSTEM_POWER_OFF, Signal,
+    GENERATION, HealthReport, HealthStatus, HelloReply, Identify, MAX_PAYLOAD, Resize, SYSTEM_HEALTH,
+    SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF, Signal,
 };
 use shed_types::GuestPort;
 use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
 use super::{
-    AskedBy, BootFault, Machine, tcp,
+    AskedBy, BootFault, Machine, files, tcp,
     tmux::{self, Reply},
 };
 
-type Frames = Framed<DuplexStream, FrameCodec>;
+pub(super) type Frames = Framed<DuplexStream, FrameCodec>;
 type Served = Pin<Box<dyn Future<Output = ()> + Send>>;
 type Service = Box<dyn FnOnce(DuplexStream) -> Served + Send>;
 
@@ -31,7 +31,8 @@ pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service
         GuestPort::Health => Some(serve(|frames| async move { health(frames).await })),
         GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
         GuestPort::Tcp => Some(Box::new(|stream| Box::pin(tcp::serve(stream, machine)))),
-        GuestPort::Files | GuestPort::NineP => None,
+        GuestPort::Files => Some(serve(|frames| files::serve(frames, machine))),
+        GuestPort::NineP => None,
     }
 }
 
@@ -179,6 +180,42 @@ async fn run(
             Reply::HangsUp => Ok(None),
         },
         ("cat", _) => copy(frames).await,
+        // What an SSH client sends is one string; here its words are separated by spaces, and that is all.
+        ("bash", [flag, script]) if flag == "-lc" => {
+            let words = script.split_whitespace().map(str::to_owned).collect();
+            let inner = ExecRequest { cmd: words, ..request.clone() };
+            match inner.command() {
+                Ok(command) => Box::pin(run(&command, &inner, frames, machine)).await,
+                Err(error) => Ok(Some(ExitStatus::failed(1, error.to_string()))),
+            }
+        }
+        ("complain", args) => {
+            print(frames, FrameKind::Stderr, &Bytes::from(format!("{}\n", args.join(" ")))).await?;
+            Ok(Some(ExitStatus::exited(1)))
+        }
+        // What was asked for, as JSON.
+        ("request", _) => {
+            print(frames, FrameKind::Data, &Frame::json(FrameKind::ExecRequest, request).payload).await?;
+            Ok(Some(ExitStatus::exited(0)))
+        }
+        ("sizes", _) => sizes(frames).await,
+        // Prints as many bytes as it is told.
+        ("yes", args) => {
+            let mut left = args.first().and_then(|text| text.parse().ok()).unwrap_or(0);
+            while left > 0 {
+                let piece = left.min(MAX_PAYLOAD);
+                print(frames, FrameKind::Data, &Bytes::from(vec![b'y'; piece])).await?;
+                left -= piece;
+            }
+            Ok(Some(ExitStatus::exited(0)))
+        }
+        // Takes no input, nor anything else, for as long as its host is there.
+        ("deaf", _) => std::future::pending().await,
+        // Takes its input late, and slowly, and says at the end how much it was.
+        ("slow", args) => {
+            sleep(Duration::from_millis(u64::from(number(args.first()).unwrap_or(0).unsigned_abs()))).await;
+            count(frames).await
+        }
         ("sleep", args) => {
             let time = Duration::from_secs(u64::from(number(args.first()).unwrap_or(0).unsigned_abs()));
             tokio::select! {
@@ -212,7 +249,60 @@ async fn copy(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::Stderr
             | FrameKind::HealthRequest
             | FrameKind::HealthResponse
-            | FrameKind::Message => {}
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Counts its input to the end and prints how many bytes came.
+async fn count(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
+    let mut total = 0;
+    while let Some(frame) = frames.next().await {
+        let frame = frame?;
+        match frame.kind {
+            FrameKind::Data => total += frame.payload.len(),
+            FrameKind::StdinEof => {
+                print(frames, FrameKind::Data, &Bytes::from(format!("{total}\n"))).await?;
+                return Ok(Some(ExitStatus::exited(0)));
+            }
+            FrameKind::Signal
+            | FrameKind::ExecRequest
+            | FrameKind::Resize
+            | FrameKind::ExitStatus
+            | FrameKind::Stderr
+            | FrameKind::HealthRequest
+            | FrameKind::HealthResponse
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
+        }
+    }
+    Ok(None)
+}
+
+/// Prints each new size of its terminal, until a signal comes.
+async fn sizes(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
+    while let Some(frame) = frames.next().await {
+        let frame = frame?;
+        match frame.kind {
+            FrameKind::Resize => {
+                let Resize { rows, cols } = frame.parse()?;
+                print(frames, FrameKind::Data, &Bytes::from(format!("{rows}x{cols}\n"))).await?;
+            }
+            FrameKind::Signal => return Ok(Some(ExitStatus::signalled(frame.parse::<Signal>()?.signal))),
+            FrameKind::Data
+            | FrameKind::StdinEof
+            | FrameKind::ExecRequest
+            | FrameKind::ExitStatus
+            | FrameKind::Stderr
+            | FrameKind::HealthRequest
+            | FrameKind::HealthResponse
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
         }
     }
     Ok(None)

@@ -11,6 +11,7 @@ mod disk;
 mod memory;
 mod raw;
 mod report;
+mod ssh;
 mod stats;
 mod tunnels;
 
@@ -39,7 +40,7 @@ struct Cli {
     #[arg(long)]
     check: bool,
 
-    /// Measure only these: boot, exec, create, memory, tunnels
+    /// Measure only these: boot, exec, create, memory, tunnels, ssh
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 }
@@ -57,6 +58,8 @@ enum Part {
     Memory,
     /// Tunnels: speed of one against a bare connection to the agent, and the cost of many.
     Tunnels,
+    /// `scp` against `shed exec -- cat`, and `shed exec` against `ssh`.
+    Ssh,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -79,6 +82,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted(Part::Tunnels) {
         tunnels::measure(&stage(), &mut report)?;
+    }
+    if wanted(Part::Ssh) {
+        ssh::measure(&stage(), &mut report)?;
     }
     report.print();
     if let Some(file) = &cli.json {

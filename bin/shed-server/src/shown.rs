@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 /// Shows at most this many characters of a text, escaped; what is left out leaves an ellipsis.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shown<'a>(pub(super) &'a str, pub(super) usize);
+pub(crate) struct Shown<'a>(pub(crate) &'a str, pub(crate) usize);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,16 +1,18 @@
-//! A connection that has left HTTP, as the log and the metrics see it: counted while it is open, and one line at its end.
+//! A stream into a shed, as the log and the metrics see it: counted while it is open, and one line at its end.
+//!
+//! Connections that have left HTTP and channels of SSH are such streams.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shed_link::relay::{Broken, Moved};
+use shed_protocol::ExitStatus;
 use shed_types::{ShedName, error_chain};
 
-use super::observe::millis;
 use crate::metrics::{Metrics, Open, StreamKind};
 
 /// A stream into a shed. Dropped without [`OpenStream::ended`], it was cut off.
 #[derive(Debug)]
-pub(super) struct OpenStream {
+pub(crate) struct OpenStream {
     kind: StreamKind,
     shed: ShedName,
     begun: Instant,
@@ -20,12 +22,12 @@ pub(super) struct OpenStream {
 
 impl OpenStream {
     /// Begins to count a stream.
-    pub(super) fn new(metrics: &Metrics, kind: StreamKind, shed: ShedName) -> Self {
+    pub(crate) fn new(metrics: &Metrics, kind: StreamKind, shed: ShedName) -> Self {
         Self { kind, shed, begun: Instant::now(), told: false, _open: metrics.stream(kind) }
     }
 
     /// Logs how it ended.
-    pub(super) fn ended(mut self, result: &Result<Moved, Broken>) {
+    pub(crate) fn ended(mut self, result: &Result<Moved, Broken>) {
         self.told = true;
         let (kind, shed, ms) = (self.kind.as_str(), &self.shed, millis(self.begun.elapsed()));
         match result {
@@ -36,6 +38,24 @@ impl OpenStream {
             Err(broken) => tracing::info!(kind, %shed, error = %error_chain(broken), %ms, "stream broke off"),
         }
     }
+
+    /// Logs how the command in it ended, as far as anybody was told.
+    pub(crate) fn exited(mut self, moved: Moved, status: Option<&ExitStatus>) {
+        self.told = true;
+        let (kind, shed, ms) = (self.kind.as_str(), &self.shed, millis(self.begun.elapsed()));
+        let Moved { out: to_guest, back: to_client } = moved;
+        match status {
+            Some(status) => {
+                tracing::info!(kind, %shed, to_guest, to_client, exit_code = status.code, %ms, "stream ended");
+            }
+            None => tracing::info!(kind, %shed, to_guest, to_client, %ms, "stream broke off"),
+        }
+    }
+}
+
+/// Returns a time for the log, in milliseconds with a tenth.
+pub(crate) fn millis(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1000.0)
 }
 
 impl Drop for OpenStream {

@@ -1,0 +1,122 @@
+//! A forwarded connection: `direct-tcpip` to a port of the guest's loopback (spec F).
+
+use std::time::Duration;
+
+use russh::{ChannelOpenFailure, server::ChannelOpenHandle};
+use shed_link::relay::{Broken, FarBreak, Rules, relay};
+use shed_types::TcpPort;
+use tokio::time::sleep;
+
+use super::{
+    Shared,
+    arrive::{Arrival, Refusal, arrive},
+    channels::Inlet,
+    output::Output,
+    side::{ChannelSide, GuestEnd},
+};
+use crate::{metrics::StreamKind, shown::Shown, streams::OpenStream};
+
+/// How long what a client sent before it closed may take to reach the guest, and what a guest said that listens no
+/// more to be read.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// The names of the guest itself; a tunnel leads nowhere else.
+const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
+
+/// Reason code of an open that could not be connected (RFC 4254 5.1).
+const CONNECT_FAILED: u32 = 2;
+
+/// Reason code of an open that is not allowed.
+const PROHIBITED: u32 = 1;
+
+/// Most characters of a host name that an answer repeats.
+const MAX_SHOWN: usize = 80;
+
+/// Reads the target of a tunnel.
+pub(super) fn target(host: &str, port: u32) -> Result<TcpPort, ChannelOpenFailure> {
+    let prohibited = |reason| ChannelOpenFailure::Other { code: PROHIBITED, reason };
+    if !LOOPBACK.iter().any(|name| host.eq_ignore_ascii_case(name)) {
+        let shown = Shown(host, MAX_SHOWN);
+        return Err(prohibited(format!(
+            "'{shown}' is not the shed itself; forward to localhost, 127.0.0.1 or ::1"
+        )));
+    }
+    let number = u16::try_from(port).ok().and_then(TcpPort::new);
+    number.ok_or_else(|| prohibited(format!("{port} is not a port: it must be a number from 1 to 65535")))
+}
+
+/// Connects and answers the request to open, then moves bytes until both ends are done.
+pub(super) async fn run(
+    shared: &Shared,
+    user: &str,
+    port: TcpPort,
+    reply: ChannelOpenHandle,
+    inlet: &Inlet,
+    output: &Output,
+) {
+    let connected = tokio::select! {
+        biased;
+        () = inlet.gone.cancelled() => return,
+        () = shared.hang_up.cancelled() => Err(Refusal("shed-server is shutting down".to_owned())),
+        connected = connect(shared, user, port) => connected,
+    };
+    let (Arrival { shed, place: _place }, guest) = match connected {
+        Ok(connected) => connected,
+        Err(Refusal(reason)) => {
+            tracing::info!(user, %port, reason, "an SSH tunnel was refused");
+            return reply.reject(ChannelOpenFailure::Other { code: CONNECT_FAILED, reason }).await;
+        }
+    };
+    reply.accept().await;
+    let stream = OpenStream::new(&shared.metrics, StreamKind::SshTunnel, shed);
+    let rules = Rules { far_break: FarBreak::IsAnError, linger: LINGER };
+    let closed = async {
+        inlet.gone.cancelled().await;
+        sleep(LINGER).await;
+    };
+    let result = tokio::select! {
+        result = relay(ChannelSide::new(inlet, output, GuestEnd::IsHalf), b"", guest, rules) => result,
+        () = closed => Err(Broken::Near(std::io::ErrorKind::ConnectionAborted.into())),
+        () = shared.hang_up.cancelled() => Err(Broken::Far(std::io::Error::other("the server ends"))),
+    };
+    stream.ended(&result);
+}
+
+async fn connect(
+    shared: &Shared,
+    user: &str,
+    port: TcpPort,
+) -> Result<(Arrival, shed_backend::GuestStream), Refusal> {
+    let arrival = arrive(shared, user, |_line| std::future::ready(())).await?;
+    let guest = shared.sheds.dial(&arrival.shed, port).await?;
+    Ok((arrival, guest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ports_of_the_guest_itself_are_targets() {
+        for host in ["localhost", "LocalHost", "127.0.0.1", "::1"] {
+            assert_eq!(target(host, 80).unwrap().get(), 80, "{host}");
+        }
+        assert_eq!(target("localhost", 65535).unwrap().get(), 65535);
+        for (host, port) in [
+            ("", 80),
+            ("example.com", 80),
+            ("127.0.0.2", 80),
+            ("10.0.2.2", 80),
+            ("0.0.0.0", 80),
+            ("localhost.", 80),
+            ("localhost\0", 80),
+            ("localhost", 0),
+            ("localhost", 65536),
+            ("localhost", u32::MAX),
+        ] {
+            let refused = target(host, port).unwrap_err();
+            assert_eq!(refused.code(), PROHIBITED);
+            assert!(!refused.description().chars().any(char::is_control), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! A command that runs on its own: without input, its output kept instead of shown.
+
+use bytes::{Bytes, BytesMut};
+use shed_protocol::{ExitStatus, Frame, FrameKind};
+use shed_ssh::{
+    Refusal,
+    client::{ExecReader, ExecWriter},
+};
+
+use super::SessionError;
+
+/// Most that is kept of what a command says, in bytes.
+const KEPT: usize = 4 << 10;
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    /// It has ended.
+    Exited {
+        /// How.
+        status: ExitStatus,
+        /// The beginning of its stderr.
+        stderr: Bytes,
+    },
+    /// The server says why there is no command.
+    Refused(Refusal),
+}
+
+/// Waits for the end of the command that was asked for.
+///
+/// # Errors
+/// When the connection breaks before.
+pub(crate) async fn run_quietly(
+    (mut reader, mut writer): (ExecReader, ExecWriter),
+) -> Result<Heard, SessionError> {
+    // A peer that takes no more may still have something to say.
+    let _later = writer.send(Frame::empty(FrameKind::StdinEof)).await;
+    let mut stderr = BytesMut::new();
+    while let Some(frame) = reader.next().await {
+        let frame = frame.map_err(SessionError::Broken)?;
+        match frame.kind {
+            FrameKind::Stderr => {
+                let fits = frame.payload.len().min(KEPT - stderr.len());
+                stderr.extend_from_slice(&frame.payload[..fits]);
+            }
+            FrameKind::ExitStatus => {
+                if let Some(refusal) = Refusal::from_frame(&frame) {
+                    return Ok(Heard::Refused(refusal));
+                }
+                let status = frame.parse().map_err(SessionError::Status)?;
+                return Ok(Heard::Exited { status, stderr: stderr.freeze() });
+            }
+            // Its output, or not for a client, or of a newer protocol.
+            FrameKind::Data
+            | FrameKind::ExecRequest
+            | FrameKind::Resize
+            | FrameKind::Signal
+            | FrameKind::StdinEof
+            | FrameKind::HealthRequest
+            | FrameKind::HealthResponse
+            | FrameKind::Message
+            | FrameKind::FilesRequest
+            | FrameKind::FilesReply => {}
+        }
+    }
+    Err(SessionError::HungUp { source: None })
+}

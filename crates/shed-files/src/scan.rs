@@ -1,0 +1,256 @@
+//! Looks at what is to be sent, without reading any content: names, kinds, sizes.
+//!
+//! A scan comes before a pack, so that the user can be told what would be sent, and how much of it there is. Nothing is
+//! followed but the source itself: a tree's links are sent as links.
+
+use std::{
+    fs::{self, Metadata},
+    io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::{FileTypeExt, MetadataExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    Warnings,
+    path::{EntryPath, MAX_PATH, shown},
+    read::Time,
+    write::Attributes,
+};
+
+/// Most entries of one scan: each takes some hundred bytes of memory.
+const MAX_ITEMS: usize = 2_000_000;
+
+/// Why a source cannot be sent at all.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    #[error("could not look at {}", .path.display())]
+    Look {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is neither a file nor a directory", .path.display())]
+    Kind { path: PathBuf },
+    #[error("{} holds more than {MAX_ITEMS} files", .path.display())]
+    TooMany { path: PathBuf },
+    #[error("{name:?} is no name that a file can be sent as")]
+    Name { name: String },
+}
+
+/// What an item is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link, and where it points.
+    Symlink(Vec<u8>),
+}
+
+/// One thing to be sent.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Where it is on this machine.
+    pub(crate) source: PathBuf,
+    /// Its name in the archive; empty for the directory itself.
+    pub(crate) name: Vec<u8>,
+    pub(crate) kind: ItemKind,
+    pub(crate) attributes: Attributes,
+    /// Length of its content when it was looked at, in bytes.
+    pub(crate) size: u64,
+}
+
+/// What is to be sent.
+#[derive(Debug, Clone, Default)]
+pub struct Scan {
+    /// Directories come before what is in them.
+    pub(crate) items: Vec<Item>,
+    /// What was left out, and why.
+    pub warnings: Warnings,
+}
+
+impl Scan {
+    /// Returns how many files and links there are.
+    #[must_use]
+    pub fn files(&self) -> u64 {
+        self.items.iter().filter(|item| item.kind != ItemKind::Directory).count() as u64
+    }
+
+    /// Returns the length of all files together, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.items.iter().map(|item| item.size).sum()
+    }
+
+    /// Returns whether there is nothing to send, not even a directory.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+}
+
+/// Looks at a file that is to be sent under this name.
+///
+/// # Errors
+/// When it is none, or the name is no name.
+pub fn scan_file(source: &Path, name: &str) -> Result<Scan, ScanError> {
+    let bad_name = || ScanError::Name { name: name.to_owned() };
+    let checked = EntryPath::parse(name.as_bytes()).map_err(|_| bad_name())?;
+    if checked.as_path().as_os_str().is_empty() {
+        return Err(bad_name());
+    }
+    let look = |error| ScanError::Look { path: source.to_owned(), source: error };
+    // The user names the file, whatever it is a link to; a tree of dotfiles is full of such links.
+    let path = fs::canonicalize(source).map_err(look)?;
+    let meta = fs::metadata(&path).map_err(look)?;
+    if !meta.is_file() {
+        return Err(ScanError::Kind { path: source.to_owned() });
+    }
+    let item = item(path, checked.into_bytes(), ItemKind::File, &meta);
+    Ok(Scan { items: vec![item], warnings: Warnings::default() })
+}
+
+/// Looks at everything in a directory that `include` says yes to; it is asked with paths relative to the directory. What
+/// is in a chosen directory is chosen. The directories on the way to what is chosen come along.
+///
+/// # Errors
+/// When the directory itself cannot be read. What cannot be looked at within it is a warning.
+pub fn scan_directory(source: &Path, include: &dyn Fn(&Path) -> bool) -> Result<Scan, ScanError> {
+    let look = |error| ScanError::Look { path: source.to_owned(), source: error };
+    let meta = fs::metadata(source).map_err(look)?;
+    if !meta.is_dir() {
+        return Err(ScanError::Kind { path: source.to_owned() });
+    }
+    let entries = fs::read_dir(source).map_err(look)?;
+    let mut walk =
+        Walk { root: source, include, scan: Scan::default(), pending: Vec::new(), too_many: false };
+    walk.pending.push(item(source.to_owned(), Vec::new(), ItemKind::Directory, &meta));
+    if include(Path::new("")) {
+        walk.take_pending();
+    }
+    let all = walk.pending.is_empty();
+    walk.directory(Path::new(""), entries, all);
+    if walk.too_many {
+        return Err(ScanError::TooMany { path: source.to_owned() });
+    }
+    Ok(walk.scan)
+}
+
+struct Walk<'a> {
+    root: &'a Path,
+    include: &'a dyn Fn(&Path) -> bool,
+    scan: Scan,
+    /// Directories from the root to the present one that nothing has been chosen from yet.
+    pending: Vec<Item>,
+    too_many: bool,
+}
+
+impl Walk<'_> {
+    fn directory(&mut self, relative: &Path, entries: fs::ReadDir, all: bool) {
+        let mut names = Vec::new();
+        for entry in entries {
+            match entry {
+                Ok(entry) => names.push(entry.file_name()),
+                Err(error) => self.warn(relative, &format!("could not be read to its end: {error}")),
+            }
+        }
+        // The same tree makes the same archive.
+        names.sort_unstable();
+        for name in names {
+            if self.too_many {
+                return;
+            }
+            self.entry(&relative.join(name), all);
+        }
+    }
+
+    fn entry(&mut self, relative: &Path, all: bool) {
+        let chosen = all || (self.include)(relative);
+        let path = self.root.join(relative);
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(error) => {
+                if chosen {
+                    self.warn(relative, &format!("left out: {error}"));
+                }
+                return;
+            }
+        };
+        let kind = meta.file_type();
+        if !chosen && !kind.is_dir() {
+            return;
+        }
+        let name = relative.as_os_str().as_bytes().to_vec();
+        if name.len() >= MAX_PATH {
+            return self.warn(relative, "left out: its path is too long");
+        }
+        if kind.is_file() {
+            self.take(item(path, name, ItemKind::File, &meta));
+        } else if kind.is_symlink() {
+            match fs::read_link(&path) {
+                Ok(target) => {
+                    let target = target.into_os_string().into_vec();
+                    self.take(item(path, name, ItemKind::Symlink(target), &meta));
+                }
+                Err(error) => self.warn(relative, &format!("left out: {error}")),
+            }
+        } else if kind.is_dir() {
+            match fs::read_dir(&path) {
+                Ok(entries) => {
+                    self.pending.push(item(path, name, ItemKind::Directory, &meta));
+                    let depth = self.pending.len();
+                    if chosen {
+                        self.take_pending();
+                    }
+                    self.directory(relative, entries, chosen);
+                    // Nothing in it was chosen.
+                    if self.pending.len() == depth {
+                        let _unused = self.pending.pop();
+                    }
+                }
+                Err(error) => self.warn(relative, &format!("left out: {error}")),
+            }
+        } else {
+            let what = if kind.is_socket() {
+                "a socket"
+            } else if kind.is_fifo() {
+                "a FIFO"
+            } else {
+                "a device"
+            };
+            self.warn(relative, &format!("left out: it is {what}"));
+        }
+    }
+
+    fn take(&mut self, item: Item) {
+        self.take_pending();
+        if self.scan.items.len() >= MAX_ITEMS {
+            self.too_many = true;
+        } else {
+            self.scan.items.push(item);
+        }
+    }
+
+    fn take_pending(&mut self) {
+        self.scan.items.append(&mut self.pending);
+    }
+
+    fn warn(&mut self, relative: &Path, text: &str) {
+        let path = self.root.join(relative);
+        self.scan.warnings.add(format!("{}: {text}", shown(path.as_os_str().as_bytes())));
+    }
+}
+
+fn item(source: PathBuf, name: Vec<u8>, kind: ItemKind, meta: &Metadata) -> Item {
+    let size = if kind == ItemKind::File { meta.len() } else { 0 };
+    Item { source, name, kind, attributes: attributes(meta), size }
+}
+
+pub(crate) fn attributes(meta: &Metadata) -> Attributes {
+    let modified = Time { seconds: meta.mtime(), nanoseconds: u32::try_from(meta.mtime_nsec()).unwrap_or(0) };
+    Attributes { mode: meta.mode() & 0o777, modified }
+}
