@@ -12,6 +12,7 @@ use crate::{
     commands,
     config::{ConfigStore, ServerName},
     servers::Servers,
+    tunnels::handover,
     ui::{Colour, Format, Ui},
 };
 
@@ -160,6 +161,11 @@ pub(crate) fn definition() -> clap::Command {
 pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     let started = Instant::now();
     let arguments: Vec<OsString> = arguments.collect();
+    if let Some((config, shed)) = handover::asked_for(&arguments) {
+        let ui = Ui::new(Format::Text, Colour::Never);
+        let context = Context { ui, verbosity: 0, started, server: None, config: Some(config) };
+        return finish(&context, commands::tunnels::run_daemon(&context, &shed));
+    }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse(&error, &arguments),
@@ -173,13 +179,14 @@ pub(crate) fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         server: cli.global.server,
         config: cli.global.config,
     };
-    match dispatch(&context, &cli.command) {
-        Ok(code) => code,
-        Err(error) => {
-            context.ui.error(&error);
-            error.exit_code()
-        }
-    }
+    finish(&context, dispatch(&context, &cli.command))
+}
+
+fn finish(context: &Context, result: Result<ExitCode, CommandError>) -> ExitCode {
+    result.unwrap_or_else(|error| {
+        context.ui.error(&error);
+        error.exit_code()
+    })
 }
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {

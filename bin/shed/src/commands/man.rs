@@ -46,10 +46,10 @@ pub(crate) fn run(context: &Context, args: &ManArgs) -> Result<ExitCode, Command
     Ok(ExitCode::SUCCESS)
 }
 
-/// Returns the command and all below it that are for people, each with the name of its page: `shed-server-add`.
+/// Returns the command and all below it, each with the name of its page: `shed-server-add`.
 fn pages(command: &clap::Command, name: &str) -> Vec<(String, clap::Command)> {
     let mut all = vec![(name.to_owned(), command.clone())];
-    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+    for sub in command.get_subcommands() {
         all.extend(pages(sub, &format!("{name}-{}", sub.get_name())));
     }
     all

@@ -6,6 +6,7 @@
 //! threads, and a copy of it would not.
 
 use std::{
+    ffi::OsString,
     fs::File,
     io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
@@ -100,7 +101,6 @@ pub(crate) fn start(
         let (ours, theirs) = UnixStream::pair()?;
         keep_to_ourselves();
         let child = Command::new(std::env::current_exe()?)
-            // In this order, for the state file knows the process by its command line.
             .args(["--config", config.as_str(), "tunnels", "daemon", shed.as_str()])
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::from(out))
@@ -139,6 +139,17 @@ impl Starting {
                 Err(HandOverError::Died)
             }
         }
+    }
+}
+
+/// Reads the command line that [`start`] gives to the process: the config file and the shed. It is no command that a
+/// person could give, and so neither in the help nor among what a shell completes; but the state file knows the process
+/// by it, and so does whoever looks at the process table.
+pub(crate) fn asked_for(arguments: &[OsString]) -> Option<(Utf8PathBuf, ShedName)> {
+    let words: Vec<&str> = arguments.iter().skip(1).map(|word| word.to_str()).collect::<Option<_>>()?;
+    match words.as_slice() {
+        ["--config", config, "tunnels", "daemon", shed] => Some(((*config).into(), shed.parse().ok()?)),
+        _ => None,
     }
 }
 

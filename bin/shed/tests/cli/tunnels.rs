@@ -210,11 +210,12 @@ fn what_cannot_be_is_refused_before_the_server_is_asked() {
         (&["stop"], "SHED"),
         (&["stop", "web", "--all"], "--all"),
         (&["config"], "SHED"),
-        (&["daemon", "web"], "nobody else"),
+        (&["daemon", "web"], "unrecognized subcommand"),
     ] {
         let line = [&["tunnels"], line].concat();
         user.shed(&line).exits(2).says(text);
     }
+    user.shed(&["--config", "/nowhere/x", "tunnels", "daemon", "web"]).exits(2).says("nobody else");
     user.shed(&["tunnels", "stop", "web"]).exits(4).says("there are no tunnels to shed web");
     let ran = user.shed(&["tunnels", "stop", "--all"]).exits(0);
     assert_eq!((ran.stdout.as_str(), ran.stderr.as_str()), ("", "There are no tunnels.\n"));

@@ -1,8 +1,7 @@
-//! `shed tunnels daemon`: the process that `tunnels start -d` leaves behind. It is no command for people.
+//! The process that `tunnels start -d` leaves behind.
 
 use std::process::ExitCode;
 
-use clap::Args;
 use shed_types::ShedName;
 
 use super::serve::{self, Place};
@@ -21,25 +20,14 @@ use crate::{
     },
 };
 
-/// Carry on in the background what `tunnels start --detach` has begun
-#[derive(Debug, Args)]
-pub(super) struct DaemonArgs {
-    /// The shed
-    #[arg(value_name = "SHED")]
-    shed: ShedName,
-}
-
-/// Runs the command. Its stderr is the log.
-pub(super) fn run(context: &Context, args: &DaemonArgs) -> Result<ExitCode, CommandError> {
+/// Carries on in the background what `tunnels start --detach` has begun. Its stderr is the log.
+pub(crate) fn run(context: &Context, shed: &ShedName) -> Result<ExitCode, CommandError> {
     let (task, doors, line) = handover::receive().map_err(|error| {
-        CommandError::new(
-            Kind::Usage,
-            "this command is run by `shed tunnels start --detach`, and by nobody else",
-        )
-        .caused_by(error)
+        CommandError::new(Kind::Usage, "this is run by `shed tunnels start --detach`, and by nobody else")
+            .caused_by(error)
     })?;
     block_on(async {
-        let (place, server, settings, mut log) = match prepare(context, &args.shed, &task) {
+        let (place, server, settings, mut log) = match prepare(context, shed, &task) {
             Ok(prepared) => prepared,
             Err(error) => {
                 let causes: String = error.causes().into_iter().map(|cause| format!(": {cause}")).collect();
@@ -51,12 +39,7 @@ pub(super) fn run(context: &Context, args: &DaemonArgs) -> Result<ExitCode, Comm
             CommandError::new(Kind::Failed, "whoever started the tunnels has gone before they were ready")
                 .caused_by(error)
         })?;
-        log.line(&format!(
-            "tunnels to shed {} on {}: {}",
-            args.shed,
-            server.name,
-            mapping::list(&task.ports)
-        ));
+        log.line(&format!("tunnels to shed {} on {}: {}", shed, server.name, mapping::list(&task.ports)));
         let ended = place.carry(doors, &server, settings, Journal::Log(log)).await;
         if let Ok(mut log) = Log::open(&task.log) {
             match &ended {

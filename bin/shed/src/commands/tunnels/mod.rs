@@ -24,6 +24,7 @@ use crate::{
     },
 };
 
+pub(crate) use daemon::run as run_daemon;
 pub(super) use stop::stop_those_to;
 
 const AFTER_HELP: &str = "\
@@ -62,8 +63,6 @@ enum TunnelsCommand {
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
     Config(config::ConfigArgs),
-    #[command(hide = true)]
-    Daemon(daemon::DaemonArgs),
 }
 
 /// Which ports, for `start` and `config`.
@@ -85,7 +84,6 @@ pub(crate) fn run(context: &Context, args: &TunnelsArgs) -> Result<ExitCode, Com
         TunnelsCommand::Stop(args) => stop::run(context, args),
         TunnelsCommand::List(args) => list::run(context, args),
         TunnelsCommand::Config(args) => config::run(context, args),
-        TunnelsCommand::Daemon(args) => daemon::run(context, args),
     }
 }
 
