@@ -201,5 +201,7 @@ impl Drop for Tmux {
     fn drop(&mut self) {
         let mut command = Command::new("tmux");
         let _status = command.args(["-S", self.socket.as_str(), "kill-server"]).status();
+        // It leaves its socket behind.
+        let _gone = std::fs::remove_file(&self.socket);
     }
 }

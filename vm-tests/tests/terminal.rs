@@ -22,16 +22,32 @@ fn console(tmux: &Tmux) {
     tmux.wait_until("the guest's prompt", BOOT, at_guest_prompt);
 }
 
+/// Goes on in the console that is open, or opens one: a promise that was broken must not break the next.
+fn in_console(tmux: &Tmux) {
+    if !at_guest_prompt(&tmux.screen()) {
+        console(tmux);
+    }
+}
+
+/// Waits until a program runs in the guest. What is typed before that, or pressed, is for the shell.
+fn wait_until_runs(cli: &Cli, program: &str) {
+    wait_for(&format!("{program} to run"), GUEST, || {
+        (cli.exec(SHED, &["pgrep", "-x", program]).code == 0).then_some(())
+    });
+}
+
+/// Whether the guest's shell waits for a line, with nothing on it. The line below may be that of a session.
 fn at_guest_prompt(screen: &str) -> bool {
-    let last = screen.trim_end().lines().last().unwrap_or_default();
+    let mut lines = screen.trim_end().lines().rev().filter(|line| !line.is_empty() && !line.starts_with('['));
+    let last = lines.next().unwrap_or_default();
     last.starts_with(&format!("shed:{SHED}:")) && last.ends_with('$')
 }
 
-/// Types a line into the guest's shell and waits until it has printed a line that is `answer` and no more.
+/// Types a line into the guest's shell and waits until that has printed a line that is `answer`, and takes another.
 fn asked(tmux: &Tmux, line: &str, answer: &str) {
     tmux.line(line);
     tmux.wait_until(&format!("the answer {answer:?} to {line}"), GUEST, |screen| {
-        screen.lines().any(|have| have.trim_end() == answer)
+        screen.lines().any(|have| have.trim_end() == answer) && at_guest_prompt(screen)
     });
 }
 
@@ -80,10 +96,10 @@ fn a_console_is_a_terminal_and_gives_it_back() {
         assert_eq!(typed, 1, "{}", tmux.screen());
     });
     promises.keep("the guest knows the terminal's size, and hears when it changes", || {
+        in_console(&tmux);
         asked(&tmux, "stty size", "30 100");
         for (columns, rows) in [(132, 43), (40, 10), SIZE] {
             tmux.resize(columns, rows);
-            tmux.wait_until("a window of the new size", SHORT, |_| true);
             // The size may arrive a moment after the line.
             wait_for("the guest to see the new size", GUEST, || {
                 tmux.line("clear; stty size; tput cols");
@@ -103,37 +119,43 @@ fn a_console_is_a_terminal_and_gives_it_back() {
         }
     });
     promises.keep("Ctrl-C interrupts what runs in the guest, and not the client", || {
-        tmux.line("clear; echo run'ning'; sleep 1000; echo \"co\"de $?");
-        tmux.wait_until("the command to run", GUEST, |screen| screen.lines().any(|line| line == "running"));
+        in_console(&tmux);
+        tmux.line("clear; sleep 1000; echo \"co\"de $?");
+        wait_until_runs(&cli, "sleep");
         tmux.press(&["C-c"]);
-        tmux.wait_until("the prompt", GUEST, at_guest_prompt);
+        tmux.wait_until("the prompt", GUEST, |screen| screen.contains("^C") && at_guest_prompt(screen));
         asked(&tmux, "echo in'ter'rupted", "interrupted");
+        assert!(!tmux.screen().contains("code"), "{}", tmux.screen());
         assert_eq!(cli.exec(SHED, &["pgrep", "-x", "sleep"]).code, 1);
     });
     promises.keep("Ctrl-Z, Ctrl-D, Ctrl-\\ and a tab are the guest's as well", || {
+        in_console(&tmux);
         tmux.line("clear; sleep 1000");
-        wait_for("the command to run", GUEST, || {
-            (cli.exec(SHED, &["pgrep", "-x", "sleep"]).code == 0).then_some(())
-        });
+        wait_until_runs(&cli, "sleep");
         tmux.press(&["C-z"]);
-        tmux.wait_for("Stopped", GUEST);
-        tmux.line("kill %1; wait; clear");
-        tmux.wait_until("the prompt", GUEST, at_guest_prompt);
+        tmux.wait_until("the prompt", GUEST, |screen| screen.contains("Stopped") && at_guest_prompt(screen));
+        asked(&tmux, "kill %1; wait; echo go'ne'", "gone");
         tmux.line("clear; cat");
+        wait_until_runs(&cli, "cat");
         tmux.line("some text");
         // Once as it is typed, and once by cat.
         tmux.wait_until("cat's answer", GUEST, |screen| screen.matches("some text").count() == 2);
         tmux.press(&["C-d"]);
         tmux.wait_until("the prompt", GUEST, at_guest_prompt);
+        tmux.line("sleep 1000");
+        wait_until_runs(&cli, "sleep");
+        tmux.press(&["C-\\"]);
+        tmux.wait_until("the prompt", GUEST, |screen| screen.contains("Quit") && at_guest_prompt(screen));
         tmux.type_in("cat /etc/debian_ver");
         tmux.press(&["Tab"]);
         tmux.wait_for("cat /etc/debian_version", GUEST);
         tmux.press(&["C-u"]);
+        tmux.wait_until("the prompt", GUEST, at_guest_prompt);
     });
     promises.keep("vim draws the whole window, and leaves the screen as it found it", || {
-        tmux.line("clear; printf 'one\\ntwo ü✓\\n' >/tmp/drawn; echo be'fore'");
-        tmux.wait_until("the line", GUEST, |screen| screen.lines().any(|line| line == "before"));
-        let found = tmux.wait_until("the prompt", GUEST, at_guest_prompt);
+        in_console(&tmux);
+        asked(&tmux, "clear; printf 'one\\ntwo ü✓\\n' >/tmp/drawn; echo be'fore'", "before");
+        let found = tmux.screen();
         tmux.line("vim /tmp/drawn");
         let drawn = tmux.wait_until("vim's window", GUEST, |screen| {
             screen.contains("\"/tmp/drawn\"")
@@ -153,8 +175,7 @@ fn a_console_is_a_terminal_and_gives_it_back() {
         assert_eq!(cli.exec(SHED, &["cat", "/tmp/drawn"]).ok().out(), "one\ntwo ü✓\nthree");
     });
     promises.keep("the shell's exit code is the client's, and the terminal is as before", || {
-        tmux.line("exit 7");
-        tmux.wait_for_prompt(GUEST);
+        tmux.restart();
         assert_eq!(tmux.answer(&format!("shed exec {SHED} 'exit 3'; echo $?")), "3");
         tmux.line(&format!("clear; shed console {SHED}; echo code=$?"));
         tmux.wait_until("the guest's prompt", BOOT, at_guest_prompt);
