@@ -85,7 +85,7 @@ fn a_name_that_several_other_servers_have_is_the_user_s_to_decide() {
     assert!(!user.config().contains("nosuch"));
 }
 
-// `exec`, `console` and `attach` ask over SSH; `ssh.rs` has the same for them.
+/// Those that go over SSH are in `ssh`.
 #[test]
 fn every_command_that_names_a_shed_finds_it_on_another_server() {
     let (_guard, closed) = closed_port();
