@@ -218,7 +218,7 @@ fn hostile_archives_are_refused() {
         world.refused(&noise, 400, "INVALID_REQUEST");
         world.refused(&[&[0x1f, 0x8b, 8, 0][..], &noise].concat(), 400, "INVALID_REQUEST");
         let mut damaged = whole;
-        damaged[301_056 + 5] ^= 1;
+        damaged[300_544 + 5] ^= 1;
         world.refused(&damaged, 400, "INVALID_REQUEST");
     });
     promises.keep("a full disk is said, and leaves nothing half-written", || {

@@ -49,6 +49,12 @@ pub(super) struct TargetParam {
     path: String,
 }
 
+/// A tar archive: ustar, GNU or pax, not compressed.
+#[derive(Debug, utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it describes the body, which is streamed")]
+pub(super) struct Archive(Vec<u8>);
+
 /// A checked [`TargetParam`].
 #[derive(Debug)]
 pub(super) struct Target(GuestPath);
@@ -79,7 +85,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
     operation_id = "put_files",
     tag = "files",
     params(ShedNameParam, TargetParam),
-    request_body(content = Vec<u8>, content_type = "application/x-tar", description = "The archive."),
+    request_body(content = Archive, content_type = "application/x-tar", description = "The archive."),
     responses((status = 200, description = "What was written.", body = FilesReport), PutErrors)
 )]
 pub(super) async fn put(
