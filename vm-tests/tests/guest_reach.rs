@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     time::Duration,
 };
 
@@ -72,6 +72,16 @@ fn a_guest_has_a_network_but_no_power_over_its_server() {
         let upgrade = "-H 'Connection: Upgrade' -H 'Upgrade: shed-exec'";
         assert_eq!(ask(&format!("{upgrade} {api}/sheds/{SHED}/exec")), "403");
         assert_eq!(http.names(), [SHED]);
+    });
+    promises.keep("a guest cannot log in over SSH: its connection is closed without a word", || {
+        let port = server.ssh_port();
+        let mut from_outside = [0; 8];
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(SHORT)).unwrap();
+        stream.read_exact(&mut from_outside).unwrap();
+        assert_eq!(&from_outside, b"SSH-2.0-");
+        let script = format!("timeout 60 cat </dev/tcp/{HOST}/{port} | wc -c");
+        assert_eq!(cli.exec(SHED, &["bash", "-c", &script]).ok().out(), "0");
     });
     promises.keep("nor as root, nor by a request that is sent before its connection is torn down", || {
         let request = format!("DELETE /api/sheds/{SHED} HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n");

@@ -60,6 +60,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long upgraded streams may go on. A shell never ends by itself, so it gets less; a short command comes through.
 const DRAIN_STREAMS: Duration = Duration::from_secs(5);
 
+/// Pause after an SSH connection while all places of those that have not logged in are taken. However many come at once,
+/// each of them has the time that all places take to say who it is before it gives way.
+const CROWD_PAUSE: Duration = Duration::from_millis(1);
+
 /// Pause after a failed accept: the system has run out of descriptors or memory, and needs time to get some back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -269,7 +273,12 @@ impl Server {
         loop {
             // Without a limit here: who has not logged in gives way to newcomers, and only so many log in.
             match listener.accept().await {
-                Ok((stream, peer)) => self.serve_ssh(stream, peer),
+                Ok((stream, peer)) => {
+                    self.serve_ssh(stream, peer);
+                    if self.ssh.is_crowded() {
+                        sleep(CROWD_PAUSE).await;
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "an SSH connection could not be accepted");
                     sleep(ACCEPT_PAUSE).await;
@@ -281,11 +290,12 @@ impl Server {
     fn serve_ssh(&self, stream: TcpStream, peer: SocketAddr) {
         prepare(&stream);
         let (ssh, closing) = (self.ssh.clone(), self.closing.clone());
+        let newcomer = ssh.welcome();
         let machines = self.app.sheds.machine_pids();
         let refusals = Arc::clone(&self.refusals);
         drop(self.ssh_connections.spawn(async move {
             match origin(&stream, peer, &machines).await {
-                Origin::Client => ssh.serve(stream, peer, &closing).await,
+                Origin::Client => ssh.serve(newcomer, stream, peer, &closing).await,
                 Origin::Guest => {
                     if refusals.may_log() {
                         tracing::warn!(%peer, "refused an SSH connection of a guest");

@@ -5,7 +5,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use russh::ChannelId;
@@ -27,6 +30,13 @@ const MAX_CHANNELS: usize = 1024;
 /// closes first, until the connection ends; OpenSSH's client makes a new connection when its master is refused one more.
 const MAX_OPENED: usize = 16384;
 
+/// Bytes that the channels of one connection hold together before each of them is slowed down that holds more than
+/// [`FEW`]. Far more than all programs of a person have waiting; the windows alone would allow some gigabytes.
+const MOST_HELD: usize = 128 << 20;
+
+/// What a channel may hold without being slowed down, however much the others hold, in bytes.
+pub(super) const FEW: usize = 64 << 10;
+
 /// The channels of a connection. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Channels(Arc<Mutex<Table>>);
@@ -36,6 +46,8 @@ struct Table {
     channels: HashMap<ChannelId, Channel>,
     windows: Windows<ChannelId>,
     opened: usize,
+    /// The bytes of all channels.
+    held: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -62,6 +74,8 @@ pub(super) struct Inlet {
     pub(super) controls: Arc<Controls>,
     /// Cancelled when the client has closed the channel or is gone.
     pub(super) gone: CancellationToken,
+    /// Cancelled when the client is gone.
+    pub(super) lost: CancellationToken,
 }
 
 /// There are too many channels.
@@ -79,6 +93,8 @@ pub(super) struct Pile {
     pub(super) intake: Arc<Intake>,
     /// How many channels of the connection pile up.
     pub(super) piles: usize,
+    /// Whether the connection holds more than it should.
+    pub(super) is_full: bool,
 }
 
 /// A channel's place in the table, until it is dropped.
@@ -93,30 +109,31 @@ impl Channels {
     pub(super) fn open_session(
         &self,
         id: ChannelId,
-        gone: CancellationToken,
+        lost: CancellationToken,
         output: Output,
     ) -> Result<(), TooMany> {
-        self.open(id, gone, Stage::Fresh { output: Box::new(output), terminal: None }).map(drop)
+        self.open(id, lost, Stage::Fresh { output: Box::new(output), terminal: None }).map(drop)
     }
 
     /// Adds a channel that has a task from the start.
     pub(super) fn open_busy(
         &self,
         id: ChannelId,
-        gone: CancellationToken,
+        lost: CancellationToken,
     ) -> Result<(Inlet, Entry), TooMany> {
-        let inlet = self.open(id, gone, Stage::Busy)?;
+        let inlet = self.open(id, lost, Stage::Busy)?;
         Ok((inlet, Entry { channels: self.clone(), id }))
     }
 
-    fn open(&self, id: ChannelId, gone: CancellationToken, stage: Stage) -> Result<Inlet, TooMany> {
+    fn open(&self, id: ChannelId, lost: CancellationToken, stage: Stage) -> Result<Inlet, TooMany> {
         let mut table = self.lock();
         if table.channels.len() >= MAX_CHANNELS || table.opened >= MAX_OPENED {
             return Err(TooMany);
         }
         table.opened += 1;
         table.windows.open(id);
-        let inlet = Inlet { intake: Arc::default(), controls: Arc::default(), gone };
+        let intake = Arc::new(Intake::counted_in(Arc::clone(&table.held)));
+        let inlet = Inlet { intake, controls: Arc::default(), gone: lost.child_token(), lost };
         let _none = table.channels.insert(id, Channel { inlet: inlet.clone(), stage });
         Ok(inlet)
     }
@@ -170,7 +187,8 @@ impl Channels {
         let intake = Arc::clone(&channel.inlet.intake);
         let piles_up = table.windows.received(id, data.len(), intake.len())?;
         intake.push(data);
-        Ok(piles_up.then(|| Pile { intake, piles: table.windows.piles() }))
+        let is_full = table.held.load(Relaxed) > MOST_HELD && intake.len() > FEW;
+        Ok((piles_up || is_full).then(|| Pile { intake, piles: table.windows.piles(), is_full }))
     }
 
     /// Counts what the client sent and nobody wants.

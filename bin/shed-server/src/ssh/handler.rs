@@ -21,7 +21,7 @@ use tokio_util::{
 
 use super::{
     Shared,
-    channels::{Channels, Entry, OutOfTurn, Pile, TooMany},
+    channels::{Channels, Entry, FEW, OutOfTurn, Pile, TooMany},
     frames,
     lobby::Seat,
     output::Output,
@@ -35,6 +35,9 @@ use crate::metrics::{Open, SshStage};
 /// How long all that pile up together hold up a connection for each round of their packets. Typing in another channel
 /// waits as long at most; between the rounds everything else is handled.
 const HOLD: Duration = Duration::from_millis(10);
+
+/// The same for a packet of a connection that holds too much altogether. Everything in it waits then.
+const HOLD_WHEN_FULL: Duration = Duration::from_secs(1);
 
 /// Why a connection ends before its client wants it to.
 #[derive(Debug, thiserror::Error)]
@@ -138,17 +141,21 @@ impl Client {
         let id = channel.id();
         // The reading half is dropped, so that russh cannot wait for it.
         let (_, half) = channel.split();
-        self.channels.open_session(id, self.gone.child_token(), Output::new(half, connection.handle()))
+        self.channels.open_session(id, self.gone.clone(), Output::new(half, connection.handle()))
     }
 
     /// Takes in data, and slows the client down when nobody takes it out again.
     async fn take_in(&self, id: ChannelId, data: &[u8]) -> Result<(), ConnectionError> {
         match self.channels.receive(id, data) {
             Ok(None) => Ok(()),
-            Ok(Some(Pile { intake, piles })) => {
-                let hold = HOLD / u32::try_from(piles.max(1)).unwrap_or(u32::MAX);
+            Ok(Some(Pile { intake, piles, is_full })) => {
+                let (hold, low) = if is_full {
+                    (HOLD_WHEN_FULL, FEW)
+                } else {
+                    (HOLD / u32::try_from(piles.max(1)).unwrap_or(u32::MAX), LOW)
+                };
                 // Both outcomes are right: there is room, or others have waited long enough.
-                let _over = timeout(hold, intake.falls_below(LOW)).await;
+                let _over = timeout(hold, intake.falls_below(low)).await;
                 Ok(())
             }
             Err(_overrun) => Err(ConnectionError::Overrun),
@@ -238,7 +245,7 @@ impl Handler for Client {
             }
         };
         let id = channel.id();
-        match self.channels.open_busy(id, self.gone.child_token()) {
+        match self.channels.open_busy(id, self.gone.clone()) {
             Err(TooMany) => reply.reject(ChannelOpenFailure::ResourceShortage).await,
             Ok((inlet, entry)) => {
                 // The reading half is dropped, so that russh cannot wait for it.

@@ -9,7 +9,10 @@ use std::{
     collections::VecDeque,
     io,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll, Waker},
 };
 
@@ -23,10 +26,12 @@ use tokio::{
 const PIECE: usize = 32 << 10;
 
 /// The bytes of one channel. One task takes them out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Intake {
     queue: Mutex<Queue>,
     taken: Notify,
+    /// What all channels of the connection hold.
+    all: Arc<AtomicUsize>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +43,11 @@ struct Queue {
 }
 
 impl Intake {
+    /// Makes an empty one, whose bytes are counted in `all`, too.
+    pub(super) fn counted_in(all: Arc<AtomicUsize>) -> Self {
+        Self { queue: Mutex::default(), taken: Notify::new(), all }
+    }
+
     /// Adds bytes behind those that wait.
     pub(super) fn push(&self, bytes: &[u8]) {
         let mut queue = self.lock();
@@ -45,6 +55,7 @@ impl Intake {
             return;
         }
         queue.length += bytes.len();
+        let _before = self.all.fetch_add(bytes.len(), Relaxed);
         match queue.pieces.back_mut() {
             Some(last) if last.len() + bytes.len() <= PIECE => last.extend_from_slice(bytes),
             Some(_) | None => queue.pieces.push_back(bytes.into()),
@@ -71,7 +82,7 @@ impl Intake {
             match queue.pieces.pop_front() {
                 Some(piece) => {
                     queue.length -= piece.len();
-                    self.taken.notify_one();
+                    self.was_taken(piece.len());
                     Poll::Ready(Some(piece.freeze()))
                 }
                 None if queue.ended => Poll::Ready(None),
@@ -107,12 +118,23 @@ impl Intake {
             return queue.wait(cx);
         }
         queue.length -= count;
-        self.taken.notify_one();
+        self.was_taken(count);
         Poll::Ready(Ok(()))
+    }
+
+    fn was_taken(&self, length: usize) {
+        let _before = self.all.fetch_sub(length, Relaxed);
+        self.taken.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().expect("no code panics while it holds this lock")
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        let _before = self.all.fetch_sub(self.len(), Relaxed);
     }
 }
 
@@ -152,7 +174,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_goes_in_comes_out_and_then_the_end() {
-        let intake = Arc::new(Intake::default());
+        let intake = Arc::new(Intake::counted_in(Arc::default()));
         let reading = tokio::spawn({
             let intake = Arc::clone(&intake);
             async move {
@@ -170,13 +192,13 @@ mod tests {
         intake.end();
         intake.push(b"too late");
         assert_eq!(reading.await.unwrap(), (0..=255u8).collect::<Vec<_>>());
-        assert_eq!(intake.len(), 0);
+        assert_eq!((intake.len(), intake.all.load(Relaxed)), (0, 0));
         assert_eq!(intake.next().await, None);
     }
 
     #[tokio::test]
     async fn many_small_packets_take_few_pieces() {
-        let intake = Intake::default();
+        let intake = Intake::counted_in(Arc::default());
         for _ in 0..100_000 {
             intake.push(b"x");
         }
@@ -184,9 +206,20 @@ mod tests {
         assert!(intake.lock().pieces.len() <= 100_000 / PIECE + 1);
     }
 
+    #[test]
+    fn what_a_channel_leaves_behind_is_counted_no_more() {
+        let all = Arc::new(AtomicUsize::new(0));
+        let (one, other) = (Intake::counted_in(Arc::clone(&all)), Intake::counted_in(Arc::clone(&all)));
+        one.push(&[0; 100]);
+        other.push(&[0; 10]);
+        assert_eq!(all.load(Relaxed), 110);
+        drop(one);
+        assert_eq!(all.load(Relaxed), 10);
+    }
+
     #[tokio::test]
     async fn who_waits_for_room_is_told() {
-        let intake = Arc::new(Intake::default());
+        let intake = Arc::new(Intake::counted_in(Arc::default()));
         intake.push(&[0; 100]);
         intake.push(&[0; PIECE]);
         let waiting = tokio::spawn({
@@ -206,7 +239,7 @@ mod tests {
         ) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(async {
-                let intake = Arc::new(Intake::default());
+                let intake = Arc::new(Intake::counted_in(Arc::default()));
                 for packet in &packets {
                     intake.push(packet);
                 }

@@ -1,8 +1,9 @@
 //! Where connections wait that have not logged in: few at once, and who does nothing gives way.
 //!
 //! A handshake costs the server some kilobytes and a key exchange, and strangers may begin as many as they like. So
-//! there is a fixed number of places. When all are taken a newcomer gets the place of the one that has come least far,
-//! the oldest of those: half-open handshakes push out each other, and not the owner who is logging in.
+//! there is a fixed number of places. When all are taken a newcomer gets the place of one that has been there longer than
+//! half of the others: of the one that has come least far, the oldest of those. So half-open handshakes push out each
+//! other, and not the owner who is logging in; and nobody is pushed out who had no time to say anything.
 
 use std::sync::{
     Arc, Mutex, MutexGuard,
@@ -59,13 +60,18 @@ impl Lobby {
         let mut taken = self.lock();
         if taken.len() >= self.places {
             // The first of equals is the oldest.
-            let least = (0..taken.len()).min_by_key(|&index| taken[index].progress());
+            let least = (0..taken.len().div_ceil(2)).min_by_key(|&index| taken[index].progress());
             if let Some(index) = least {
                 taken.remove(index).cut.cancel();
             }
         }
         taken.push(Place { received: Arc::clone(&received), exchanged: Arc::clone(&exchanged), cut });
         Seat { lobby: Arc::clone(self), received, exchanged }
+    }
+
+    /// Tells whether the next newcomer will cost somebody a place.
+    pub(super) fn is_full(&self) -> bool {
+        self.lock().len() >= self.places
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
@@ -126,23 +132,34 @@ mod tests {
 
     #[test]
     fn who_has_come_further_stays() {
-        let lobby = Lobby::new(4);
+        let lobby = Lobby::new(8);
         let (greeted, greeted_cut) = enter(&lobby);
         greeted.received().store(30, Relaxed);
         let (proposed, proposed_cut) = enter(&lobby);
         proposed.received().store(1500, Relaxed);
         let (exchanged, exchanged_cut) = enter(&lobby);
         exchanged.has_exchanged_keys();
-        let mut silent: Vec<_> = (0..1000).map(|_| enter(&lobby)).collect();
+        let silent: Vec<_> = (0..1000).map(|_| enter(&lobby)).collect();
         assert!(![&greeted_cut, &proposed_cut, &exchanged_cut].iter().any(|cut| cut.is_cancelled()));
-        assert_eq!(silent.iter().filter(|(_, cut)| !cut.is_cancelled()).count(), 1);
+        assert_eq!(silent.iter().filter(|(_, cut)| !cut.is_cancelled()).count(), 5);
         for (seat, _) in &silent {
             seat.received().store(1500, Relaxed);
         }
-        silent.push(enter(&lobby));
+        let more = enter(&lobby);
         assert!(greeted_cut.is_cancelled() && !proposed_cut.is_cancelled() && !exchanged_cut.is_cancelled());
-        drop(silent);
+        drop((silent, more));
         assert_eq!(lobby.lock().len(), 2);
+    }
+
+    #[test]
+    fn a_newcomer_has_time_to_say_something() {
+        let lobby = Lobby::new(8);
+        let talkers: Vec<_> = (0..8).map(|_| enter(&lobby)).collect();
+        talkers.iter().for_each(|(seat, _)| seat.received().store(30, Relaxed));
+        let (newcomer, newcomer_cut) = enter(&lobby);
+        let others: Vec<_> = (0..3).map(|_| enter(&lobby)).collect();
+        assert!(!newcomer_cut.is_cancelled());
+        drop((newcomer, others));
     }
 
     #[test]

@@ -41,7 +41,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{capacity::Capacity, host_key::HostKey, metrics::Metrics};
 use handler::{Client, Milestones};
-use lobby::Lobby;
+use lobby::{Lobby, Seat};
 use term::Terms;
 use windows::WINDOW;
 use wire::Wire;
@@ -83,6 +83,14 @@ pub(crate) struct Shared {
     pub(crate) places: Arc<Semaphore>,
 }
 
+/// A connection that has come, and nobody has looked at yet.
+#[derive(Debug)]
+pub(crate) struct Newcomer {
+    seat: Seat,
+    /// Ends the connection.
+    cut: CancellationToken,
+}
+
 /// The SSH server. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Ssh {
@@ -114,12 +122,27 @@ impl Ssh {
         Self { shared: Arc::new(shared), config: Arc::new(config), lobby }
     }
 
-    /// Serves a connection until it ends. After `closing` it ends when nothing runs in it any more.
-    pub(crate) async fn serve(&self, stream: TcpStream, peer: SocketAddr, closing: &CancellationToken) {
+    /// Takes a place for a new connection.
+    pub(crate) fn welcome(&self) -> Newcomer {
         let cut = CancellationToken::new();
+        Newcomer { seat: self.lobby.enter(cut.clone()), cut }
+    }
+
+    /// Tells whether the next connection will cost somebody the place.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.lobby.is_full()
+    }
+
+    /// Serves a connection until it ends. After `closing` it ends when nothing runs in it any more.
+    pub(crate) async fn serve(
+        &self,
+        Newcomer { seat, cut }: Newcomer,
+        stream: TcpStream,
+        peer: SocketAddr,
+        closing: &CancellationToken,
+    ) {
         // Also when this future is dropped: the session has a task of its own.
         let _cut_when_dropped = cut.clone().drop_guard();
-        let seat = self.lobby.enter(cut.clone());
         let wire = Wire::new(stream, cut.clone(), seat.received());
         let milestones = Milestones::default();
         let client = Client::new(Arc::clone(&self.shared), seat, milestones.clone());

@@ -70,9 +70,13 @@ pub(super) async fn run(
     reply.accept().await;
     let stream = OpenStream::new(&shared.metrics, StreamKind::SshTunnel, shed);
     let rules = Rules { far_break: FarBreak::IsAnError, linger: LINGER };
+    // Who has closed the channel may have sent something before; who is gone has not.
     let closed = async {
         inlet.gone.cancelled().await;
-        sleep(LINGER).await;
+        tokio::select! {
+            () = inlet.lost.cancelled() => {}
+            () = sleep(LINGER) => {}
+        }
     };
     let result = tokio::select! {
         result = relay(ChannelSide::new(inlet, output, GuestEnd::IsHalf), b"", guest, rules) => result,

@@ -38,7 +38,7 @@ async fn a_key_that_cannot_be_used_ends_the_start_with_what_to_do() {
     let dir = TempDir::new().unwrap();
     let dir = Utf8Path::from_path(dir.path()).unwrap();
     let key = dir.join("key");
-    fs::write(dir.join("server.yaml"), format!("http_port: 0\nssh_host_key: {key}\n")).unwrap();
+    fs::write(dir.join("server.yaml"), format!("http_port: 0\nssh_port: 0\nssh_host_key: {key}\n")).unwrap();
     fs::write(&key, "not a key").unwrap();
     for (mode, words) in [(0o600, "OpenSSH's format"), (0o644, "chmod 600")] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();

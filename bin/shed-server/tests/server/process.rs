@@ -64,6 +64,11 @@ async fn it_tells_its_port_answers_and_ends_on_sigterm() {
     let info = test.server.client().info().await.unwrap();
     assert_eq!((info.name.as_str(), info.backend.as_str()), ("test", "qemu"));
     assert_eq!(info.http_port, test.server.client().server().port());
+    assert_eq!(info.ssh_port, test.server.ssh_port().get());
+    let mut greeting = [0; 8];
+    let mut ssh = tokio::net::TcpStream::connect(("127.0.0.1", info.ssh_port)).await.unwrap();
+    tokio::io::AsyncReadExt::read_exact(&mut ssh, &mut greeting).await.unwrap();
+    assert_eq!(&greeting, b"SSH-2.0-");
     assert_eq!(test.server.client().list().await.unwrap(), []);
     let client = test.server.client().clone();
     let status = test.server.stop().await.unwrap();
@@ -93,13 +98,18 @@ async fn a_second_server_on_the_same_sheds_is_refused() {
 #[tokio::test]
 async fn a_port_that_is_taken_is_named_with_a_hint() {
     let test = server().await;
-    let port = test.server.client().server().port();
     let config = test.server.dir().join("other.yaml");
-    std::fs::write(&config, format!("http_port: {port}\n")).unwrap();
-    let output = run(&["serve", "--config", config.as_str()], test.server.dir()).await;
-    assert_eq!(output.status.code(), Some(1));
-    let text = stderr(&output);
-    assert!(text.contains(&format!("127.0.0.1:{port}")) && text.contains("http_port"), "{text}");
+    let ports = [
+        ("http_port", "ssh_port", test.server.client().server().port()),
+        ("ssh_port", "http_port", test.server.ssh_port().get()),
+    ];
+    for (key, other, port) in ports {
+        std::fs::write(&config, format!("{key}: {port}\n{other}: 0\n")).unwrap();
+        let output = run(&["serve", "--config", config.as_str()], test.server.dir()).await;
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert!(text.contains(&format!("127.0.0.1:{port}")) && text.contains(&format!("`{key}`")), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -26,7 +26,8 @@ impl client::Handler for Anyone {
 pub(crate) type Client = Handle<Anyone>;
 
 /// Connects without logging in.
-pub(crate) async fn connect_with(api: &Api, config: client::Config) -> Client {
+pub(crate) async fn connect_with(api: &Api, mut config: client::Config) -> Client {
+    config.nodelay = true;
     let connected = client::connect(Arc::new(config), ("127.0.0.1", api.ssh_port), Anyone);
     timeout(PATIENCE, connected).await.expect("a handshake").unwrap()
 }
