@@ -16,7 +16,7 @@ pub(super) async fn connect(error: ConnectError, server: &Server, known_hosts: &
         ConnectError::Unreachable { .. } | ConnectError::NoConnection { .. } => {
             unreachable(&error, server).await
         }
-        ConnectError::HostKeyUnknown { place, seen } => {
+        ConnectError::HostKeyUnknown { seen, .. } => {
             let path = known_hosts.path();
             CommandError::new(Kind::Failed, format!("no SSH host key is known for {server}"))
                 .caused_by(format!(
@@ -24,10 +24,7 @@ pub(super) async fn connect(error: ConnectError, server: &Server, known_hosts: &
                     Place::of(&server.entry),
                     seen.fingerprint()
                 ))
-                .hinted(format!(
-                    "add the server again, which asks {place} for its key: {}",
-                    add_again(server)
-                ))
+                .hinted(format!("add the server again, which asks it for its key: {}", add_again(server)))
         }
         ConnectError::HostKeyChanged { seen, pinned, .. } => changed(
             &format!("it should be {}, and is {}", pinned.fingerprint(), seen.fingerprint()),

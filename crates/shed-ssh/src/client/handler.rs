@@ -138,7 +138,12 @@ impl client::Handler for Handler {
                 Ok(())
             }
             DisconnectReason::Error(Failure::Ssh(russh::Error::IO(error))) => {
-                self.intake.fail(error);
+                // A connection that was closed may be closed within a packet.
+                if error.kind() == io::ErrorKind::UnexpectedEof {
+                    self.intake.end();
+                } else {
+                    self.intake.fail(error);
+                }
                 Ok(())
             }
             DisconnectReason::Error(Failure::Ssh(russh::Error::Disconnect | russh::Error::HUP)) => {
