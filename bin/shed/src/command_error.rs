@@ -260,7 +260,9 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         ErrorCode::TmuxNotAvailable => {
             Some(format!("install it in the shed: shed exec {shed} -- sudo apt-get install tmux"))
         }
-        ErrorCode::ConnectFailed => Some(format!("restart it: shed stop {shed} && shed start {shed}")),
+        ErrorCode::ConnectFailed => {
+            Some(format!("if it hangs, restart it: shed stop {shed} && shed start {shed}"))
+        }
         ErrorCode::InsufficientStorage => Some(format!("see what fills it: shed exec {shed} -- df -h")),
         ErrorCode::ShuttingDown => Some("try again when the server is back: shed server list".to_owned()),
         ErrorCode::BackendError | ErrorCode::InternalError | ErrorCode::HijackUnsupported => {

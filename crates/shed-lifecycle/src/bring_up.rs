@@ -8,7 +8,7 @@ use shed_types::ShedName;
 use crate::{Progress, ShedStatus, Sheds, StartShedError, Started};
 
 impl Sheds {
-    /// Returns when the shed runs, after starting it if need be. `starting` is called when it was found stopped.
+    /// Returns when the shed runs, after starting it if need be. `waits` is told once what it was found to be, if that is not running.
     ///
     /// What excludes a start, a create or a stop in progress, is awaited. Returns how the start went if there was one.
     ///
@@ -20,21 +20,21 @@ impl Sheds {
     pub async fn bring_up(
         &self,
         name: &ShedName,
-        starting: impl FnOnce(),
+        waits: impl FnOnce(ShedStatus),
     ) -> Result<Option<Started>, StartShedError> {
         let not_found = || StartShedError::NotFound { shed: name.clone() };
-        let mut starting = Some(starting);
+        let mut waits = Some(waits);
         loop {
             let mut view = self.watch(name).ok_or_else(not_found)?;
             let status = view.borrow_and_update().status;
             match status {
                 ShedStatus::Running => return Ok(None),
-                ShedStatus::Stopped => {
-                    if let Some(tell) = starting.take() {
-                        tell();
+                ShedStatus::Stopped | ShedStatus::Starting | ShedStatus::Stopping => {
+                    if let Some(tell) = waits.take() {
+                        tell(status);
                     }
                 }
-                ShedStatus::Starting | ShedStatus::Stopping | ShedStatus::Broken => {}
+                ShedStatus::Broken => {}
             }
             match self.start(name, Progress::silent()).await {
                 Ok(started) => return Ok(Some(started)),

@@ -1,6 +1,6 @@
 //! Which algorithms both ends offer, best first: those that OpenSSH 10 prefers and nobody warns of.
 //!
-//! Left out is all with SHA-1, CBC, encrypt-and-MAC, NIST curves and finite-field groups. The strict key exchange of
+//! Left out is all with SHA-1, CBC, NIST curves and finite-field groups. The strict key exchange of
 //! OpenSSH (its PROTOCOL, section 1.10) is always offered; without it chacha20-poly1305 would be open to the Terrapin
 //! attack (CVE-2023-48795).
 
@@ -42,6 +42,7 @@ const CIPHER: &[cipher::Name] = &[
 ];
 
 /// For the CTR ciphers only; the others authenticate by themselves.
-const MAC: &[mac::Name] = &[mac::HMAC_SHA512_ETM, mac::HMAC_SHA256_ETM];
+/// The last two are for libssh2 before 1.11 (Debian 12), which knows no others beside CTR.
+const MAC: &[mac::Name] = &[mac::HMAC_SHA512_ETM, mac::HMAC_SHA256_ETM, mac::HMAC_SHA512, mac::HMAC_SHA256];
 
 const COMPRESSION: &[compression::Name] = &[compression::NONE];

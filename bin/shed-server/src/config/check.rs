@@ -231,7 +231,7 @@ fn data_dir(surroundings: &Surroundings, key: &'static str) -> Result<Utf8PathBu
 /// Returns where the SSH host key is by default (spec K.3). It belongs to the server and not to one backend.
 fn default_host_key(surroundings: &Surroundings) -> Result<Utf8PathBuf, LoadConfigError> {
     match (surroundings.user, &surroundings.home) {
-        (User::Root, _) => Ok("/var/lib/shed/host_key".into()),
+        (User::Root, _) => Ok("/etc/shed/host_key".into()),
         (User::Ordinary, Some(home)) => Ok(home.join(".shed/host_key")),
         (User::Ordinary, None) => Err(LoadConfigError::NoHome { key: "ssh_host_key" }),
     }

@@ -67,7 +67,7 @@ fn without_a_file_everything_is_at_its_default() {
 fn root_has_the_systems_directories_and_others_follow_xdg() {
     let root = Surroundings { user: locate::User::Root, home: None, ..surroundings() };
     let config = load(None, &root).unwrap();
-    assert_eq!(config.ssh_host_key, "/var/lib/shed/host_key");
+    assert_eq!(config.ssh_host_key, "/etc/shed/host_key");
     let qemu = config.qemu;
     assert_eq!(qemu.images_dir, "/var/lib/shed/qemu/images");
     assert_eq!(qemu.instance_dir, "/var/lib/shed/qemu/instances");

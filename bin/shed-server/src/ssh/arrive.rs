@@ -3,7 +3,7 @@
 //! Every kind of channel begins here. A stopped shed is started, one that is being created or started is awaited.
 
 use shed_api::ErrorCode;
-use shed_lifecycle::{DialGuestError, ReachGuestError, StartShedError};
+use shed_lifecycle::{DialGuestError, ReachGuestError, ShedStatus, StartShedError};
 use shed_types::{ShedName, error_chain};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -42,29 +42,27 @@ pub(super) struct Arrival {
     pub(super) place: OwnedSemaphorePermit,
 }
 
-/// Returns the shed that a user name stands for, running. `note` is given a line for the client while it starts.
+/// Returns the shed that a user name stands for, running. `note` is given a line for the client when that takes a while.
 pub(super) async fn arrive<F: Future<Output = ()>>(
     shared: &Shared,
     user: &str,
     note: impl FnOnce(String) -> F,
 ) -> Result<Arrival, Refusal> {
     let shed = parse(user)?;
-    let place = shared.streams.clone().try_acquire_owned().map_err(|_| {
-        Refusal::new(
-            ErrorCode::InternalError,
-            "this server carries as many streams as its limit of open files allows; close some, or raise the limit \
-             (LimitNOFILE of its systemd unit, or `ulimit -n`)",
-        )
-    })?;
-    let (found_stopped, stopped) = oneshot::channel();
-    let up = shared.sheds.bring_up(&shed, || {
+    let place = take_place(shared)?;
+    let (found, waits) = oneshot::channel();
+    let up = shared.sheds.bring_up(&shed, |status| {
         // Who is told is here until the start has ended.
-        let _told = found_stopped.send(());
+        let _told = found.send(status);
     });
     let noted = async {
-        if stopped.await.is_ok() {
-            note(format!("Shed '{shed}' is stopped; starting it...")).await;
-        }
+        let words = match waits.await {
+            Ok(ShedStatus::Stopped) => "is stopped; starting it...",
+            Ok(ShedStatus::Starting) => "is starting; waiting for it...",
+            Ok(ShedStatus::Stopping) => "is stopping; waiting, to start it again...",
+            Ok(ShedStatus::Running | ShedStatus::Broken) | Err(_) => return,
+        };
+        note(format!("Shed '{shed}' {words}")).await;
     };
     let (started, ()) = tokio::join!(up, noted);
     match started {
@@ -88,6 +86,24 @@ pub(super) async fn arrive<F: Future<Output = ()>>(
         }
     }
     Ok(Arrival { shed, place })
+}
+
+/// Returns the shed that a user name stands for if it runs, and starts nothing.
+pub(super) fn find_running(shared: &Shared, user: &str) -> Result<Arrival, Refusal> {
+    let shed = parse(user)?;
+    let place = take_place(shared)?;
+    shared.sheds.check_running(&shed)?;
+    Ok(Arrival { shed, place })
+}
+
+fn take_place(shared: &Shared) -> Result<OwnedSemaphorePermit, Refusal> {
+    shared.streams.clone().try_acquire_owned().map_err(|_| {
+        Refusal::new(
+            ErrorCode::InternalError,
+            "this server carries as many streams as its limit of open files allows; close some, or raise the limit \
+             (LimitNOFILE of its systemd unit, or `ulimit -n`)",
+        )
+    })
 }
 
 /// Returns whether there is a shed that a user name stands for.

@@ -26,9 +26,9 @@ use super::{
 /// OpenSSH's server has 10 sessions (`MaxSessions`) and forwards without a limit.
 const MAX_CHANNELS: usize = 1024;
 
-/// Channels of one connection one after the other. russh 0.65 keeps about 4 KiB of each channel that the server
-/// closes first, until the connection ends; OpenSSH's client makes a new connection when its master is refused one more.
-const MAX_OPENED: usize = 16384;
+/// Channels of one connection that the server closed first. russh 0.65 keeps about 4 KiB of each until the connection
+/// ends; OpenSSH's client makes a new connection when its master is refused one more session.
+const MAX_CLOSED_FIRST: usize = 16384;
 
 /// Bytes that the channels of one connection hold together before each of them is slowed down that holds more than
 /// [`FEW`]. Far more than all programs of a person have waiting; the windows alone would allow some gigabytes.
@@ -45,7 +45,7 @@ pub(super) struct Channels(Arc<Mutex<Table>>);
 struct Table {
     channels: HashMap<ChannelId, Channel>,
     windows: Windows<ChannelId>,
-    opened: usize,
+    closed_first: usize,
     /// The bytes of all channels.
     held: Arc<AtomicUsize>,
 }
@@ -72,7 +72,7 @@ pub(super) struct Inlet {
     pub(super) intake: Arc<Intake>,
     /// Signals and sizes.
     pub(super) controls: Arc<Controls>,
-    /// Cancelled when the client has closed the channel or is gone.
+    /// Cancelled when the client has closed the channel, was refused it, or is gone.
     pub(super) gone: CancellationToken,
     /// Cancelled when the client is gone.
     pub(super) lost: CancellationToken,
@@ -104,6 +104,16 @@ pub(super) struct Entry {
     id: ChannelId,
 }
 
+impl Entry {
+    /// Notes that the server closes the channel now, if the client has not done so before.
+    pub(super) fn closes(&self) {
+        let mut table = self.channels.lock();
+        if table.channels.get(&self.id).is_some_and(|channel| !channel.inlet.gone.is_cancelled()) {
+            table.closed_first += 1;
+        }
+    }
+}
+
 impl Channels {
     /// Adds a session, in which nothing runs yet.
     pub(super) fn open_session(
@@ -127,10 +137,9 @@ impl Channels {
 
     fn open(&self, id: ChannelId, lost: CancellationToken, stage: Stage) -> Result<Inlet, TooMany> {
         let mut table = self.lock();
-        if table.channels.len() >= MAX_CHANNELS || table.opened >= MAX_OPENED {
+        if table.channels.len() >= MAX_CHANNELS || table.closed_first >= MAX_CLOSED_FIRST {
             return Err(TooMany);
         }
-        table.opened += 1;
         table.windows.open(id);
         let intake = Arc::new(Intake::counted_in(Arc::clone(&table.held)));
         let inlet = Inlet { intake, controls: Arc::default(), gone: lost.child_token(), lost };

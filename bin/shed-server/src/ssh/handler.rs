@@ -4,7 +4,10 @@
 //! guest; that is for the tasks of the channels. The one wait there is slows down a client that sends faster than
 //! anybody takes ([`windows`](super::windows)).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use futures::FutureExt;
 use russh::{
@@ -67,6 +70,8 @@ pub(super) struct Client {
     stage: Stage,
     channels: Channels,
     milestones: Milestones,
+    /// Set when a tunnel of this connection has come into the shed.
+    has_arrived: Arc<AtomicBool>,
     gone: CancellationToken,
     _gone_when_dropped: DropGuard,
 }
@@ -90,6 +95,7 @@ impl Client {
             stage: Stage::Login { seat, _counted: counted },
             channels: Channels::default(),
             milestones,
+            has_arrived: Arc::default(),
             _gone_when_dropped: gone.clone().drop_guard(),
             gone,
         }
@@ -114,6 +120,7 @@ impl Client {
                 // What it says has gone to stderr through the panic hook.
                 tracing::error!("a panic ended an SSH channel");
             }
+            entry.closes();
             drop(entry);
             closer.close().await;
         }));
@@ -251,9 +258,9 @@ impl Handler for Client {
                 // The reading half is dropped, so that russh cannot wait for it.
                 let (_, half) = channel.split();
                 let output = Output::new(half, connection.handle());
-                let user = self.user.clone();
+                let (user, has_arrived) = (self.user.clone(), Arc::clone(&self.has_arrived));
                 self.spawn(entry, output, |shared, output| async move {
-                    tunnel::run(&shared, &user, port, reply, &inlet, &output).await;
+                    tunnel::run(&shared, &user, port, reply, &inlet, &output, &has_arrived).await;
                 });
             }
         }

@@ -27,7 +27,7 @@ mod wire;
 use std::{convert::Infallible, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use russh::{
-    MethodKind, MethodSet, Preferred, SshId,
+    Limits, MethodKind, MethodSet, Preferred, SshId,
     keys::{Algorithm, EcdsaCurve, HashAlg},
     server::{Config, run_stream},
 };
@@ -58,8 +58,14 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Silence after which the client's SSH is asked for a sign of life. It keeps alive what stands between, too.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// How many questions stay without an answer before the client is taken for gone.
-const KEEPALIVE_COUNT: usize = 4;
+/// When this end asks for new keys. Late, since clients ask long before (OpenSSH after 1 GiB), and since russh 0.65 ends a
+/// connection on which more than 4 MiB arrive between its request and the answer, which several uploads at once do.
+/// Far enough from where the ciphers end: 2^32 packets of 32 bytes and more (RFC 4344 3.1) are four times as much.
+const LIMITS: Limits = Limits {
+    rekey_write_limit: 32 << 30,
+    rekey_read_limit: 32 << 30,
+    rekey_time_limit: Duration::from_secs(24 * 60 * 60),
+};
 
 /// Messages from channels that wait for the connection.
 const OUTGOING: usize = 64;
@@ -115,7 +121,9 @@ impl Ssh {
             event_buffer_size: OUTGOING,
             inactivity_timeout: None,
             keepalive_interval: Some(KEEPALIVE),
-            keepalive_max: KEEPALIVE_COUNT,
+            // A client that was suspended answers when it goes on; that a machine is gone TCP notices.
+            keepalive_max: 0,
+            limits: LIMITS,
             ..Config::default()
         };
         let lobby = Lobby::new(STRANGERS.min(capacity.ssh / 2));

@@ -1,6 +1,9 @@
 //! A forwarded connection: `direct-tcpip` to a port of the guest's loopback (spec F).
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use russh::{ChannelOpenFailure, server::ChannelOpenHandle};
 use shed_api::ErrorCode;
@@ -10,7 +13,7 @@ use tokio::time::sleep;
 
 use super::{
     Shared,
-    arrive::{Arrival, Refusal, arrive},
+    arrive::{Arrival, Refusal, arrive, find_running},
     channels::Inlet,
     output::Output,
     side::{ChannelSide, GuestEnd},
@@ -20,6 +23,9 @@ use crate::{metrics::StreamKind, shown::Shown, streams::OpenStream};
 /// How long what a client sent before it closed may take to reach the guest, and what a guest said that listens no
 /// more to be read.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// How long a client may take to close a tunnel that is done.
+const CLIENT_CLOSES: Duration = Duration::from_secs(1);
 
 /// The names of the guest itself; a tunnel leads nowhere else.
 const LOOPBACK: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -54,17 +60,19 @@ pub(super) async fn run(
     reply: ChannelOpenHandle,
     inlet: &Inlet,
     output: &Output,
+    has_arrived: &AtomicBool,
 ) {
     let connected = tokio::select! {
         biased;
         () = inlet.gone.cancelled() => return,
         () = shared.hang_up.cancelled() => Err(Refusal::new(ErrorCode::ShuttingDown, "shed-server is shutting down")),
-        connected = connect(shared, user, port) => connected,
+        connected = connect(shared, user, port, has_arrived) => connected,
     };
     let (Arrival { shed, place: _place }, guest) = match connected {
         Ok(connected) => connected,
         Err(Refusal { words: reason, .. }) => {
             tracing::info!(user, %port, reason, "an SSH tunnel was refused");
+            inlet.gone.cancel();
             return reply.reject(ChannelOpenFailure::Other { code: CONNECT_FAILED, reason }).await;
         }
     };
@@ -85,14 +93,28 @@ pub(super) async fn run(
         () = shared.hang_up.cancelled() => Err(Broken::Far(std::io::Error::other("the server ends"))),
     };
     stream.ended(&result);
+    // Clients close what is done in both directions. Of what they close first nothing is kept (`MAX_CLOSED_FIRST`).
+    tokio::select! {
+        () = inlet.gone.cancelled() => {}
+        () = sleep(CLIENT_CLOSES) => {}
+        () = shared.hang_up.cancelled() => {}
+    }
 }
 
 async fn connect(
     shared: &Shared,
     user: &str,
     port: TcpPort,
+    has_arrived: &AtomicBool,
 ) -> Result<(Arrival, shed_backend::GuestStream), Refusal> {
-    let arrival = arrive(shared, user, |_line| std::future::ready(())).await?;
+    // The first one of a connection starts the shed, like a session. After that a shed that does not run was stopped,
+    // and a page that reconnects every second must not start it again.
+    let arrival = if has_arrived.load(Relaxed) {
+        find_running(shared, user)?
+    } else {
+        arrive(shared, user, |_line| std::future::ready(())).await?
+    };
+    has_arrived.store(true, Relaxed);
     let guest = shared.sheds.dial(&arrival.shed, port).await?;
     Ok((arrival, guest))
 }

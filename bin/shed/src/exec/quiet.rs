@@ -36,6 +36,7 @@ pub(crate) async fn run_quietly(
     // A peer that takes no more may still have something to say.
     let _later = writer.send(Frame::empty(FrameKind::StdinEof)).await;
     let mut stderr = BytesMut::new();
+    let mut runs = false;
     while let Some(frame) = reader.next().await {
         let frame = frame.map_err(SessionError::Broken)?;
         match frame.kind {
@@ -50,9 +51,15 @@ pub(crate) async fn run_quietly(
                 let status = frame.parse().map_err(SessionError::Status)?;
                 return Ok(Heard::Exited { status, stderr: stderr.freeze() });
             }
-            // Its output, or not for a client, or of a newer protocol.
-            FrameKind::Data
-            | FrameKind::ExecRequest
+            // What came before was the server's, and about the start of the shed.
+            FrameKind::Data if frame.payload.is_empty() && !runs => {
+                runs = true;
+                stderr.clear();
+            }
+            // Its output.
+            FrameKind::Data => runs = true,
+            // Not for a client, or of a newer protocol.
+            FrameKind::ExecRequest
             | FrameKind::Resize
             | FrameKind::Signal
             | FrameKind::StdinEof

@@ -198,7 +198,7 @@ async fn send_all(
     let mut open = true;
     loop {
         let frame = tokio::select! {
-            // A signal does not wait for the input before it.
+            // A signal goes before input that has not been given to the connection yet.
             biased;
             Some(frame) = control.recv() => frame,
             chunk = input.recv(), if open => match (chunk, eof.take()) {

@@ -61,7 +61,7 @@ pub(crate) fn run(context: &Context, args: &AddArgs) -> Result<ExitCode, Command
         let info = client.info().await.map_err(|error| {
             CommandError::new(Kind::Unreachable, format!("no shed-server answers at {}", asked.entry.url()))
                 .caused_by(error)
-                .hinted("is it running there, and does it listen on that address (http_port, bind in server.yaml)?")
+                .hinted("is it running there, and does it listen on that address (http_port, listen in server.yaml)?")
         })?;
         Ok((info, client.ssh_host_key().await))
     })?;
