@@ -116,6 +116,12 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, CommandErr
                 "a single argument is run with bash, which this shed may lack; give the words one by one: shed exec {} -- sh -c 'LINE'",
                 args.name
             ))
+        } else if status.code == NOT_FOUND {
+            error.hinted(format!(
+                "what only the profile of user shed puts on PATH is found by a shell, as one argument: shed exec {} '{} …'",
+                args.name,
+                args.command.first().map_or("", String::as_str)
+            ))
         } else {
             error
         });

@@ -155,7 +155,8 @@ fn what_the_agent_could_not_run_is_said_with_its_reason() {
         let missing = missing.clone();
         move |stage| stage.exit(&missing)
     });
-    assert_eq!(ran.stderr, "error: nosuch: there is no such command\n");
+    assert!(ran.stderr.starts_with("error: nosuch: there is no such command\nhint: "), "{}", ran.stderr);
+    assert!(ran.stderr.ends_with("shed exec web 'nosuch …'\n"), "{}", ran.stderr);
     ran.exits(127);
     run(&["exec", "web", "ls | wc"], move |stage| stage.exit(&missing)).exits(127).says("sh -c 'LINE'");
 }
