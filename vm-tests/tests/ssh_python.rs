@@ -17,7 +17,7 @@ const WEB: u16 = 8322;
 const TOLERATED: &str = "does not provide protection against post-quantum attacks";
 
 /// A playbook starts a Python in the guest for every task, and each takes a second under emulation.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(600);
 
 /// Each library, each in its own way, runs commands, moves files and reaches ports; ssh-audit finds nothing that must
 /// not be offered.
