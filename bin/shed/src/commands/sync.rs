@@ -142,7 +142,9 @@ pub(crate) fn run(context: &Context, args: &SyncArgs) -> Result<ExitCode, Comman
         }
         Format::Text => {
             let (files, size) =
-                report.features.iter().fold((0, 0), |(files, size), f| (files + f.files, size + f.bytes));
+                report.features.iter().fold((0_u64, 0_u64), |(files, size), f| {
+                    (files.saturating_add(f.files), size.saturating_add(f.bytes))
+                });
             let of = if report.errors.is_empty() {
                 String::new()
             } else {

@@ -165,9 +165,10 @@ async fn copy(
             CommandError::from_client(error, place.server, Some(place.shed))
                 .behind(format!("feature {name}: {written} was not copied"))
         })?;
-    let files = sent.report.files + sent.report.links;
-    done.files += files;
-    done.bytes += sent.report.bytes;
+    // Numbers from a guest, which may say anything.
+    let files = sent.report.files.saturating_add(sent.report.links);
+    done.files = done.files.saturating_add(files);
+    done.bytes = done.bytes.saturating_add(sent.report.bytes);
     let plural = if files == 1 { "" } else { "s" };
     let text = format!("{written} -> {target}: {files} file{plural}, {}", human(sent.report.bytes));
     log.line(&text);

@@ -6,7 +6,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::{TarWriter, pack, scan_directory};
+use crate::{Choice, TarWriter, pack, scan_directory};
 
 /// Makes archives with whatever names.
 struct Archive(Vec<u8>);
@@ -107,7 +107,7 @@ fn a_tree_arrives_as_it_was() {
     symlink("secret", root.join("link")).unwrap();
     symlink("/etc/passwd", root.join("absolute")).unwrap();
     let mut writer = TarWriter::new(Vec::new());
-    pack(scan_directory(root, &|_| true).unwrap(), &mut writer, &mut |_| ()).unwrap();
+    pack(scan_directory(root, &|_| Choice::Take).unwrap(), &mut writer, &mut |_| ()).unwrap();
     let place = Place::new();
     let target = place.target.join("new/er");
     let unpacked = unpack(&writer.finish().unwrap()[..], &target, None).unwrap();
