@@ -137,8 +137,7 @@ pub fn scan_directory(source: &Path, choose: &dyn Fn(&Path) -> Choice) -> Result
         return Err(ScanError::Kind { path: source.to_owned() });
     }
     let entries = fs::read_dir(source).map_err(look)?;
-    let mut walk =
-        Walk { root: source, choose, scan: Scan::default(), pending: Vec::new(), too_many: false };
+    let mut walk = Walk { root: source, choose, scan: Scan::default(), pending: Vec::new(), too_many: false };
     let choice = choose(Path::new(""));
     if choice == Choice::Leave {
         return Ok(walk.scan);

@@ -141,10 +141,9 @@ pub(crate) fn run(context: &Context, args: &SyncArgs) -> Result<ExitCode, Comman
             context.ui.print_done(&if report.errors.is_empty() { result } else { result.partly() })?;
         }
         Format::Text => {
-            let (files, size) =
-                report.features.iter().fold((0_u64, 0_u64), |(files, size), f| {
-                    (files.saturating_add(f.files), size.saturating_add(f.bytes))
-                });
+            let (files, size) = report.features.iter().fold((0_u64, 0_u64), |(files, size), f| {
+                (files.saturating_add(f.files), size.saturating_add(f.bytes))
+            });
             let of = if report.errors.is_empty() {
                 String::new()
             } else {

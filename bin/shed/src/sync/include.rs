@@ -81,7 +81,8 @@ fn way(pattern: &str) -> Vec<Part> {
 /// Whether a class in this part may match a slash, and so the part more than one level: `[!a]` or `[+-9]` do.
 fn takes_slash(part: &str) -> bool {
     let chars: Vec<char> = part.chars().collect();
-    let range = |three: &[char]| matches!(three, [from, '-', to] if ('\0'..='/').contains(from) && *to >= '/');
+    let range =
+        |three: &[char]| matches!(three, [from, '-', to] if ('\0'..='/').contains(from) && *to >= '/');
     part.contains("[!") || part.contains("[^") || (part.contains('[') && chars.windows(3).any(range))
 }
 

@@ -182,5 +182,8 @@ fn a_single_file_gets_the_name_it_is_sent_under() {
         );
     }
     assert!(matches!(scan_file(dir.path(), "x"), Err(ScanError::Kind { .. })));
-    assert!(matches!(scan_directory(&dir.path().join("none"), &|_| Choice::Take), Err(ScanError::Look { .. })));
+    assert!(matches!(
+        scan_directory(&dir.path().join("none"), &|_| Choice::Take),
+        Err(ScanError::Look { .. })
+    ));
 }
