@@ -193,9 +193,12 @@ fn judge(place: Place<'_>, result: Result<ExitStatus, GuestError>) -> Result<(),
         Err(GuestError::Client(error)) => {
             Err(Ended::Lost(CommandError::from_client(error, place.server, Some(place.shed))))
         }
-        Err(error @ (GuestError::Broken(_) | GuestError::HungUp)) => {
-            Err(Ended::Lost(CommandError::from_error(Kind::Unreachable, &error)))
-        }
+        Err(
+            error @ (GuestError::Broken(_)
+            | GuestError::HungUp
+            | GuestError::Silent { .. }
+            | GuestError::Stuck { .. }),
+        ) => Err(Ended::Lost(CommandError::from_error(Kind::Unreachable, &error))),
     }
 }
 
