@@ -38,7 +38,8 @@ impl Client {
     }
 
     /// Returns how long this client waits.
-    pub(crate) const fn timeouts(&self) -> &Timeouts {
+    #[must_use]
+    pub const fn timeouts(&self) -> &Timeouts {
         &self.timeouts
     }
 

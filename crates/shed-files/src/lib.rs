@@ -18,7 +18,7 @@ mod write;
 pub use pack::{Packed, pack};
 pub use path::{EntryPath, MAX_NAME, MAX_PATH, ParseEntryPathError, shown};
 pub use read::{Entry, EntryKind, TarError, TarReader, Time};
-pub use scan::{Item, ItemKind, Scan, ScanError, scan_directory, scan_file};
+pub use scan::{Choice, Item, ItemKind, Scan, ScanError, scan_directory, scan_file};
 #[cfg(target_os = "linux")]
 pub use unpack::{Failure, Owner, UnpackError, Unpacked, unpack};
 pub use write::TarWriter;

@@ -114,25 +114,39 @@ pub fn scan_file(source: &Path, name: &str) -> Result<Scan, ScanError> {
     Ok(Scan { items: vec![item], warnings: Warnings::default() })
 }
 
-/// Looks at everything in a directory that `include` says yes to; it is asked with paths relative to the directory. What
-/// is in a chosen directory is chosen. The directories on the way to what is chosen come along.
+/// What is to be done with something in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Choice {
+    /// It is sent; a directory with everything in it.
+    Take,
+    /// It is not sent for its own sake, but something in it may be.
+    Within,
+    /// Neither it nor anything in it is sent; it is not even looked at.
+    Leave,
+}
+
+/// Looks at what `choose` takes of a directory; it is asked with paths relative to the directory, the first of them empty.
+/// What is in a chosen directory is chosen. The directories on the way to what is chosen come along.
 ///
 /// # Errors
 /// When the directory itself cannot be read. What cannot be looked at within it is a warning.
-pub fn scan_directory(source: &Path, include: &dyn Fn(&Path) -> bool) -> Result<Scan, ScanError> {
+pub fn scan_directory(source: &Path, choose: &dyn Fn(&Path) -> Choice) -> Result<Scan, ScanError> {
     let look = |error| ScanError::Look { path: source.to_owned(), source: error };
     let meta = fs::metadata(source).map_err(look)?;
     if !meta.is_dir() {
         return Err(ScanError::Kind { path: source.to_owned() });
     }
     let entries = fs::read_dir(source).map_err(look)?;
-    let mut walk =
-        Walk { root: source, include, scan: Scan::default(), pending: Vec::new(), too_many: false };
+    let mut walk = Walk { root: source, choose, scan: Scan::default(), pending: Vec::new(), too_many: false };
+    let choice = choose(Path::new(""));
+    if choice == Choice::Leave {
+        return Ok(walk.scan);
+    }
     walk.pending.push(item(source.to_owned(), Vec::new(), ItemKind::Directory, &meta));
-    if include(Path::new("")) {
+    let all = choice == Choice::Take;
+    if all {
         walk.take_pending();
     }
-    let all = walk.pending.is_empty();
     walk.directory(Path::new(""), entries, all);
     if walk.too_many {
         return Err(ScanError::TooMany { path: source.to_owned() });
@@ -142,7 +156,7 @@ pub fn scan_directory(source: &Path, include: &dyn Fn(&Path) -> bool) -> Result<
 
 struct Walk<'a> {
     root: &'a Path,
-    include: &'a dyn Fn(&Path) -> bool,
+    choose: &'a dyn Fn(&Path) -> Choice,
     scan: Scan,
     /// Directories from the root to the present one that nothing has been chosen from yet.
     pending: Vec<Item>,
@@ -169,7 +183,11 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, relative: &Path, all: bool) {
-        let chosen = all || (self.include)(relative);
+        let chosen = match if all { Choice::Take } else { (self.choose)(relative) } {
+            Choice::Take => true,
+            Choice::Within => false,
+            Choice::Leave => return,
+        };
         let path = self.root.join(relative);
         let meta = match fs::symlink_metadata(&path) {
             Ok(meta) => meta,
@@ -185,8 +203,8 @@ impl Walk<'_> {
             return;
         }
         let name = relative.as_os_str().as_bytes().to_vec();
-        if name.len() >= MAX_PATH {
-            return self.warn(relative, "left out: its path is too long");
+        if let Some(why) = unsendable(&name) {
+            return self.warn(relative, &format!("left out: {why}"));
         }
         if kind.is_file() {
             self.take(item(path, name, ItemKind::File, &meta));
@@ -245,6 +263,15 @@ impl Walk<'_> {
     }
 }
 
+/// Says why the other end would refuse an archive with this name in it. Not every file system has Linux's limits.
+fn unsendable(name: &[u8]) -> Option<String> {
+    // A directory's name gets a slash.
+    if name.len() >= MAX_PATH {
+        return Some("its path is too long".to_owned());
+    }
+    EntryPath::parse(name).err().map(|error| error.to_string())
+}
+
 fn item(source: PathBuf, name: Vec<u8>, kind: ItemKind, meta: &Metadata) -> Item {
     let size = if kind == ItemKind::File { meta.len() } else { 0 };
     Item { source, name, kind, attributes: attributes(meta), size }
@@ -253,4 +280,21 @@ fn item(source: PathBuf, name: Vec<u8>, kind: ItemKind, meta: &Metadata) -> Item
 pub(crate) fn attributes(meta: &Metadata) -> Attributes {
     let modified = Time { seconds: meta.mtime(), nanoseconds: u32::try_from(meta.mtime_nsec()).unwrap_or(0) };
     Attributes { mode: meta.mode() & 0o777, modified }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_the_other_end_refuses_is_found_here() {
+        assert_eq!(unsendable(&b"a".repeat(255)), None);
+        for (name, why) in [
+            (b"a".repeat(256), "longer than 255"),
+            (b"a/".repeat(2048), "its path is too long"),
+            (b"a/../b".to_vec(), "`..`"),
+        ] {
+            assert!(unsendable(&name).is_some_and(|text| text.contains(why)), "{}", shown(&name));
+        }
+    }
 }

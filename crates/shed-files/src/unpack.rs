@@ -3,34 +3,39 @@
 //! The agent calls it as root, with names that came over a wire and links that the guest's users have made. So every
 //! directory is opened beneath the target by the kernel's own rules (openat2(2), RESOLVE_BENEATH), and everything is made in
 //! a directory that is open already. Files and links are made under another name and renamed: a reader sees the old one
-//! or the new one. What was half-written when something goes wrong is removed; what was whole by then stays.
+//! or the new one. What was half-written when something goes wrong is removed; what was whole by then stays. What an agent
+//! that died left half-written is removed by the next transfer to the same directory.
 
 use std::{
-    ffi::OsStr,
-    fs::{self, File},
+    collections::HashSet,
+    fs::{self, File, Metadata},
     io::{self, Read, Seek, SeekFrom, Write},
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
+        unix::{
+            ffi::OsStrExt,
+            fs::{MetadataExt, lchown},
+        },
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
 use rustix::{
     fs::{
         AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
-        fchmod, fchown, fstat, ftruncate, futimens, mkdirat, openat, openat2, renameat, symlinkat, unlinkat,
-        utimensat,
+        fchmod, fchown, fstat, ftruncate, futimens, mkdirat, openat, openat2, symlinkat, utimensat,
     },
     io::Errno,
 };
 
+use self::temporary::Temporary;
 use crate::{
     CHUNK, Warnings,
     path::{EntryPath, ParseEntryPathError, shown},
     read::{Entry, EntryKind, TarError, TarReader, Time},
 };
+
+mod temporary;
 
 /// Bits of a mode that are taken over: no archive makes a program run as somebody else.
 const MODE_BITS: u32 = 0o777;
@@ -38,7 +43,8 @@ const MODE_BITS: u32 = 0o777;
 /// Mode of a directory that the archive does not name.
 const DEFAULT_DIRECTORY: u32 = 0o755;
 
-/// Directories whose mode and time are set at the end; of more only the mode is kept. They bound the memory of it.
+/// Directories whose mode and time are set at the end; of more only the mode is kept. It bounds the memory of that, and of
+/// which directories have been swept.
 const MAX_LATER: usize = 100_000;
 
 /// How often a directory is opened again when the kernel says that somebody renames things on the way.
@@ -163,15 +169,17 @@ struct Tree {
     last: Option<(PathBuf, OwnedFd)>,
     /// Directories whose mode and time are set when nothing is made in them any more.
     later: Vec<(PathBuf, u32, Time)>,
+    /// Directories that have no leftovers of an earlier agent any more.
+    swept: HashSet<PathBuf>,
 }
 
 impl Tree {
     fn open(target: &Path, owner: Option<Owner>) -> Result<Self, UnpackError> {
         let cannot = |source: io::Error| UnpackError::Target { path: target.to_owned(), source };
-        let made = make_target(target, owner).map_err(cannot)?;
+        let made = make_target(target, owner)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, target, flags, Mode::empty()).map_err(|error| cannot(error.into()))?;
-        Ok(Self { root, made, owner, last: None, later: Vec::new() })
+        Ok(Self { root, made, owner, last: None, later: Vec::new(), swept: HashSet::new() })
     }
 
     fn put(
@@ -200,7 +208,14 @@ impl Tree {
         let (Some(parent), Some(last)) = (path.parent(), path.file_name()) else {
             return Err(UnpackError::InTheWay { name: name(), what: "the target itself" });
         };
+        let unswept = !self.swept.contains(parent);
+        if unswept && self.swept.len() < MAX_LATER {
+            self.swept.insert(parent.to_owned());
+        }
         let (owner, parent) = (self.owner, self.parent(parent, &name())?);
+        if unswept {
+            temporary::sweep(parent);
+        }
         let cannot = |error: Errno| UnpackError::Write { name: name(), source: error.into() };
         match &entry.kind {
             EntryKind::Symlink(link) => {
@@ -354,7 +369,8 @@ impl Tree {
 
 /// Makes the target with its parents, like `mkdir -p`; returns whether it was missing. New parents belong to the owner
 /// where what they are in does, and the target always.
-fn make_target(target: &Path, owner: Option<Owner>) -> io::Result<bool> {
+fn make_target(target: &Path, owner: Option<Owner>) -> Result<bool, UnpackError> {
+    let cannot = |source: io::Error| UnpackError::Target { path: target.to_owned(), source };
     let mut made = false;
     let mut above_is_owners = false;
     for path in target.ancestors().collect::<Vec<_>>().into_iter().rev() {
@@ -363,17 +379,43 @@ fn make_target(target: &Path, owner: Option<Owner>) -> io::Result<bool> {
                 above_is_owners = owner.is_some_and(|owner| owner.uid == meta.uid());
                 made = false;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                fs::create_dir(path)?;
-                if let Some(Owner { uid, gid }) = owner.filter(|_| above_is_owners || path == target) {
-                    std::os::unix::fs::lchown(path, Some(uid), Some(gid))?;
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::create_dir(path) {
+                Ok(()) => {
+                    if let Some(Owner { uid, gid }) = owner.filter(|_| above_is_owners || path == target) {
+                        lchown(path, Some(uid), Some(gid)).map_err(cannot)?;
+                    }
+                    made = true;
                 }
-                made = true;
-            }
-            Err(error) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    let meta = is_there(path, error, cannot)?;
+                    above_is_owners = owner.is_some_and(|owner| owner.uid == meta.uid());
+                    made = false;
+                }
+                Err(error) => return Err(cannot(error)),
+            },
+            Err(error) => return Err(cannot(error)),
         }
     }
     Ok(made)
+}
+
+/// Looks again at what was missing and then could not be made, because it was there: a directory that somebody else has made
+/// meanwhile is fine.
+fn is_there(
+    path: &Path,
+    exists: io::Error,
+    cannot: impl Fn(io::Error) -> UnpackError,
+) -> Result<Metadata, UnpackError> {
+    let what = match fs::metadata(path) {
+        Ok(meta) if meta.is_dir() => return Ok(meta),
+        Ok(meta) if meta.is_file() => "a file",
+        Ok(_) => "something that is no directory",
+        Err(error) if error.kind() == io::ErrorKind::NotFound && path.is_symlink() => "a link to nothing",
+        // It has gone again.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(cannot(exists)),
+        Err(error) => return Err(cannot(error)),
+    };
+    Err(UnpackError::InTheWay { name: shown(path.as_os_str().as_bytes()), what })
 }
 
 /// Copies the content of a file; long runs of zeros take no room on the disk.
@@ -423,50 +465,6 @@ fn in_the_way(error: Errno, name: String) -> UnpackError {
     match error {
         Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST => UnpackError::InTheWay { name, what: "a directory" },
         error => UnpackError::Write { name, source: error.into() },
-    }
-}
-
-/// Something under a name of its own in the directory where it will stay, and its guard.
-struct Temporary<'a, T>(Guard<'a>, T);
-
-/// Removes what it guards, unless that was renamed.
-struct Guard<'a> {
-    directory: BorrowedFd<'a>,
-    name: String,
-    renamed: bool,
-}
-
-/// Makes the names of this process differ.
-static COUNTER: AtomicU64 = AtomicU64::new(0);
-
-impl<'a, T> Temporary<'a, T> {
-    fn new(directory: BorrowedFd<'a>, make: impl Fn(&str) -> Result<T, Errno>) -> Result<Self, Errno> {
-        loop {
-            let name = format!(".shed-{}-{}", std::process::id(), COUNTER.fetch_add(1, Relaxed));
-            match make(&name) {
-                Ok(made) => return Ok(Self(Guard { directory, name, renamed: false }, made)),
-                // Left by a process of the same id that died in the middle.
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-}
-
-impl Guard<'_> {
-    fn rename(mut self, name: &OsStr) -> Result<(), Errno> {
-        renameat(self.directory, &self.name, self.directory, name.as_bytes())?;
-        self.renamed = true;
-        Ok(())
-    }
-}
-
-impl Drop for Guard<'_> {
-    fn drop(&mut self) {
-        if !self.renamed {
-            // When even that fails, an odd file is left; the cause is being reported already.
-            let _left = unlinkat(self.directory, &self.name, AtFlags::empty());
-        }
     }
 }
 

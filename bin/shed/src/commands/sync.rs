@@ -4,6 +4,7 @@ use std::{env, path::PathBuf, process::ExitCode};
 
 use clap::Args;
 use serde::Serialize;
+use shed_api::ShedStatus;
 use shed_client::Timeouts;
 use shed_types::ShedName;
 
@@ -47,7 +48,7 @@ Examples:
 /// Copy files of this machine into a shed
 ///
 /// Copies the paths of each feature into the shed, where they belong to user `shed`, and then runs the feature's commands
-/// there.
+/// there. A shed that is stopped is started.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct SyncArgs {
@@ -116,11 +117,15 @@ pub(crate) fn run(context: &Context, args: &SyncArgs) -> Result<ExitCode, Comman
     let servers = context.servers()?;
     let shed = &args.shed;
     let (server, report) = block_on(work::unless_interrupted(&format!("the sync of shed {shed}"), async {
-        let (server, _shed) = servers
+        let (server, found) = servers
             .on_server_of(&context.ui, shed, Strayed::Search, async |server| {
                 server.client(Timeouts::default()).get(shed).await
             })
             .await?;
+        if found.status != ShedStatus::Running && !plan.features.is_empty() {
+            context.ui.note(&format!("shed {shed} does not run; starting it"));
+            work::start(context, &servers, shed, &server).await?;
+        }
         let report = carry_out(context, &server, shed, plan).await;
         Ok((server, report))
     }))?;
@@ -141,8 +146,9 @@ pub(crate) fn run(context: &Context, args: &SyncArgs) -> Result<ExitCode, Comman
             context.ui.print_done(&if report.errors.is_empty() { result } else { result.partly() })?;
         }
         Format::Text => {
-            let (files, size) =
-                report.features.iter().fold((0, 0), |(files, size), f| (files + f.files, size + f.bytes));
+            let (files, size) = report.features.iter().fold((0_u64, 0_u64), |(files, size), f| {
+                (files.saturating_add(f.files), size.saturating_add(f.bytes))
+            });
             let of = if report.errors.is_empty() {
                 String::new()
             } else {

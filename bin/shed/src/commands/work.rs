@@ -5,11 +5,14 @@ use std::{future::Future, time::Duration};
 use serde::Serialize;
 use shed_api::{CreateEvent, ErrorCode, Shed};
 use shed_client::{ClientError, EventStream, Timeouts};
+use shed_types::ShedName;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{
+    cli::Context,
     command_error::{CommandError, Kind},
-    progress::Task,
+    progress::{Progress, Task},
+    servers::{Server, Servers},
     values::Timeout,
 };
 
@@ -70,6 +73,31 @@ pub(crate) async fn follow(mut events: EventStream, task: &Task<'_>) -> Result<S
             None => unreachable!("a stream of events ends with a result or an error"),
         }
     }
+}
+
+/// Starts a shed that a command finds stopped and needs running; one that somebody else has started meanwhile is fine.
+///
+/// # Errors
+/// What the server refuses it with.
+pub(crate) async fn start(
+    context: &Context,
+    servers: &Servers,
+    name: &ShedName,
+    server: &Server,
+) -> Result<(), CommandError> {
+    let progress = Progress::new(&context.ui);
+    let task = progress.task(name, "starting");
+    let started = async {
+        let events = server.client(timeouts(Timeout::DEFAULT)).start_streaming(name).await?;
+        follow(events, &task).await
+    };
+    match started.await {
+        Ok(shed) => servers.remember(&context.ui, name, server, Some(shed.status)),
+        // Somebody else was quicker.
+        Err(error) if error.code() == Some(ErrorCode::ShedAlreadyRunning) => {}
+        Err(error) => return Err(CommandError::from_client(error, server, Some(name))),
+    }
+    Ok(())
 }
 
 /// Waits for `work`, for at most `timeout`, and until a signal asks the client to end.

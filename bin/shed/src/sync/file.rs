@@ -8,9 +8,10 @@ use std::{
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 use serde::{Deserialize, Serialize};
 use shed_types::GuestPath;
+
+use super::include::Include;
 
 /// Longest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -181,7 +182,7 @@ pub(crate) struct PathRule {
     /// Whether the target is a directory even for a file: it ends with a slash, or is the home directory.
     pub(crate) target_is_directory: bool,
     /// What is taken of a directory; all without one.
-    pub(crate) include: Option<GlobSet>,
+    pub(crate) include: Option<Include>,
 }
 
 impl SyncFile {
@@ -305,23 +306,14 @@ fn path_rule(place: &str, path: WrittenPath, home: Option<&Path>) -> Result<Path
         expand(&written, home).map_err(|problem| format!("{place}.source {written:?}: {problem}"))?;
     let guest: GuestPath = target.parse().map_err(|error| format!("{place}.target {target:?}: {error}"))?;
     let target_is_directory = target.ends_with('/') || guest.split().is_none();
-    let mut globs = GlobSetBuilder::new();
-    for (at, pattern) in include.iter().enumerate() {
-        let bad = |problem: &str| format!("{place}.include[{at}] {pattern:?}: {problem}");
-        let relative = pattern.strip_prefix("./").unwrap_or(pattern);
-        if relative.is_empty() || relative.starts_with('/') {
-            return Err(bad("write a pattern for paths relative to the source"));
-        }
-        let glob = GlobBuilder::new(relative.strip_suffix('/').unwrap_or(relative))
-            .literal_separator(true)
-            .build()
-            .map_err(|error| bad(&error.kind().to_string()))?;
-        globs.add(glob);
-    }
     let include = if include.is_empty() {
         None
     } else {
-        Some(globs.build().map_err(|error| format!("{place}.include: {error}"))?)
+        let read = Include::new(&include).map_err(|(at, problem)| match at {
+            Some(at) => format!("{place}.include[{at}] {:?}: {problem}", include[at]),
+            None => format!("{place}.include: {problem}"),
+        })?;
+        Some(read)
     };
     Ok(PathRule { written, source, target: guest, target_is_directory, include })
 }

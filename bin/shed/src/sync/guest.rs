@@ -2,10 +2,13 @@
 //!
 //! The only place of this room that knows how commands reach a shed.
 
+use std::{future::Future, time::Duration};
+
 use bytes::Bytes;
 use shed_client::{Client, ClientError};
 use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameError, FrameKind, MAX_PAYLOAD};
 use shed_types::ShedName;
+use tokio::time::timeout;
 
 /// Why it is not known how a command ended.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +19,10 @@ pub(crate) enum GuestError {
     Broken(#[source] FrameError),
     #[error("the connection ended before the command did")]
     HungUp,
+    #[error("the connection to the command went silent: nothing came for {} s", .waited.as_secs())]
+    Silent { waited: Duration },
+    #[error("the connection to the command went silent: nothing was taken for {} s", .waited.as_secs())]
+    Stuck { waited: Duration },
 }
 
 /// A command: a line for a login shell of user `shed`, or a program that root runs.
@@ -42,15 +49,17 @@ pub(crate) async fn run(
         }
         Job::Root { script, input } => (words(&["sh", "-c", script]), "root".to_owned(), input),
     };
+    let waited = client.timeouts().silence;
     let mut stream = client.exec(shed).await?;
     let request = ExecRequest { cmd, user, ..ExecRequest::default() };
-    stream.send(Frame::json(FrameKind::ExecRequest, &request)).await.map_err(GuestError::Broken)?;
+    sent(waited, stream.send(Frame::json(FrameKind::ExecRequest, &request))).await?;
     while !input.is_empty() {
         let piece = input.split_to(input.len().min(MAX_PAYLOAD));
-        stream.send(Frame::new(FrameKind::Data, piece)).await.map_err(GuestError::Broken)?;
+        sent(waited, stream.send(Frame::new(FrameKind::Data, piece))).await?;
     }
-    stream.send(Frame::empty(FrameKind::StdinEof)).await.map_err(GuestError::Broken)?;
-    while let Some(frame) = stream.next().await {
+    sent(waited, stream.send(Frame::empty(FrameKind::StdinEof))).await?;
+    // However quiet the command is, the agent sends an empty frame of data every `EXEC_PROBE`.
+    while let Some(frame) = timeout(waited, stream.next()).await.map_err(|_| GuestError::Silent { waited })? {
         let frame = frame.map_err(GuestError::Broken)?;
         match frame.kind {
             FrameKind::Data | FrameKind::Stderr => output(&frame.payload),
@@ -68,4 +77,65 @@ pub(crate) async fn run(
         }
     }
     Err(GuestError::HungUp)
+}
+
+/// Waits until a frame is on its way.
+async fn sent(
+    waited: Duration,
+    sending: impl Future<Output = Result<(), FrameError>>,
+) -> Result<(), GuestError> {
+    timeout(waited, sending).await.map_err(|_| GuestError::Stuck { waited })?.map_err(GuestError::Broken)
+}
+
+#[cfg(test)]
+mod tests {
+    use shed_client::Timeouts;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// Runs a command on a server that upgrades the connection, says hello, and neither reads nor writes any more.
+    async fn on_a_silent_server(input: Bytes) -> (Result<ExitStatus, GuestError>, Vec<u8>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            let reply =
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: shed-exec\r\n\r\n";
+            stream.write_all(reply.as_bytes()).await.unwrap();
+            stream.write_all(b"\x05\0\0\0\x02hi").await.unwrap();
+            stream
+        });
+        let timeouts = Timeouts { silence: Duration::from_secs(1), ..Timeouts::default() };
+        let client = Client::new(address.to_string().parse().unwrap(), timeouts);
+        let mut said = Vec::new();
+        let job = Job::Root { script: "cat", input };
+        let result = run(&client, &"web".parse().unwrap(), job, |bytes| said.extend_from_slice(bytes)).await;
+        let _open = server.await.unwrap();
+        (result, said)
+    }
+
+    #[tokio::test]
+    async fn a_command_that_nothing_is_heard_of_is_given_up() {
+        let (result, said) = on_a_silent_server(Bytes::new()).await;
+        let error = result.unwrap_err();
+        assert!(matches!(error, GuestError::Silent { .. }), "{error}");
+        assert_eq!(error.to_string(), "the connection to the command went silent: nothing came for 1 s");
+        assert_eq!(said, b"hi");
+    }
+
+    #[tokio::test]
+    async fn a_command_that_takes_no_input_is_given_up() {
+        // More than any system keeps for a connection whose other end reads nothing.
+        let (result, _) = on_a_silent_server(vec![b'x'; 64 << 20].into()).await;
+        let error = result.unwrap_err();
+        assert!(matches!(error, GuestError::Stuck { .. }), "{error}");
+    }
 }

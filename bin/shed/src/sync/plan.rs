@@ -2,7 +2,7 @@
 
 use std::{fs, io, path::Path};
 
-use shed_files::{Scan, scan_directory, scan_file};
+use shed_files::{Choice, Scan, scan_directory, scan_file};
 use shed_types::GuestPath;
 
 use super::file::{Feature, FeatureName, PathRule};
@@ -95,11 +95,11 @@ fn look(rule: &PathRule, shown: &mut GuestPath) -> Result<Source, CommandError> 
         }
     };
     if meta.is_dir() {
-        let include = |path: &Path| match &rule.include {
-            None => true,
-            Some(globs) => globs.is_match(path),
+        let choose = |path: &Path| match &rule.include {
+            None => Choice::Take,
+            Some(include) => include.choice(path),
         };
-        let scan = scan_directory(&rule.source, &include).map_err(|error| failed(&error))?;
+        let scan = scan_directory(&rule.source, &choose).map_err(|error| failed(&error))?;
         return Ok(Source::Ready { directory: rule.target.clone(), scan });
     }
     if rule.include.is_some() {

@@ -165,9 +165,10 @@ async fn copy(
             CommandError::from_client(error, place.server, Some(place.shed))
                 .behind(format!("feature {name}: {written} was not copied"))
         })?;
-    let files = sent.report.files + sent.report.links;
-    done.files += files;
-    done.bytes += sent.report.bytes;
+    // Numbers from a guest, which may say anything.
+    let files = sent.report.files.saturating_add(sent.report.links);
+    done.files = done.files.saturating_add(files);
+    done.bytes = done.bytes.saturating_add(sent.report.bytes);
     let plural = if files == 1 { "" } else { "s" };
     let text = format!("{written} -> {target}: {files} file{plural}, {}", human(sent.report.bytes));
     log.line(&text);
@@ -192,9 +193,12 @@ fn judge(place: Place<'_>, result: Result<ExitStatus, GuestError>) -> Result<(),
         Err(GuestError::Client(error)) => {
             Err(Ended::Lost(CommandError::from_client(error, place.server, Some(place.shed))))
         }
-        Err(error @ (GuestError::Broken(_) | GuestError::HungUp)) => {
-            Err(Ended::Lost(CommandError::from_error(Kind::Unreachable, &error)))
-        }
+        Err(
+            error @ (GuestError::Broken(_)
+            | GuestError::HungUp
+            | GuestError::Silent { .. }
+            | GuestError::Stuck { .. }),
+        ) => Err(Ended::Lost(CommandError::from_error(Kind::Unreachable, &error))),
     }
 }
 

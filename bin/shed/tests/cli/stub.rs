@@ -62,7 +62,10 @@ impl Stub {
                 let line = head.lines().next().unwrap().strip_suffix(" HTTP/1.1").unwrap().to_owned();
                 let (status, body) = answer(&line);
                 log.lock().unwrap().push(line);
-                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n", body.len());
+                // Clients ask no type of anything else.
+                let kind =
+                    if body.starts_with("event:") { "Content-Type: text/event-stream\r\n" } else { "" };
+                let head = format!("HTTP/1.1 {status}\r\n{kind}Content-Length: {}\r\n\r\n", body.len());
                 // A client that has gone, or waits for no body after a 204, is no failure of the stub.
                 let _gone =
                     stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body.as_bytes()));

@@ -87,6 +87,69 @@ fn a_shed_that_is_not_there_is_said_before_anything_is_read() {
 }
 
 #[test]
+fn a_stopped_shed_is_started_once_and_before_anything_is_copied() {
+    let sync =
+        "features:\n  a: {paths: [{source: ~/f, target: ~/a}]}\n  b: {paths: [{source: ~/f, target: ~/b}]}\n";
+    let line = ["sync", "web", "-f", "a", "-f", "b"];
+    for started in [
+        ok(format!("event: complete\ndata: {SHED}\n\n")),
+        refused("409 Conflict", "SHED_ALREADY_RUNNING", "shed `web` is running"),
+    ] {
+        let stub = Stub::serve(move |request| match request {
+            "GET /api/sheds/web" => ok(SHED.replace("running", "stopped")),
+            "POST /api/sheds/web/start" => started.clone(),
+            _ if request.starts_with("PUT") => ok(r#"{"files":1,"directories":0,"links":0,"bytes":1}"#),
+            _ => refused("503 Service Unavailable", "AGENT_UNREACHABLE", "no log here"),
+        });
+        let user = with_sync(stub.port, sync);
+        fs::write(user.home.path().join("f"), "x").unwrap();
+        let ran = user.shed(&line).exits(0);
+        assert!(ran.stderr.starts_with("shed web does not run; starting it\n"), "{ran:?}");
+        assert!(ran.stdout.starts_with("Synced 2 features to shed web on test: 2 files, 2B"), "{ran:?}");
+        let asked: Vec<String> = stub.asked().into_iter().filter(|asked| !asked.contains("/exec")).collect();
+        assert_eq!(
+            asked,
+            [
+                "GET /api/sheds/web",
+                "POST /api/sheds/web/start",
+                "PUT /api/sheds/web/files?path=%7E",
+                "PUT /api/sheds/web/files?path=%7E"
+            ]
+        );
+    }
+    // A shed that cannot be started fails once, not for each feature.
+    let stub = Stub::serve(|request| match request {
+        "GET /api/sheds/web" => ok(SHED.replace("running", "stopped")),
+        _ => refused("500 Internal Server Error", "BACKEND_ERROR", "no room"),
+    });
+    let user = with_sync(stub.port, sync);
+    fs::write(user.home.path().join("f"), "x").unwrap();
+    let ran = user.shed(&line).exits(1);
+    assert_eq!(ran.stderr.matches("no room").count(), 1, "{ran:?}");
+    assert_eq!(stub.asked(), ["GET /api/sheds/web", "POST /api/sheds/web/start"]);
+}
+
+#[test]
+fn numbers_of_a_guest_that_are_too_large_are_no_harm() {
+    let stub = Stub::serve(|request| match request {
+        "GET /api/sheds/web" => ok(SHED),
+        _ if request.starts_with("PUT") => {
+            let most = u64::MAX;
+            ok(format!(r#"{{"files":{most},"directories":0,"links":{most},"bytes":{most}}}"#))
+        }
+        _ => refused("503 Service Unavailable", "AGENT_UNREACHABLE", "no log here"),
+    });
+    let user = with_sync(
+        stub.port,
+        "features:\n  a: {paths: [{source: ~/f, target: ~/a}, {source: ~/f, target: ~/b}]}\n\
+         \x20 b: {paths: [{source: ~/f, target: ~/b}]}\n",
+    );
+    fs::write(user.home.path().join("f"), "x").unwrap();
+    let ran = user.shed(&["sync", "web", "-f", "a", "-f", "b"]).exits(0);
+    assert!(ran.stdout.contains(": 18446744073709551615 files, "), "{ran:?}");
+}
+
+#[test]
 fn one_feature_that_fails_does_not_keep_the_others_back() {
     let stub = Stub::serve(|request| match request {
         "GET /api/sheds/web" => ok(SHED),

@@ -1,5 +1,5 @@
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     fs,
     os::unix::{
         fs::{PermissionsExt, symlink},
@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::*;
-use crate::{Entry, EntryKind, ScanError, TarReader, scan_directory, scan_file};
+use crate::{Choice, Entry, EntryKind, ScanError, TarReader, scan_directory, scan_file};
 
 fn names(scan: &Scan) -> Vec<String> {
     scan.items.iter().map(|item| String::from_utf8_lossy(&item.name).into_owned()).collect()
@@ -48,7 +48,7 @@ fn tree() -> tempfile::TempDir {
 fn a_tree_is_sent_whole_and_in_order() {
     let dir = tree();
     fs::set_permissions(dir.path().join("top.lua"), fs::Permissions::from_mode(0o4600)).unwrap();
-    let scan = scan_directory(dir.path(), &|_| true).unwrap();
+    let scan = scan_directory(dir.path(), &|_| Choice::Take).unwrap();
     let expected = [
         "",
         "a",
@@ -74,11 +74,33 @@ fn a_tree_is_sent_whole_and_in_order() {
 #[test]
 fn what_is_chosen_comes_with_its_directories_and_nothing_else_does() {
     let dir = tree();
-    let choose = |pattern: &dyn Fn(&Path) -> bool| names(&scan_directory(dir.path(), pattern).unwrap());
-    assert_eq!(choose(&|path| path == Path::new("a/b/x.lua")), ["", "a", "a/b", "a/b/x.lua"]);
-    assert_eq!(choose(&|path| path == Path::new("empty")), ["", "empty"]);
-    assert_eq!(choose(&|path| path == Path::new("a/b")), ["", "a", "a/b", "a/b/x.lua"]);
-    assert!(choose(&|_| false).is_empty());
+    let choose = |only: &str| {
+        let only = Path::new(only);
+        let choice = |path: &Path| if path == only { Choice::Take } else { Choice::Within };
+        names(&scan_directory(dir.path(), &choice).unwrap())
+    };
+    assert_eq!(choose("a/b/x.lua"), ["", "a", "a/b", "a/b/x.lua"]);
+    assert_eq!(choose("empty"), ["", "empty"]);
+    assert_eq!(choose("a/b"), ["", "a", "a/b", "a/b/x.lua"]);
+    assert!(choose("none").is_empty());
+}
+
+#[test]
+fn a_directory_that_is_left_is_not_looked_into() {
+    let dir = tree();
+    let asked = RefCell::new(Vec::new());
+    let choice = |path: &Path| {
+        asked.borrow_mut().push(path.to_str().unwrap().to_owned());
+        match path.to_str().unwrap() {
+            "" => Choice::Within,
+            "top.lua" => Choice::Take,
+            _ => Choice::Leave,
+        }
+    };
+    let scan = scan_directory(dir.path(), &choice).unwrap();
+    assert_eq!(names(&scan), ["", "top.lua"]);
+    assert_eq!(asked.into_inner(), ["", "a", "c", "empty", "odd\n\u{1b}name", "top.lua"]);
+    assert_eq!(scan.warnings, Warnings::default());
 }
 
 #[test]
@@ -93,7 +115,7 @@ fn what_is_no_file_is_left_out_and_said() {
         0,
     )
     .unwrap();
-    let scan = scan_directory(dir.path(), &|_| true).unwrap();
+    let scan = scan_directory(dir.path(), &|_| Choice::Take).unwrap();
     assert!(!names(&scan).iter().any(|name| name == "socket" || name == "fifo"));
     let warnings = scan.warnings.into_texts();
     assert_eq!(warnings.len(), 2, "{warnings:?}");
@@ -104,7 +126,7 @@ fn what_is_no_file_is_left_out_and_said() {
 fn files_that_change_meanwhile_leave_the_archive_whole() {
     let dir = tree();
     fs::write(dir.path().join("big"), vec![7; 300_000]).unwrap();
-    let scan = scan_directory(dir.path(), &|_| true).unwrap();
+    let scan = scan_directory(dir.path(), &|_| Choice::Take).unwrap();
     fs::remove_file(dir.path().join("a/y.lua")).unwrap();
     fs::remove_file(dir.path().join("c/q")).unwrap();
     symlink("/etc/passwd", dir.path().join("c/q")).unwrap();
@@ -124,7 +146,7 @@ fn a_file_that_becomes_shorter_while_it_is_sent_is_filled_up() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     fs::write(&path, vec![7; 300_000]).unwrap();
-    let scan = scan_directory(dir.path(), &|_| true).unwrap();
+    let scan = scan_directory(dir.path(), &|_| Choice::Take).unwrap();
     let cut = Cell::new(false);
     let mut writer = TarWriter::new(Vec::new());
     let mut sent = |_| {
@@ -160,5 +182,8 @@ fn a_single_file_gets_the_name_it_is_sent_under() {
         );
     }
     assert!(matches!(scan_file(dir.path(), "x"), Err(ScanError::Kind { .. })));
-    assert!(matches!(scan_directory(&dir.path().join("none"), &|_| true), Err(ScanError::Look { .. })));
+    assert!(matches!(
+        scan_directory(&dir.path().join("none"), &|_| Choice::Take),
+        Err(ScanError::Look { .. })
+    ));
 }

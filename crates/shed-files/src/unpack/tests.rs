@@ -6,7 +6,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::{TarWriter, pack, scan_directory};
+use crate::{Choice, TarWriter, pack, scan_directory};
 
 /// Makes archives with whatever names.
 struct Archive(Vec<u8>);
@@ -107,7 +107,7 @@ fn a_tree_arrives_as_it_was() {
     symlink("secret", root.join("link")).unwrap();
     symlink("/etc/passwd", root.join("absolute")).unwrap();
     let mut writer = TarWriter::new(Vec::new());
-    pack(scan_directory(root, &|_| true).unwrap(), &mut writer, &mut |_| ()).unwrap();
+    pack(scan_directory(root, &|_| Choice::Take).unwrap(), &mut writer, &mut |_| ()).unwrap();
     let place = Place::new();
     let target = place.target.join("new/er");
     let unpacked = unpack(&writer.finish().unwrap()[..], &target, None).unwrap();
@@ -224,6 +224,50 @@ fn what_is_in_the_way_stays() {
     assert_eq!(fs::read(place.target.join("f")).unwrap(), b"old");
     let error = unpack(&Archive::new().file("x", "").end()[..], &place.target.join("f"), None).unwrap_err();
     assert!(matches!(error, UnpackError::Target { .. }), "{error}");
+}
+
+#[test]
+fn a_target_that_is_a_link_to_nothing_is_said_to_be_one() {
+    let place = Place::new();
+    let target = place.target.join("dotfiles");
+    symlink("gone", &target).unwrap();
+    for target in [target.clone(), target.join("below")] {
+        let error = unpack(&Archive::new().file("x", "").end()[..], &target, None).unwrap_err();
+        assert!(matches!(error, UnpackError::InTheWay { what: "a link to nothing", .. }), "{error}");
+        assert_eq!(error.failure(), Failure::Target);
+    }
+    assert_eq!(list(&place.target), ["dotfiles"]);
+}
+
+#[test]
+fn what_is_there_by_the_time_it_is_made_is_told_apart() {
+    let place = Place::new();
+    let exists = || io::Error::from(io::ErrorKind::AlreadyExists);
+    let cannot = |source: io::Error| UnpackError::Target { path: PathBuf::new(), source };
+    assert!(is_there(&place.target, exists(), cannot).is_ok());
+    let error = is_there(&place.outside.join("kept"), exists(), cannot).unwrap_err();
+    assert!(matches!(error, UnpackError::InTheWay { what: "a file", .. }), "{error}");
+    let error = is_there(&place.target.join("gone"), exists(), cannot).unwrap_err();
+    assert!(matches!(error, UnpackError::Target { .. }), "{error}");
+}
+
+/// What an agent that died has left half-written goes when something is written beside it, and nowhere else.
+#[test]
+fn leftovers_of_an_earlier_agent_are_removed_where_something_is_written() {
+    let place = Place::new();
+    let left = ".shed-0123456789abcdef-12";
+    for directory in ["", "a", "a/b", "c", "d"] {
+        fs::create_dir_all(place.target.join(directory)).unwrap();
+        fs::write(place.target.join(directory).join(left), "half").unwrap();
+    }
+    fs::write(place.outside.join(left), "half").unwrap();
+    symlink("d", place.target.join("to-d")).unwrap();
+    let archive = Archive::new().file("x", "").file("a/b/x", "").directory("c", 0o755).link("to-d/x", "y");
+    place.unpack(&archive.end()).unwrap();
+    for (directory, stays) in [("", false), ("a", true), ("a/b", false), ("c", true), ("d", false)] {
+        assert_eq!(place.target.join(directory).join(left).exists(), stays, "{directory:?}");
+    }
+    assert_eq!(list(&place.outside), [left, "kept"]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde::Serialize;
-use shed_api::{ErrorCode, ShedStatus};
+use shed_api::ShedStatus;
 use shed_client::Timeouts;
 use shed_types::ShedName;
 
@@ -18,7 +18,6 @@ use crate::{
     commands::{block_on, work},
     config::ConfigStore,
     confirm,
-    progress::Progress,
     servers::{Server, Servers, Strayed},
     tunnels::{
         carry::Terminal,
@@ -30,7 +29,6 @@ use crate::{
         state::{Entry, TunnelState},
     },
     ui::{Done, Format},
-    values::Timeout,
 };
 
 const AFTER_HELP: &str = "\
@@ -180,7 +178,7 @@ async fn prepare(
     let (freed, blocked): (Vec<Blocked>, Vec<Blocked>) = blocked.into_iter().partition(is_old);
     refuse(blocked)?;
     if shed.status != ShedStatus::Running {
-        start(context, servers, name, &server).await?;
+        work::start(context, servers, name, &server).await?;
     }
     if let Some(old) = old {
         state.end(old).await?;
@@ -191,28 +189,6 @@ async fn prepare(
         doors.sort_by_key(|door| door.mapping.local);
     }
     Ok(Prepared { server, doors })
-}
-
-/// Starts the shed.
-async fn start(
-    context: &Context,
-    servers: &Servers,
-    name: &ShedName,
-    server: &Server,
-) -> Result<(), CommandError> {
-    let progress = Progress::new(&context.ui);
-    let task = progress.task(name, "starting");
-    let started = async {
-        let events = server.client(work::timeouts(Timeout::DEFAULT)).start_streaming(name).await?;
-        work::follow(events, &task).await
-    };
-    match started.await {
-        Ok(shed) => servers.remember(&context.ui, name, server, Some(shed.status)),
-        // Somebody else was quicker.
-        Err(error) if error.code() == Some(ErrorCode::ShedAlreadyRunning) => {}
-        Err(error) => return Err(CommandError::from_client(error, server, Some(name))),
-    }
-    Ok(())
 }
 
 /// Fails when a port cannot be had.

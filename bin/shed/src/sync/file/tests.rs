@@ -1,3 +1,5 @@
+use shed_files::Choice;
+
 use super::*;
 
 const EXAMPLE: &str = "\
@@ -55,7 +57,7 @@ fn the_example_is_understood() {
     for (path, taken) in
         [("init.lua", true), ("lua/a/b.vim", true), ("after", true), ("sub/x.lua", false), ("README", false)]
     {
-        assert_eq!(include.is_match(path), taken, "{path}");
+        assert_eq!(include.choice(Path::new(path)) == Choice::Take, taken, "{path}");
     }
     let git = &file.features[&names("git")[0]].paths[0];
     assert!(!git.target_is_directory && git.include.is_none());
