@@ -134,7 +134,9 @@ async fn hand_over(
     let failed = |error: HandOverError| {
         let made = CommandError::from_error(Kind::Failed, &error);
         match error {
-            HandOverError::Died => made.hinted(format!("its log may say why: {}", task.log)),
+            HandOverError::Died | HandOverError::Silent(_) => {
+                made.hinted(format!("its log may say why: {}", task.log))
+            }
             HandOverError::Log { .. }
             | HandOverError::Start(_)
             | HandOverError::Send(_)
