@@ -30,7 +30,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use shed_types::ShedName;
 
-use super::{doors::Door, journal::Log, mapping::Mapping};
+use super::{doors::Door, journal::Log, mapping::Mapping, state::Entry};
 use crate::config::ServerName;
 
 /// Ports that are sent at once; the system takes 253 (unix(7), `SCM_MAX_FD`).
@@ -50,8 +50,12 @@ pub(crate) struct Task {
     pub(crate) server: ServerName,
     /// Which profiles the ports are from.
     pub(crate) profile: String,
-    /// Where they lead, in the order in which they are sent.
+    /// All ports, and where they lead; those that are sent come in this order.
     pub(crate) ports: Vec<Mapping>,
+    /// Those of them that are not sent, because the tunnels that are replaced still have them.
+    pub(crate) later: Vec<Mapping>,
+    /// The tunnels that are replaced. The new process ends them, when all else is there.
+    pub(crate) replaced: Option<Entry>,
     /// Where it writes what happens.
     pub(crate) log: Utf8PathBuf,
 }
@@ -250,11 +254,12 @@ pub(crate) fn receive() -> io::Result<(Task, Vec<Door>, Line)> {
     let mut text = String::new();
     BufReader::new(&line).read_line(&mut text)?;
     let task: Task = serde_json::from_str(&text)?;
-    if task.ports.len() != listeners.len() {
-        return Err(io::Error::other(format!("{} ports came for {}", listeners.len(), task.ports.len())));
+    let sent: Vec<Mapping> =
+        task.ports.iter().filter(|mapping| !task.later.contains(mapping)).copied().collect();
+    if sent.len() != listeners.len() {
+        return Err(io::Error::other(format!("{} ports came for {}", listeners.len(), sent.len())));
     }
-    let doors =
-        task.ports.iter().zip(listeners).map(|(mapping, listener)| Door { mapping: *mapping, listener });
+    let doors = sent.into_iter().zip(listeners).map(|(mapping, listener)| Door { mapping, listener });
     let doors = doors.collect();
     Ok((task, doors, Line(line)))
 }
