@@ -40,11 +40,18 @@ fn stat(pid: u32) -> io::Result<Option<Stat>> {
     }
 }
 
-/// Reads a file of a process; nothing when the process is gone, before or while it is read.
+/// Reads a file of a process; nothing when the process is gone, before or while it is read, or is not ours.
 fn read_of_process(pid: u32, file: &str) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(format!("/proc/{pid}/{file}")) {
+    of_ours(fs::read(format!("/proc/{pid}/{file}")))
+}
+
+/// Tells what says that there is no process of ours from what says that /proc cannot be read.
+fn of_ours(read: io::Result<Vec<u8>>) -> io::Result<Option<Vec<u8>>> {
+    match read {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // With hidepid=1 (EPERM), or in another security domain (EACCES): a process we may not look at is not ours.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(None),
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => Ok(None),
         Err(error) => Err(error),
     }
@@ -62,12 +69,7 @@ pub(super) fn start_time_of_any(pid: u32) -> io::Result<Option<u64>> {
 }
 
 pub(super) fn command_line(pid: u32) -> io::Result<Option<Vec<Vec<u8>>>> {
-    let content = match read_of_process(pid, "cmdline") {
-        // With hidepid, or in another security domain: a process we may not look at is not ours.
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(None),
-        other => other?,
-    };
-    Ok(content.map(|content| {
+    Ok(read_of_process(pid, "cmdline")?.map(|content| {
         let words = content.strip_suffix(b"\0").unwrap_or(&content);
         if words.is_empty() {
             Vec::new()
@@ -151,6 +153,16 @@ mod tests {
         for cut in 0..LINE.find("123456").unwrap() {
             assert_eq!(parse_stat(&LINE.as_bytes()[..cut]), None);
         }
+    }
+
+    #[test]
+    fn a_process_that_may_not_be_looked_at_is_none_and_other_failures_are_told() {
+        use rustix::io::Errno;
+        for errno in [Errno::PERM, Errno::ACCESS, Errno::NOENT, Errno::SRCH] {
+            assert_eq!(of_ours(Err(errno.into())).unwrap(), None, "{errno}");
+        }
+        assert!(of_ours(Err(Errno::MFILE.into())).is_err());
+        assert_eq!(of_ours(Ok(b"x".to_vec())).unwrap().unwrap(), b"x");
     }
 
     #[test]

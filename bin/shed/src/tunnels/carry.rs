@@ -324,6 +324,13 @@ fn watch(stream: &TcpStream, keep_alive: Option<KeepAlive>) {
         .and_then(|()| sockopt::set_tcp_keepidle(stream, interval))
         .and_then(|()| sockopt::set_tcp_keepintvl(stream, interval))
         .and_then(|()| sockopt::set_tcp_keepcnt(stream, count));
+    // While data is on its way unacknowledged, Linux asks no questions and sends the data again for a quarter of an hour
+    // (tcp(7), `tcp_retries2`). This ends both at the time at which the last question would have gone unanswered.
+    #[cfg(target_os = "linux")]
+    {
+        let patience = interval.saturating_mul(count.saturating_add(1)).as_millis();
+        let _as_it_is = sockopt::set_tcp_user_timeout(stream, u32::try_from(patience).unwrap_or(u32::MAX));
+    }
 }
 
 /// Resets a connection when it is dropped before its end, so that its peer cannot take what it got for all there is.
@@ -379,5 +386,23 @@ impl AsyncWrite for Far<'_> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.side).poll_shutdown(cx)
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_gone_is_noticed_with_data_on_its_way_too() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        watch(&stream, None);
+        assert!(!sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 0);
+        watch(&stream, Some(KeepAlive { interval: Duration::from_secs(15), count: 3 }));
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(15));
+        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 60_000, "milliseconds");
     }
 }

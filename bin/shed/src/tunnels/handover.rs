@@ -16,6 +16,7 @@ use std::{
         unix::net::UnixStream,
     },
     process::{Child, Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -29,14 +30,18 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 use shed_types::ShedName;
 
-use super::{doors::Door, journal::Log, mapping::Mapping};
+use super::{doors::Door, journal::Log, mapping::Mapping, state::Entry};
 use crate::config::ServerName;
 
 /// Ports that are sent at once; the system takes 253 (unix(7), `SCM_MAX_FD`).
 const AT_ONCE: usize = 64;
 
 /// Longest answer that is read, in bytes.
-const MAX_ANSWER: u64 = 64 << 10;
+const MAX_ANSWER: usize = 64 << 10;
+
+/// How long the new process may take to begin: to read its files, and to end the tunnels that it replaces, which takes up
+/// to 15 seconds. It asks no server.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the new process is to do.
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,8 +50,12 @@ pub(crate) struct Task {
     pub(crate) server: ServerName,
     /// Which profiles the ports are from.
     pub(crate) profile: String,
-    /// Where they lead, in the order in which they are sent.
+    /// All ports, and where they lead; those that are sent come in this order.
     pub(crate) ports: Vec<Mapping>,
+    /// Those of them that are not sent, because the tunnels that are replaced still have them.
+    pub(crate) later: Vec<Mapping>,
+    /// The tunnels that are replaced. The new process ends them, when all else is there.
+    pub(crate) replaced: Option<Entry>,
     /// Where it writes what happens.
     pub(crate) log: Utf8PathBuf,
 }
@@ -74,6 +83,8 @@ pub(crate) enum HandOverError {
     Send(#[source] io::Error),
     #[error("the process of the tunnels ended before it was ready")]
     Died,
+    #[error("the process of the tunnels did not say within {} seconds whether it was ready, and was ended", .0.as_secs())]
+    Silent(Duration),
     #[error("{0}")]
     Failed(String),
 }
@@ -109,13 +120,15 @@ pub(crate) fn start(
             .spawn()?;
         Ok((child, ours))
     };
-    let (child, mut line) = start().map_err(HandOverError::Start)?;
-    let sent = send(&mut line, task, doors);
+    let (mut child, mut line) = start().map_err(HandOverError::Start)?;
+    let sent = line.set_write_timeout(Some(PATIENCE)).and_then(|()| send(&mut line, task, doors));
     // A process that ends at once says why in its answer, or in its log.
     if let Err(error) = sent
         && error.kind() != io::ErrorKind::BrokenPipe
     {
-        return Err(HandOverError::Send(error));
+        let error = HandOverError::Send(error);
+        end(&mut child, &error);
+        return Err(error);
     }
     Ok(Starting { child, line })
 }
@@ -124,22 +137,59 @@ impl Starting {
     /// Waits for the answer, and returns the process's id.
     ///
     /// # Errors
-    /// When it has not begun, with its reason.
-    pub(crate) fn wait(mut self) -> Result<u32, HandOverError> {
-        let mut text = String::new();
-        let read = BufReader::new((&self.line).take(MAX_ANSWER)).read_line(&mut text);
-        match read.ok().and_then(|_| serde_json::from_str(&text).ok()) {
-            Some(Answer::Ready) => Ok(self.child.id()),
-            Some(Answer::Failed(why)) => {
-                let _ended = self.child.wait();
-                Err(HandOverError::Failed(why))
-            }
-            None => {
-                let _ended = self.child.wait();
-                Err(HandOverError::Died)
-            }
+    /// When it has not begun, with its reason; it has ended then.
+    pub(crate) fn wait(self) -> Result<u32, HandOverError> {
+        self.wait_for(PATIENCE)
+    }
+
+    fn wait_for(mut self, patience: Duration) -> Result<u32, HandOverError> {
+        let answer = read_answer(&self.line, Instant::now() + patience);
+        let error = match answer.map(|text| serde_json::from_slice(&text).ok()) {
+            Ok(Some(Answer::Ready)) => return Ok(self.child.id()),
+            Ok(Some(Answer::Failed(why))) => HandOverError::Failed(why),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => HandOverError::Silent(patience),
+            Ok(None) | Err(_) => HandOverError::Died,
+        };
+        end(&mut self.child, &error);
+        Err(error)
+    }
+}
+
+/// Sees a process off that is of no use.
+fn end(child: &mut Child, error: &HandOverError) {
+    match error {
+        // It ends by itself, and may be writing why into its log.
+        HandOverError::Failed(_) => {}
+        HandOverError::Died
+        | HandOverError::Silent(_)
+        | HandOverError::Send(_)
+        | HandOverError::Start(_)
+        | HandOverError::Log { .. } => {
+            let _ended_already = child.kill();
         }
     }
+    let _ended = child.wait();
+}
+
+/// Reads a line, or to the end.
+fn read_answer(mut line: &UnixStream, deadline: Instant) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    let mut some = [0; 1024];
+    while !text.ends_with(b"\n") && text.len() < MAX_ANSWER {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        line.set_read_timeout(Some(left))?;
+        match line.read(&mut some) {
+            Ok(0) => break,
+            Ok(length) => text.extend_from_slice(&some[..length]),
+            // The time is looked at above: a socket says in this way that its own is over.
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(text)
 }
 
 /// Reads the command line that [`start`] gives to the process: the config file and the shed. It is no command that a
@@ -204,11 +254,12 @@ pub(crate) fn receive() -> io::Result<(Task, Vec<Door>, Line)> {
     let mut text = String::new();
     BufReader::new(&line).read_line(&mut text)?;
     let task: Task = serde_json::from_str(&text)?;
-    if task.ports.len() != listeners.len() {
-        return Err(io::Error::other(format!("{} ports came for {}", listeners.len(), task.ports.len())));
+    let sent: Vec<Mapping> =
+        task.ports.iter().filter(|mapping| !task.later.contains(mapping)).copied().collect();
+    if sent.len() != listeners.len() {
+        return Err(io::Error::other(format!("{} ports came for {}", listeners.len(), sent.len())));
     }
-    let doors =
-        task.ports.iter().zip(listeners).map(|(mapping, listener)| Door { mapping: *mapping, listener });
+    let doors = sent.into_iter().zip(listeners).map(|(mapping, listener)| Door { mapping, listener });
     let doors = doors.collect();
     Ok((task, doors, Line(line)))
 }
@@ -253,5 +304,49 @@ impl Line {
         let mut text = serde_json::to_vec(answer).expect("an answer is plain JSON");
         text.push(b'\n');
         self.0.write_all(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that would live on, and the other end of its line.
+    fn starting() -> (Starting, UnixStream) {
+        let (line, theirs) = UnixStream::pair().unwrap();
+        let child = Command::new("sleep").arg("1000").spawn().unwrap();
+        (Starting { child, line }, theirs)
+    }
+
+    #[test]
+    fn a_process_that_says_nothing_or_only_half_of_it_is_ended() {
+        for said in ["", "\"rea"] {
+            let (starting, mut theirs) = starting();
+            theirs.write_all(said.as_bytes()).unwrap();
+            let pid = starting.child.id();
+            let error = starting.wait_for(Duration::from_millis(50)).unwrap_err();
+            assert!(matches!(error, HandOverError::Silent(_)), "{error:?}");
+            assert_eq!(shed_process::ProcessId::of_any(pid).unwrap(), None, "killed and waited for");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_taken_in_pieces_and_its_process_lives() {
+        let (starting, mut theirs) = starting();
+        let pid = starting.child.id();
+        let pieces = std::thread::spawn(move || {
+            for piece in ["\"re", "ady\"", "\n"] {
+                theirs.write_all(piece.as_bytes()).unwrap();
+            }
+            theirs
+        });
+        assert_eq!(starting.wait().unwrap(), pid);
+        pieces.join().unwrap();
+        let id = shed_process::ProcessId::of(pid).unwrap().expect("it lives");
+        rustix::process::kill_process(
+            rustix::process::Pid::from_raw(id.pid.try_into().unwrap()).unwrap(),
+            rustix::process::Signal::KILL,
+        )
+        .unwrap();
     }
 }

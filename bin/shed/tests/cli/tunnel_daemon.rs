@@ -191,6 +191,30 @@ fn one_that_is_replaced_gives_up_its_ports_and_only_then() {
 }
 
 #[test]
+fn one_that_cannot_be_replaced_in_the_background_lives_on() {
+    let (_server, user) = stage();
+    let [local, other] = free_ports();
+    let first = user.start(&["web", "-t", &local.to_string()]);
+    let shed = user.0.home.path().join(".shed");
+    let log = shed.join("logs/tunnels-web.log");
+    fs::remove_file(&log).unwrap();
+    // Nothing can be written there.
+    fs::create_dir(&log).unwrap();
+    for port in [local, other] {
+        user.0
+            .shed(&["tunnels", "start", "web", "-d", "--replace", "-t", &port.to_string()])
+            .exits(1)
+            .says("could not open the log");
+        assert!(is_alive(first));
+        assert_eq!(echo(local, b"x").unwrap(), b"x");
+    }
+    fs::remove_dir(&log).unwrap();
+    let second = user.start(&["web", "--replace", "-t", &other.to_string()]);
+    assert!(!is_alive(first) && is_alive(second), "without a port in common, too");
+    assert_eq!(echo(other, b"x").unwrap(), b"x");
+}
+
+#[test]
 fn on_a_terminal_a_second_start_asks() {
     let (_server, user) = stage();
     let [local] = free_ports();

@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use shed_types::ShedName;
 
-use super::serve::{self, Place};
+use super::{
+    serve::{self, Place},
+    start,
+};
 use crate::{
     cli::Context,
     command_error::{CommandError, Kind},
@@ -13,10 +16,12 @@ use crate::{
     tunnels::{
         PROFILES,
         carry::Terminal,
+        doors::Door,
         file::{Settings, TunnelsFile},
         handover::{self, Task},
         journal::{Journal, Log},
         mapping,
+        state::TunnelState,
     },
 };
 
@@ -27,7 +32,9 @@ pub(crate) fn run(context: &Context, shed: &ShedName) -> Result<ExitCode, Comman
             .caused_by(error)
     })?;
     block_on(async {
-        let (place, server, settings, mut log) = match prepare(context, shed, &task) {
+        let Prepared { place, doors, server, settings, mut log } = match prepare(context, shed, &task, doors)
+            .await
+        {
             Ok(prepared) => prepared,
             Err(error) => {
                 let causes: String = error.causes().into_iter().map(|cause| format!(": {cause}")).collect();
@@ -52,11 +59,21 @@ pub(crate) fn run(context: &Context, shed: &ShedName) -> Result<ExitCode, Comman
     })
 }
 
-fn prepare(
+/// All that is needed to forward ports.
+struct Prepared {
+    place: Place,
+    doors: Vec<Door>,
+    server: Server,
+    settings: Settings,
+    log: Log,
+}
+
+async fn prepare(
     context: &Context,
     shed: &ShedName,
     task: &Task,
-) -> Result<(Place, Server, Settings, Log), CommandError> {
+    doors: Vec<Door>,
+) -> Result<Prepared, CommandError> {
     let failed = |what: &str| {
         let text = format!("could not {what}");
         move |error: std::io::Error| CommandError::new(Kind::Failed, text).caused_by(error)
@@ -68,6 +85,9 @@ fn prepare(
     let settings = TunnelsFile::load(&store.beside(PROFILES))?.ssh;
     let server = context.servers()?.named(&task.server)?;
     let (profile, ports) = (task.profile.clone(), task.ports.clone());
-    let place = Place::take(&store, &server, shed, profile, ports, serve::watch(Terminal::Left)?)?;
-    Ok((place, server, settings, log))
+    let ends = serve::watch(Terminal::Left)?;
+    let doors =
+        start::take_over(&TunnelState::beside(&store), task.replaced.as_ref(), doors, &task.later).await?;
+    let place = Place::take(&store, &server, shed, profile, ports, ends)?;
+    Ok(Prepared { place, doors, server, settings, log })
 }

@@ -76,10 +76,12 @@ struct Details<'a> {
     log: Option<&'a str>,
 }
 
-/// All that is needed to forward ports.
+/// All that is needed to forward ports, but for what the tunnels that are replaced have.
 struct Prepared {
     server: Server,
     doors: Vec<Door>,
+    /// Ports that can only be opened when those tunnels have ended.
+    later: Vec<Mapping>,
 }
 
 /// Runs the command.
@@ -96,25 +98,32 @@ pub(super) fn run(context: &Context, args: &StartArgs) -> Result<ExitCode, Comma
         {
             return Ok(confirm::declined(&context.ui));
         }
-        let prepare = prepare(context, &servers, &args.shed, &resolved, old.as_ref(), &state);
+        let prepare = prepare(context, &servers, &args.shed, &resolved, old.as_ref());
         if args.detach {
             let leave = async {
-                let prepared = prepare.await?;
+                let Prepared { server, doors, later } = prepare.await?;
                 let task = Task {
-                    server: prepared.server.name.clone(),
+                    server: server.name.clone(),
                     profile: resolved.label.clone(),
                     ports: resolved.ports.clone(),
+                    later,
+                    replaced: old.clone(),
                     log: state.log_of(&args.shed),
                 };
-                let pid = hand_over(&args.shed, &task, &prepared.doors, &store).await?;
-                tell(context, args, &prepared.server, &resolved, pid, Some(&task))
+                let pid = hand_over(&args.shed, &task, &doors, &store).await?;
+                tell(context, args, &server, &resolved, pid, Some(&task))
             };
             work::unless_interrupted(WHAT, leave).await?;
             return Ok(ExitCode::SUCCESS);
         }
         // Before the wait that a signal gives up, so that none is lost between that and the tunnels.
         let ends = serve::watch(Terminal::Ours)?;
-        let Prepared { server, doors } = work::unless_interrupted(WHAT, prepare).await?;
+        let ready = async {
+            let Prepared { server, doors, later } = prepare.await?;
+            let doors = take_over(&state, old.as_ref(), doors, &later).await?;
+            Ok((server, doors))
+        };
+        let (server, doors) = work::unless_interrupted(WHAT, ready).await?;
         let (label, ports) = (resolved.label.clone(), resolved.ports.clone());
         let place = Place::take(&store, &server, &args.shed, label, ports, ends)?;
         tell(context, args, &server, &resolved, std::process::id(), None)?;
@@ -132,7 +141,9 @@ async fn hand_over(
     let failed = |error: HandOverError| {
         let made = CommandError::from_error(Kind::Failed, &error);
         match error {
-            HandOverError::Died => made.hinted(format!("its log may say why: {}", task.log)),
+            HandOverError::Died | HandOverError::Silent(_) => {
+                made.hinted(format!("its log may say why: {}", task.log))
+            }
             HandOverError::Log { .. }
             | HandOverError::Start(_)
             | HandOverError::Send(_)
@@ -158,19 +169,18 @@ fn upper_first(text: &str) -> String {
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
-/// Opens the ports and sees to it that the shed runs; ends the tunnels that are replaced when nothing else can fail.
+/// Opens the ports that can be had beside the tunnels that are replaced, and sees to it that the shed runs.
 async fn prepare(
     context: &Context,
     servers: &Servers,
     name: &ShedName,
     resolved: &Resolved,
     old: Option<&Entry>,
-    state: &TunnelState,
 ) -> Result<Prepared, CommandError> {
     let ui = &context.ui;
     let get = async |server: &Server| server.client(Timeouts::default()).get(name).await;
     let (server, shed) = servers.on_server_of(ui, name, Strayed::Search, get).await?;
-    let (mut doors, blocked) = doors::open(&resolved.ports);
+    let (doors, blocked) = doors::open(&resolved.ports);
     let is_old = |blocked: &Blocked| {
         blocked.is_in_use()
             && old.is_some_and(|old| old.ports.iter().any(|port| port.local == blocked.mapping.local))
@@ -180,15 +190,24 @@ async fn prepare(
     if shed.status != ShedStatus::Running {
         work::start(context, servers, name, &server).await?;
     }
+    Ok(Prepared { server, doors, later: freed.into_iter().map(|blocked| blocked.mapping).collect() })
+}
+
+/// Ends the tunnels that are replaced, and opens the ports that they had. This comes last, when all that can fail without
+/// it has not: tunnels that are ended for nothing are worse than none that are new.
+pub(super) async fn take_over(
+    state: &TunnelState,
+    old: Option<&Entry>,
+    mut doors: Vec<Door>,
+    later: &[Mapping],
+) -> Result<Vec<Door>, CommandError> {
     if let Some(old) = old {
         state.end(old).await?;
-        let freed: Vec<Mapping> = freed.into_iter().map(|blocked| blocked.mapping).collect();
-        let (more, blocked) = doors::open(&freed);
-        refuse(blocked)?;
-        doors.extend(more);
-        doors.sort_by_key(|door| door.mapping.local);
     }
-    Ok(Prepared { server, doors })
+    let (more, blocked) = doors::open(later);
+    refuse(blocked)?;
+    doors.extend(more);
+    Ok(doors)
 }
 
 /// Fails when a port cannot be had.
