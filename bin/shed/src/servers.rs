@@ -125,6 +125,11 @@ impl Servers {
         &self.config
     }
 
+    /// Returns whether the user has named a server for this command.
+    pub(crate) fn is_chosen(&self) -> bool {
+        self.chosen.is_some()
+    }
+
     /// Returns all servers by name; this machine's when none is configured.
     pub(crate) fn all(&self) -> Vec<Server> {
         if self.config.servers.is_empty() {

@@ -21,6 +21,7 @@ use crate::{
         block::Entries,
         entry::{self, Entry, Target, UnwritablePathError},
         file::{Changes, Intent, SshFile, SshFileError},
+        merge::{Reach, Wanted, merge},
     },
     ui::{Done, Format, Ui},
 };
@@ -82,29 +83,6 @@ struct Fleet {
     missing: Vec<Offline>,
     /// Which entries are for sheds that are gone, if they are not among those found.
     reach: Reach,
-}
-
-/// Of which servers all sheds are known.
-enum Reach {
-    /// Of none: one shed was asked for.
-    Shed,
-    /// Of this one.
-    Server(String),
-    /// Of all but these.
-    AllBut(Vec<String>),
-}
-
-impl Reach {
-    /// Returns whether the shed of an entry would have been found.
-    fn covers(&self, entry: &Entry) -> bool {
-        match self {
-            Self::Shed => false,
-            Self::Server(name) => entry.server() == Some(name),
-            Self::AllBut(silent) => {
-                entry.server().is_none_or(|server| !silent.iter().any(|name| name == server))
-            }
-        }
-    }
 }
 
 /// Result without --install, in JSON.
@@ -169,10 +147,15 @@ pub(crate) fn run(context: &Context, args: &SshConfigArgs) -> Result<ExitCode, C
     if !args.install {
         return print(context, &fleet, &entries, known_hosts.path().as_str());
     }
+    let wanted = fleet.found.into_iter().zip(entries);
+    let wanted = wanted.map(|(Found { shed, server }, entry)| Wanted { shed, server: server.name, entry });
+    let mut warnings = Vec::new();
     let changes = change(args, &store, |there| {
-        there.retain(|_, entry| !fleet.reach.covers(entry));
-        there.extend(entries.into_iter().map(|entry| (entry.alias.clone(), entry)));
+        warnings = merge(there, wanted.collect(), &fleet.reach, servers.config());
     })?;
+    for warning in warnings {
+        context.ui.warning(&warning);
+    }
     tell(context, args, "ssh-config install", &changes)
 }
 
@@ -188,7 +171,7 @@ async fn find(context: &Context, servers: &Servers, args: &SshConfigArgs) -> Res
     if args.all {
         let answers = fleet::ask(servers, Client::list).await.at_least_one()?;
         answers.warn(ui, "sheds");
-        let silent = answers.missing.iter().map(|Missing { server, .. }| server.name.to_string()).collect();
+        let silent = answers.missing.iter().map(|Missing { server, .. }| server.name.clone()).collect();
         let missing = answers.offline();
         let found = one_each(ui, servers, answers.found);
         return Ok(Fleet { found, missing, reach: Reach::AllBut(silent) });
@@ -196,7 +179,8 @@ async fn find(context: &Context, servers: &Servers, args: &SshConfigArgs) -> Res
     let server = servers.selected()?;
     let sheds = server.client(Timeouts::default()).list().await;
     let sheds = sheds.map_err(|error| CommandError::from_client(error, &server, None))?;
-    let reach = Reach::Server(server.name.to_string());
+    let name = server.name.clone();
+    let reach = if servers.is_chosen() { Reach::Chosen(name) } else { Reach::Default(name) };
     Ok(Fleet { found: one_each(ui, servers, vec![(server, sheds)]), missing: Vec::new(), reach })
 }
 

@@ -182,7 +182,7 @@ impl KnownHosts {
         }
         // A rename would put a plain file where the user has a link.
         let target = self.path.canonicalize_utf8().unwrap_or_else(|_| self.path.clone());
-        Ok(shed_state::atomic::write(&target, after.as_bytes(), 0o600)?)
+        Ok(shed_state::atomic::write_for_owner(&target, after.as_bytes(), 0o600)?)
     }
 }
 

@@ -4,9 +4,9 @@
 //! change in memory and a write, never while a server is asked.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::OpenOptionsExt,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -161,23 +161,28 @@ impl ConfigStore {
     }
 
     fn lock(&self) -> Result<File, ConfigError> {
-        if let Some(directory) = self.path.parent().filter(|path| !path.as_str().is_empty() && !path.exists())
-        {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)
+        let directory = self.path.parent().filter(|path| !path.as_str().is_empty());
+        if let Some(directory) = directory.filter(|path| !path.exists()) {
+            shed_state::atomic::create_directory_for_owner(directory, 0o700)
                 .map_err(|source| ConfigError::CreateDirectory { path: directory.to_owned(), source })?;
         }
         let path = Utf8PathBuf::from(format!("{}.lock", self.path));
-        OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
+        let mut options = OpenOptions::new();
+        options.truncate(false).write(true).mode(0o600);
+        let open = || match options.clone().create_new(true).open(&path) {
+            // What root locks under sudo, the user must be able to lock again.
+            Ok(made) => {
+                let directory = directory.unwrap_or(Utf8Path::new("."));
+                shed_state::atomic::give_to_owner_of(directory, &made).map(|()| made)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                options.clone().create(true).open(&path)
+            }
+            Err(error) => Err(error),
+        };
+        open()
             .and_then(|file| file.lock().map(|()| file))
-            .map_err(|source| ConfigError::Lock { path, source })
+            .map_err(|source| ConfigError::Lock { path: path.clone(), source })
     }
 
     fn save(&self, config: &ClientConfig) -> Result<(), ConfigError> {
@@ -188,7 +193,7 @@ impl ConfigStore {
         }
         // A rename would put a plain file where the user has a link into, say, a repository of dotfiles.
         let target = self.path.canonicalize_utf8().unwrap_or_else(|_| self.path.clone());
-        Ok(shed_state::atomic::write(&target, text.as_bytes(), 0o600)?)
+        Ok(shed_state::atomic::write_for_owner(&target, text.as_bytes(), 0o600)?)
     }
 }
 

@@ -1,10 +1,6 @@
 //! The user's `~/.ssh/config` with our block in it.
 
-use std::{
-    fs::{self, DirBuilder},
-    io,
-    os::unix::fs::DirBuilderExt,
-};
+use std::{fs, io};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
@@ -112,7 +108,7 @@ impl SshFile {
             changes.is_written = true;
             if intent == Intent::Write {
                 self.create_directory()?;
-                shed_state::atomic::write(&target, &bytes, 0o600)?;
+                shed_state::atomic::write_for_owner(&target, &bytes, 0o600)?;
             }
         }
         Ok(changes)
@@ -135,10 +131,7 @@ impl SshFile {
 
     fn create_directory(&self) -> Result<(), SshFileError> {
         let Some(directory) = self.path.parent().filter(|path| !path.exists()) else { return Ok(()) };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
+        shed_state::atomic::create_directory_for_owner(directory, 0o700)
             .map_err(|source| SshFileError::CreateDirectory { path: directory.to_owned(), source })
     }
 }

@@ -1,4 +1,4 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 use super::*;
 use crate::ssh_config::entry::Entry;
@@ -69,4 +69,18 @@ fn a_block_without_an_end_is_left_alone() {
     fs::write(&file.path, text).unwrap();
     assert!(matches!(file.update(Intent::Write, add("api")), Err(SshFileError::Block { .. })));
     assert_eq!(fs::read_to_string(&file.path).unwrap(), text);
+}
+
+#[test]
+fn under_sudo_all_stays_the_user_s() {
+    let (dir, file) = home();
+    let own = fs::metadata(dir.path()).unwrap().uid();
+    // Only root can make files another's; for others all is theirs before and after.
+    let user = if own == 0 { 54_321 } else { own };
+    chown(dir.path(), Some(user), None).unwrap();
+    let owner = |path: &Utf8Path| fs::metadata(path).unwrap().uid();
+    file.update(Intent::Write, add("web")).unwrap();
+    assert_eq!([owner(&file.path), owner(file.path.parent().unwrap())], [user, user]);
+    file.update(Intent::Write, add("api")).unwrap();
+    assert_eq!((owner(&file.path), mode(&file.path)), (user, 0o600));
 }

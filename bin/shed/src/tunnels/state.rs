@@ -297,7 +297,7 @@ impl TunnelState {
         if state != before {
             let mut text = serde_json::to_string_pretty(&state).expect("the state is plain JSON");
             text.push('\n');
-            shed_state::atomic::write(&real(&self.path), text.as_bytes(), 0o600)?;
+            shed_state::atomic::write_for_owner(&real(&self.path), text.as_bytes(), 0o600)?;
         }
         Ok(value)
     }

@@ -217,6 +217,31 @@ fn of_two_sheds_of_one_name_the_one_that_was_seen_last_gets_it() {
 }
 
 #[test]
+fn a_name_that_another_server_has_stays_with_it_until_the_user_says_so() {
+    let (a, b) = (server(&["web", "api"]), server(&["web", "db"]));
+    let user = user(&[("a", a.port, 4001), ("b", b.port, 4002)]);
+    let port = |name: &str| ssh(&user, &format!("shed-{name}"))["port"].clone();
+    user.shed(&["ssh-config", "--install", "-s", "b"]).exits(0);
+    for dry in [true, false] {
+        let line = ["ssh-config", "--install", "--dry-run"];
+        user.shed(&line[..if dry { 3 } else { 2 }])
+            .exits(0)
+            .says("warning: shed-web is left as it is, because it is the shed web on b; for the one on a: ")
+            .says("shed ssh-config --install web -s a");
+    }
+    assert_eq!((port("web"), port("api"), port("db")), ("4002".into(), "4001".into(), "4002".into()));
+    user.shed(&["ssh-config", "--install", "-s", "a"])
+        .exits(0)
+        .says("warning: shed-web is the shed web on a now, and no more the one on b");
+    assert_eq!((port("web"), port("db")), ("4001".into(), "4002".into()));
+    // Nothing is installed, but commands without --server mean the one on b.
+    user.shed(&["ssh-config", "--uninstall"]).exits(0);
+    user.write_config(&format!("{}sheds: {{web: {{server: b}}}}\n", user.config()));
+    user.shed(&["ssh-config", "--install"]).exits(0).says("without --server the shed web is the one on b");
+    assert!(!read(&user).contains("shed-web") && read(&user).contains("shed-api"));
+}
+
+#[test]
 fn what_cannot_be_told_apart_is_left_alone() {
     let stub = server(&["web"]);
     let user = user(&[("mini", stub.port, 4022)]);
