@@ -305,3 +305,25 @@ async fn a_client_that_goes_away_ends_its_commands() {
         .await
         .unwrap();
 }
+
+/// A page behind a forwarded port asks again every second; a shed that was stopped must stay so.
+#[tokio::test]
+async fn the_first_tunnel_of_a_client_starts_the_shed_and_later_ones_do_not() {
+    let api = Api::new().await;
+    let name = api.create("api").await;
+    let service = shed_types::TcpPort::new(80).unwrap();
+    let serve = || api.world.set_service(&name, service, shed_backend::fake::FakeService::Echo);
+    serve();
+    api.client.stop(&name).await.unwrap();
+    let client = login(&api, "api").await;
+    let tunnel = client.channel_open_direct_tcpip("localhost", 80, "", 0).await.unwrap();
+    drop(tunnel);
+    api.client.stop(&name).await.unwrap();
+    for _ in 0..3 {
+        let refused = client.channel_open_direct_tcpip("localhost", 80, "", 0).await.unwrap_err();
+        assert!(format!("{refused:?}").contains("ConnectFailed"), "{refused:?}");
+    }
+    assert_eq!(api.client.get(&name).await.unwrap().status, shed_api::ShedStatus::Stopped);
+    // A session is somebody who wants to work.
+    assert_eq!(exec(&client, "echo on").await.stdout, b"on\n");
+}
