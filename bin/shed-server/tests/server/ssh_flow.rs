@@ -202,7 +202,9 @@ async fn a_hundred_commands_that_never_read_do_not_fill_the_servers_memory() {
     let floods: Vec<_> = channels.into_iter().map(|channel| flood(channel, &data)).collect();
     sleep(Duration::from_secs(5)).await;
     let grown = resident_kib().saturating_sub(before) >> 10;
-    assert!(grown < 220, "{grown} MiB more");
+    // The server's 128 MiB, and as much again for the client in this process and what the allocator keeps. The windows alone
+    // would allow 800, the data is 2,000.
+    assert!(grown < 320, "{grown} MiB more");
     assert!(floods.iter().all(|flood| !flood.is_finished()));
     // Another connection has nothing to do with it, and when this one is gone so is what it held.
     let other = login(&api, "api").await;
