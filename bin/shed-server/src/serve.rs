@@ -132,6 +132,7 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
             tracing::warn!(%path, "the {what} of guests is not there; creates fail until it is");
         }
     }
+    let images_dir = settings.images_dir.to_string();
     let sheds = tokio::select! {
         sheds = Sheds::open(settings, backend) => sheds?,
         () = signals.next() => return Ok(Ended::Orderly),
@@ -142,6 +143,7 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
         ssh_port: ssh_address.port(),
         http_port: address.port(),
         backend: kind.to_string(),
+        images_dir: Some(images_dir),
     };
     tracing::info!(%address, %ssh_address, backend = %kind, sheds = sheds.list().len(), "listening");
     if !address.ip().is_loopback() {

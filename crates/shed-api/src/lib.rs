@@ -23,7 +23,7 @@ pub use image::{Image, ImageList, ImagePruneReport, ImageSource};
 pub use server::{ServerInfo, SshHostKey};
 pub use session::{Session, SessionList};
 pub use shed::{CreateShedRequest, PhaseTime, Shed, ShedList, ShedStatus};
-pub use sse::{CreateEvent, ProgressEvent};
+pub use sse::{CreateEvent, ImageTransfer, ProgressEvent};
 pub use system::{
     DiskSize, FileKind, FileUsage, ImageUsage, PruneAction, PruneKind, PruneReport, PruneScope, PruneTotals,
     PrunedItem, ShedUsage, SkippedItem, SystemUsage, UsageTotals,

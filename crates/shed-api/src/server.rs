@@ -16,6 +16,9 @@ pub struct ServerInfo {
     pub http_port: u16,
     /// The resolved backend, never `detect`.
     pub backend: String,
+    /// Where the server keeps images, on its host; for tools on the same host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images_dir: Option<String>,
 }
 
 /// Body of `GET /api/ssh-host-key`.

@@ -4,6 +4,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ErrorDetail, Shed};
 
+/// How far the image of a create is that has to be made first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ImageTransfer {
+    /// What is done at this moment: `wait`, `resolve`, `download`, `unpack` or `write`.
+    pub step: String,
+    /// Bytes that are done.
+    pub bytes_done: u64,
+    /// Bytes in all; 0 while that is not known.
+    pub bytes_total: u64,
+    /// Layers that are done.
+    pub layers_done: u32,
+    /// Layers in all; 0 while that is not known.
+    pub layers_total: u32,
+}
+
 /// Data of a `progress` event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -19,6 +35,9 @@ pub struct ProgressEvent {
     /// Something failed that does not fail the create.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub warning: bool,
+    /// How far the image is, when the create waits for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageTransfer>,
 }
 
 /// One event of a create.
@@ -69,6 +88,7 @@ mod tests {
             phase: None,
             elapsed_ms: None,
             warning: false,
+            image: None,
         });
         assert_eq!((event.name(), event.data().as_str()), ("progress", r#"{"message":"Creating VM..."}"#));
     }

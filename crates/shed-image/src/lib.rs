@@ -4,14 +4,22 @@
 //! the disks of new sheds with it. Everything here is synchronous: callers in async code use a blocking thread.
 //! Nothing here boots a machine, knows a backend, or fetches anything from a network.
 
+mod archive;
+mod blobs;
+mod convert;
 mod disk;
 mod initramfs;
 mod kernel;
 mod modules;
 mod origin;
+mod progress;
 mod remove;
 mod store;
+mod trailer;
 
+pub use archive::{ImportError, Platform, SaveError, import, save};
+pub use blobs::{BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher};
+pub use convert::{ConvertError, ImageLimits, convert};
 pub use disk::{
     BuildDiskError, CloneError, CloneMethod, DiskOptions, Mke2fs, UPPER_LABEL, clone_sparse, format_upper,
     rootfs_from_tar,
@@ -20,8 +28,10 @@ pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_bzimage};
 pub use modules::{ModuleTree, ParseModulesError, ResolveModulesError};
 pub use origin::{ImageOrigin, recipe_source, reference_in_source};
+pub use progress::{ImageProgress, ImageStep, ImageWatch, Unwatched};
 pub use remove::{OwnSize, RemoveImageError};
 pub use store::{
     FileId, ImageLock, ImageRecord, ImageStore, ListImagesError, Orphan, OrphanFate, RemoveOrphanError,
     SidecarKind, TemplateError, file_name,
 };
+pub use trailer::{RunConfig, Trailer};

@@ -5,7 +5,7 @@
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{self, Read as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     time::SystemTime,
 };
@@ -288,6 +288,42 @@ impl ImageStore {
         }
     }
 
+    /// Returns where an image is while it is made, beside the image; whoever holds its lock may write there.
+    #[must_use]
+    pub fn temporary(&self, name: &ImageName) -> Utf8PathBuf {
+        self.dir.join(format!("{}.tmp.{}", file_name::rootfs(name), std::process::id()))
+    }
+
+    /// Puts a finished file in the place of the image and notes what it was made from. A crash may come at any point: the
+    /// note goes first and comes last, so that it never speaks of another file.
+    ///
+    /// # Errors
+    /// When the system refuses; the old image may be without its note then.
+    pub fn install(
+        &self,
+        _lock: &ImageLock,
+        name: &ImageName,
+        new: &Utf8Path,
+        source: &str,
+    ) -> io::Result<()> {
+        let sync = || File::open(&self.dir)?.sync_all();
+        let note = self.source(name);
+        match fs::remove_file(&note) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        sync()?;
+        File::open(new)?.sync_all()?;
+        fs::rename(new, self.rootfs(name))?;
+        sync()?;
+        let new_note = self.dir.join(format!("{}.tmp.{}", file_name::source(name), std::process::id()));
+        let mut file = File::create(&new_note)?;
+        file.write_all(format!("{source}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new_note, &note)?;
+        sync()
+    }
+
     /// Returns the empty disk of `size` that new sheds copy, making it when it is missing. Safe to call at the same time
     /// from several threads and processes.
     ///
@@ -369,6 +405,25 @@ mod tests {
         let seen: Vec<_> =
             images.iter().map(|i| (i.name.as_str(), i.source.as_deref(), i.size_bytes)).collect();
         assert_eq!(seen, [("_base", None, 4), ("base", Some("recipe:base"), 4), ("devtools", None, 4)]);
+    }
+
+    #[test]
+    fn an_image_is_replaced_together_with_its_note() {
+        let (_guard, store) = store();
+        let base = name("base");
+        for source in ["ghcr.io/a/b:v1", "ghcr.io/a/b:v2"] {
+            let new = store.temporary(&base);
+            fs::write(&new, source).unwrap();
+            let lock = store.lock(&base).unwrap();
+            store.install(&lock, &base, &new, source).unwrap();
+            assert_eq!(store.read_source(&base).as_deref(), Some(source));
+            assert_eq!(fs::read_to_string(store.rootfs(&base)).unwrap(), source);
+        }
+        let lock = store.lock(&base).unwrap();
+        let missing = store.install(&lock, &base, &store.temporary(&base), "other").unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        assert_eq!(store.read_source(&base), None, "rather no note than one of another file");
+        assert_eq!(fs::read_to_string(store.rootfs(&base)).unwrap(), "ghcr.io/a/b:v2");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! backend, and everything may depend on this crate.
 
 mod backend_kind;
+mod digest;
 mod error_chain;
 mod go_duration;
 mod guest_path;
@@ -15,6 +16,7 @@ mod port;
 mod sizes;
 
 pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
+pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
 pub use error_chain::error_chain;
 pub use go_duration::{GoDuration, ParseGoDurationError};
 pub use guest_path::{GuestPath, ParseGuestPathError};

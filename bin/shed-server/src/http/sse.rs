@@ -59,7 +59,13 @@ where
 impl Events {
     fn into_stream(self) -> Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>> {
         let warnings = self.warnings.clone().into_iter().map(|message| {
-            CreateEvent::Progress(ProgressEvent { message, phase: None, elapsed_ms: None, warning: true })
+            CreateEvent::Progress(ProgressEvent {
+                message,
+                phase: None,
+                elapsed_ms: None,
+                warning: true,
+                image: None,
+            })
         });
         let rest =
             stream::unfold(

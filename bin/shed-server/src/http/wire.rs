@@ -42,6 +42,7 @@ pub(super) fn progress(update: ProgressUpdate) -> shed_api::ProgressEvent {
         phase: Some(update.phase.as_str().to_owned()),
         elapsed_ms: Some(millis(update.elapsed)),
         warning: update.warning,
+        image: None,
     }
 }
 

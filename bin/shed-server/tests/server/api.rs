@@ -58,6 +58,7 @@ impl Api {
             ssh_port: 2222,
             http_port: port,
             backend: "qemu".into(),
+            images_dir: None,
         };
         let host_key = HostKey::generate().unwrap();
         let server = Server::new(sheds, info, &host_key, Terms::default());
