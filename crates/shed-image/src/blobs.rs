@@ -146,7 +146,7 @@ pub enum BeginBlob {
     /// It is there, whole.
     Present,
     /// It is to be written from [`BlobWriter::written`] on.
-    Write(BlobWriter),
+    Write(Box<BlobWriter>),
 }
 
 impl BlobStore {
@@ -233,14 +233,14 @@ impl BlobStore {
             if !same_file(&file, &partial) {
                 continue;
             }
-            let mut writer = BlobWriter {
+            let mut writer = Box::new(BlobWriter {
                 hasher: DigestHasher::new(id.digest.algorithm()),
                 written: 0,
                 id: id.clone(),
                 partial: partial.clone(),
                 target,
                 file,
-            };
+            });
             writer.take_over().map_err(failed)?;
             return Ok(BeginBlob::Write(writer));
         }
@@ -399,7 +399,7 @@ mod tests {
 
     fn writer(store: &BlobStore, id: &BlobId) -> BlobWriter {
         match store.begin(id).unwrap() {
-            BeginBlob::Write(writer) => writer,
+            BeginBlob::Write(writer) => *writer,
             BeginBlob::Present => panic!("{id:?} is there"),
         }
     }
