@@ -2,6 +2,7 @@
 # Installs the system packages that building, running and testing Shed need.
 #
 #   scripts/setup.sh            install what is missing (root, or sudo without a prompt when possible)
+#   scripts/setup.sh --tests    the same, and the tools of others that only tests need
 #   scripts/setup.sh --check    change nothing; exit 1 when something is missing
 #
 # Works on Debian 12, Debian 13 and Ubuntu 24.04. Safe to run again: when nothing is missing it only asks dpkg and
@@ -12,12 +13,14 @@
 set -euo pipefail
 export LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
 
-check_only=no
-case "${1:-}" in
-    "") ;;
-    --check) check_only=yes ;;
-    *) echo "usage: scripts/setup.sh [--check]" >&2; exit 2 ;;
-esac
+check_only=no for_tests=no
+for word in "$@"; do
+    case "$word" in
+        --check) check_only=yes ;;
+        --tests) for_tests=yes ;;
+        *) echo "usage: scripts/setup.sh [--tests] [--check]" >&2; exit 2 ;;
+    esac
+done
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 fail() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
@@ -80,6 +83,19 @@ needed=(
     "procps"
     "util-linux"
 )
+# Only for tests:
+#   docker-registry   a real registry; apache2-utils makes the passwords of one that asks for them
+#   skopeo, umoci     make images and say what is in them
+#   buildah           builds Dockerfiles
+for_tests_alone=(
+    "docker-registry"
+    "apache2-utils"
+    "skopeo"
+    "umoci"
+    "buildah"
+)
+[ "$for_tests" = no ] || needed+=("${for_tests_alone[@]}")
+
 # Packages which Debian 12 must take from backports, with the version that makes them new enough.
 backports_suite="" backports=()
 if [ "$os_id" = debian ] && [ "$os_codename" = bookworm ]; then
@@ -229,6 +245,10 @@ if [ ${#missing[@]} -gt 0 ] || [ ${#missing_backports[@]} -gt 0 ]; then
         say "installing: ${names[*]}"
         apt_get install -y --no-install-recommends "${names[@]}" >&2 ||
             fail "apt-get could not install ${names[*]}"
+        # The program is wanted, not a registry that runs on this machine from now on.
+        if [[ " ${names[*]} " == *" docker-registry "* ]] && [ -d /run/systemd/system ]; then
+            as_root systemctl disable --quiet --now docker-registry.service >&2 || true
+        fi
     fi
     find_missing
     if [ ${#missing[@]} -gt 0 ] || [ ${#missing_backports[@]} -gt 0 ]; then

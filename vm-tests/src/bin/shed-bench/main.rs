@@ -8,6 +8,7 @@
 mod boot;
 mod command;
 mod disk;
+mod images;
 mod memory;
 mod raw;
 mod report;
@@ -40,7 +41,7 @@ struct Cli {
     #[arg(long)]
     check: bool,
 
-    /// Measure only these: boot, exec, create, memory, tunnels, ssh
+    /// Measure only these: boot, exec, create, memory, tunnels, ssh, images
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 }
@@ -60,6 +61,8 @@ enum Part {
     Tunnels,
     /// `scp` against `shed exec -- cat`, and `shed exec` against `ssh`.
     Ssh,
+    /// An OCI archive to an ext4 that boots, against skopeo, umoci and mke2fs.
+    Images,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -85,6 +88,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted(Part::Ssh) {
         ssh::measure(&stage(), &mut report)?;
+    }
+    if wanted(Part::Images) {
+        images::measure(&stage(), &mut report)?;
     }
     report.print();
     if let Some(file) = &cli.json {
