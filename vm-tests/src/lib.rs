@@ -8,6 +8,7 @@
 
 mod cli;
 mod exec;
+mod gate;
 mod guard;
 mod guest_files;
 mod http;
@@ -30,6 +31,7 @@ mod wait;
 
 pub use cli::Cli;
 pub use exec::{ExecStream, Outcome, RawFrame, exec_request, kind};
+pub use gate::Gate;
 pub use guest_files::{damage_file_system, image_without_init, resident_bytes};
 pub use http::{Http, Reply};
 pub use leftovers::{Expect, VmmProcess, machine_of, vmm_processes};

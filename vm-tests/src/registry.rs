@@ -81,6 +81,12 @@ impl Registry {
         }
     }
 
+    /// Returns its port.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Returns the reference of an image in it.
     #[must_use]
     pub fn reference(&self, image: &str) -> String {
