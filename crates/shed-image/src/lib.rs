@@ -8,6 +8,7 @@ mod archive;
 mod blobs;
 mod convert;
 mod disk;
+mod document;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -18,12 +19,15 @@ mod store;
 mod trailer;
 
 pub use archive::{ImportError, Platform, SaveError, import, save};
-pub use blobs::{BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher};
+pub use blobs::{
+    BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher, SweepReport,
+};
 pub use convert::{ConvertError, ImageLimits, convert};
 pub use disk::{
     BuildDiskError, CloneError, CloneMethod, DiskOptions, Mke2fs, UPPER_LABEL, clone_sparse, format_upper,
     rootfs_from_tar,
 };
+pub use document::{DocumentError, reachable};
 pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_bzimage};
 pub use modules::{ModuleTree, ParseModulesError, ResolveModulesError};
