@@ -200,11 +200,7 @@ impl Boot {
     /// Opens the message channel and tells the guest who it is; a machine that ends meanwhile ends the wait. An agent
     /// that starts again, or stalls on a busy host, breaks a stream or two: that is no failure of the boot, whose time is
     /// bounded by the caller.
-    async fn reach_agent(
-        &self,
-        vm: &dyn Vm,
-        identity: &Identity,
-    ) -> Result<Channel, ChannelError> {
+    async fn reach_agent(&self, vm: &dyn Vm, identity: &Identity) -> Result<Channel, ChannelError> {
         loop {
             let reached = async {
                 let mut channel = Channel::open(vm, self.health.clone()).await?;

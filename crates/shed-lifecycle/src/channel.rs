@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use shed_backend::{ConnectGuestError, GuestStream, Vm};
 use shed_protocol::{
     Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
-    HelloRequest, Identify, ImageConfig, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, timeouts,
+    HelloRequest, Identify, ImageConfig, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
+    timeouts,
 };
 use shed_state::InstanceFiles;
 use shed_types::{GuestPort, ShedName};
@@ -247,12 +248,7 @@ async fn keep_logs_small(files: &InstanceFiles) -> std::convert::Infallible {
     }
 }
 
-async fn keep(
-    vm: Arc<dyn Vm>,
-    identity: Identity,
-    mut open: Option<Channel>,
-    health: watch::Sender<Health>,
-) {
+async fn keep(vm: Arc<dyn Vm>, identity: Identity, mut open: Option<Channel>, health: watch::Sender<Health>) {
     let mut pause = REOPEN_PAUSE.0;
     let mut was_open = open.is_some();
     let shed = &identity.shed;

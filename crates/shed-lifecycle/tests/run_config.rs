@@ -32,14 +32,8 @@ async fn server(world: &FakeWorld, settings: &Settings) -> Sheds {
 
 async fn create(sheds: &Sheds, text: &str) -> ShedName {
     let name: ShedName = text.parse().unwrap();
-    let new = NewShed {
-        name: name.clone(),
-        image: None,
-        cpus: None,
-        memory_mb: None,
-        repo: None,
-        local_dir: None,
-    };
+    let new =
+        NewShed { name: name.clone(), image: None, cpus: None, memory_mb: None, repo: None, local_dir: None };
     sheds.create(new, Progress::silent()).await.unwrap();
     name
 }
