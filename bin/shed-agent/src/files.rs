@@ -21,7 +21,7 @@ use tokio::{
 };
 use tokio_util::codec::{Encoder, FramedRead};
 
-use crate::{exec::users, log, serve::ByteStream};
+use crate::{exec::users, log, serve::ByteStream, state::State};
 
 /// Frames on their way to the disk. Each has at most 1 MiB.
 const QUEUE: usize = 4;
@@ -30,7 +30,7 @@ const QUEUE: usize = 4;
 const MAX_TEXT: usize = 1000;
 
 /// Serves one stream.
-pub(crate) async fn serve(stream: impl ByteStream) {
+pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
     let (reader, writer) = tokio::io::split(stream);
     let mut frames = FramedRead::new(reader, FrameCodec);
     let request = match frames.next().await {
@@ -41,10 +41,9 @@ pub(crate) async fn serve(stream: impl ByteStream) {
     match request {
         Ok(FilesRequest::Put { target }) => {
             let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-            // A guest without that account has root, as for commands; it is found even in an empty file.
-            let Ok(user) = users::resolve(&passwd, "", "") else {
-                return refuse(writer, "the guest has no user for files").await;
-            };
+            // The same as for commands that name nobody.
+            let group = fs::read_to_string("/etc/group").unwrap_or_default();
+            let user = users::default(&passwd, &group, &state.image().user);
             // An agent that is not root (in its own tests) gives nothing away.
             let root = rustix::process::geteuid().is_root();
             let owner = root.then_some(Owner { uid: user.uid, gid: user.gid });

@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, Timespec, clock_settime};
 use shed_protocol::Identify;
 
-use crate::{log, network, state::State, whole_file};
+use crate::{image, log, network, state::State, whole_file};
 
 /// Where the shed's name is kept for commands and for agents that start later in this boot (environment.d(5)).
 pub(crate) const ENVIRONMENT_FILE: &str = "/run/environment.d/10-shed.conf";
@@ -41,6 +41,7 @@ pub(crate) async fn apply(identity: &Identify, state: &State) -> Result<(), Iden
     if let Some(id) = &identity.machine_id {
         note("machine id", set_machine_id(Path::new("/etc"), id));
     }
+    image::apply(identity.image.as_ref(), state);
     // A machine without these is still the shed it should be, so they only leave a line in the kernel's log. Keys bear
     // the host name and come after it; nobody waits for them.
     let network = identity.network.as_ref().map_or(Ok(()), network::configure);

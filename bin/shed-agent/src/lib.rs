@@ -15,6 +15,7 @@ mod exec;
 mod files;
 mod health;
 mod identify;
+mod image;
 mod inheritance;
 mod log;
 mod messages;

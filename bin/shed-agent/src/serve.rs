@@ -107,7 +107,7 @@ pub(crate) async fn serve_stream(port: GuestPort, stream: impl ByteStream, state
         GuestPort::Health => health::serve(stream).await,
         GuestPort::Messages => messages::serve(stream, &state).await,
         GuestPort::Tcp => tcp::serve(stream).await,
-        GuestPort::Files => files::serve(stream).await,
+        GuestPort::Files => files::serve(stream, &state).await,
         // Refused before a stream comes to be.
         GuestPort::NineP => {}
     }

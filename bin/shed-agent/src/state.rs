@@ -2,13 +2,14 @@
 
 use std::{
     fs,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use jiff::Timestamp;
+use shed_protocol::ImageConfig;
 use tokio_util::sync::CancellationToken;
 
-use crate::identify::ENVIRONMENT_FILE;
+use crate::{identify::ENVIRONMENT_FILE, image};
 
 /// One for each agent process.
 #[derive(Debug)]
@@ -18,18 +19,26 @@ pub(crate) struct State {
     /// The kernel's boot id, or nothing where /proc has none.
     pub(crate) boot_id: String,
     name: Mutex<Option<String>>,
+    image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
 }
 
 impl State {
-    /// Makes the state of a fresh process. The shed's name is known when an earlier agent of this boot was told it.
+    /// Makes the state of a fresh process. The shed's name and its image's config are known when an earlier agent of this
+    /// boot was told them.
     pub(crate) fn new() -> Self {
         let boot_id =
             fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let name = fs::read_to_string(ENVIRONMENT_FILE)
             .ok()
             .and_then(|text| Some(text.lines().find_map(|line| line.strip_prefix("SHED_NAME="))?.to_owned()));
-        Self { started_at: Timestamp::now(), boot_id, name: Mutex::new(name), messages: Mutex::new(None) }
+        Self {
+            started_at: Timestamp::now(),
+            boot_id,
+            name: Mutex::new(name),
+            image: Mutex::new(Arc::new(image::kept())),
+            messages: Mutex::new(None),
+        }
     }
 
     /// The shed's name, once the host has told it.
@@ -40,6 +49,16 @@ impl State {
     /// Remembers the shed's name.
     pub(crate) fn set_name(&self, name: &str) {
         *lock(&self.name) = Some(name.to_owned());
+    }
+
+    /// How the image wants its programs to be run; empty until the host has told it.
+    pub(crate) fn image(&self) -> Arc<ImageConfig> {
+        Arc::clone(&lock(&self.image))
+    }
+
+    /// Remembers how the image wants its programs to be run.
+    pub(crate) fn set_image(&self, image: ImageConfig) {
+        *lock(&self.image) = Arc::new(image);
     }
 
     /// Makes the caller the one message channel and ends the one before: the newest wins (spec B.5). Nothing is

@@ -6,15 +6,25 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use shed_api::ProgressEvent;
+use shed_api::{ImageTransfer, ProgressEvent};
+use shed_image::ImageProgress;
 
 use crate::{
-    times,
+    sizes, times,
     ui::{Format, Ui, clean},
 };
 
 /// How often the moving line is drawn.
 const TICK: Duration = Duration::from_millis(100);
+
+/// The moving line.
+const LINE: &str = "{spinner} {prefix}: {wide_msg} {elapsed}";
+
+/// The moving line of work whose end is known.
+const BAR: &str = "{spinner} {prefix}: {bar:24} {wide_msg} {elapsed}";
+
+/// Where nothing moves, an image is told of when its step changes, and after this time.
+const SPARSE: Duration = Duration::from_secs(10);
 
 /// Shows the progress of one command, which may work on several sheds or servers.
 #[derive(Debug)]
@@ -31,6 +41,69 @@ pub(crate) struct Task<'a> {
     started: Instant,
     bars: Option<(MultiProgress, ProgressBar)>,
     warnings: RefCell<Vec<String>>,
+    told: RefCell<Option<Told>>,
+}
+
+/// What was last said of an image where nothing moves.
+#[derive(Debug)]
+struct Told {
+    step: String,
+    at: Instant,
+}
+
+/// How far an image is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageState {
+    step: String,
+    bytes: (u64, u64),
+    layers: (u32, u32),
+}
+
+impl From<ImageProgress> for ImageState {
+    fn from(progress: ImageProgress) -> Self {
+        Self {
+            step: progress.step.as_str().to_owned(),
+            bytes: (progress.bytes_done, progress.bytes_total),
+            layers: (progress.layers_done, progress.layers_total),
+        }
+    }
+}
+
+impl From<&ImageTransfer> for ImageState {
+    fn from(transfer: &ImageTransfer) -> Self {
+        Self {
+            step: transfer.step.clone(),
+            bytes: (transfer.bytes_done, transfer.bytes_total),
+            layers: (transfer.layers_done, transfer.layers_total),
+        }
+    }
+}
+
+impl ImageState {
+    /// Returns it in words: `downloading the image, 12.0MiB of 90.5MiB, layer 2 of 5`.
+    fn words(&self) -> String {
+        let mut words = match self.step.as_str() {
+            "wait" => "waiting for another process that makes the image",
+            "resolve" => "asking the registry for the image",
+            "download" => "downloading the image",
+            "unpack" => "reading the image's layers",
+            "write" => "writing the image",
+            // Of a newer server.
+            other => other,
+        }
+        .to_owned();
+        let (done, total) = self.bytes;
+        if total > 0 {
+            words.push_str(&format!(", {} of {}", sizes::human(done.min(total)), sizes::human(total)));
+        } else if done > 0 {
+            words.push_str(&format!(", {}", sizes::human(done)));
+        }
+        let (done, total) = self.layers;
+        if total > 1 {
+            words.push_str(&format!(", {} of {total} layers done", done.min(total)));
+        }
+        words
+    }
 }
 
 /// Changes the moving line of a task; there is none but on a terminal.
@@ -57,15 +130,27 @@ impl<'a> Progress<'a> {
     pub(crate) fn task<N: AsRef<str> + ?Sized>(&self, subject: &'a N, message: &str) -> Task<'a> {
         let subject = subject.as_ref();
         let bars = self.bars.as_ref().map(|bars| {
-            let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg} {elapsed}")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner());
-            let bar = bars.add(ProgressBar::new_spinner().with_style(style).with_prefix(subject.to_owned()));
+            let bar =
+                bars.add(ProgressBar::new_spinner().with_style(style(LINE)).with_prefix(subject.to_owned()));
             bar.set_message(message.to_owned());
             bar.enable_steady_tick(TICK);
             (bars.clone(), bar)
         });
-        Task { ui: self.ui, subject, started: Instant::now(), bars, warnings: RefCell::default() }
+        Task {
+            ui: self.ui,
+            subject,
+            started: Instant::now(),
+            bars,
+            warnings: RefCell::default(),
+            told: RefCell::default(),
+        }
     }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .progress_chars("=> ")
 }
 
 impl Task<'_> {
@@ -82,11 +167,46 @@ impl Task<'_> {
             }
             return;
         }
+        match &event.image {
+            Some(image) => self.image(&image.into()),
+            None => self.say(&event.message),
+        }
+    }
+
+    /// Shows what is being done now.
+    pub(crate) fn say(&self, text: &str) {
         match &self.bars {
-            Some((_, bar)) => bar.set_message(clean(&event.message).replace('\n', " ")),
+            Some((_, bar)) => {
+                bar.set_style(style(LINE));
+                bar.set_message(clean(text).replace('\n', " "));
+            }
             None => {
                 let elapsed = times::elapsed(self.started.elapsed());
-                self.ui.note(&format!("{}: {} ({elapsed})", self.subject, event.message));
+                self.ui.note(&format!("{}: {text} ({elapsed})", self.subject));
+            }
+        }
+    }
+
+    /// Shows how far an image is: as a bar that moves, or as a line now and then.
+    pub(crate) fn image(&self, state: &ImageState) {
+        match &self.bars {
+            Some((_, bar)) => {
+                let (done, total) = state.bytes;
+                if total > 0 {
+                    bar.set_length(total);
+                    bar.set_position(done.min(total));
+                    bar.set_style(style(BAR));
+                } else {
+                    bar.set_style(style(LINE));
+                }
+                bar.set_message(clean(&state.words()).replace('\n', " "));
+            }
+            None => {
+                let is_news = |told: &Told| told.step != state.step || told.at.elapsed() >= SPARSE;
+                if self.told.borrow().as_ref().is_none_or(is_news) {
+                    *self.told.borrow_mut() = Some(Told { step: state.step.clone(), at: Instant::now() });
+                    self.say(&state.words());
+                }
             }
         }
     }
@@ -115,5 +235,22 @@ impl Drop for Task<'_> {
         if let Some((_, bar)) = &self.bars {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_told_of_in_bytes_and_layers_as_far_as_they_are_known() {
+        let words = |step: &str, bytes, layers| ImageState { step: step.to_owned(), bytes, layers }.words();
+        assert_eq!(
+            words("download", (12 << 20, 90 << 20), (2, 5)),
+            "downloading the image, 12.0MiB of 90.0MiB, 2 of 5 layers done"
+        );
+        assert_eq!(words("write", (1 << 20, 0), (0, 0)), "writing the image, 1.0MiB");
+        assert_eq!(words("unpack", (0, 0), (0, 1)), "reading the image's layers");
+        assert_eq!(words("polish", (9, 5), (7, 5)), "polish, 5B of 5B, 5 of 5 layers done");
     }
 }

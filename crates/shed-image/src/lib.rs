@@ -33,7 +33,7 @@ pub use document::{DocumentError, reachable};
 pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_bzimage};
 pub use modules::{ModuleTree, ParseModulesError, ResolveModulesError};
-pub use origin::{ImageOrigin, recipe_source, reference_in_source};
+pub use origin::{ImageOrigin, build_source, recipe_source, reference_in_source};
 pub use progress::{ImageProgress, ImageStep, ImageWatch, Unwatched};
 pub use remove::{OwnSize, RemoveImageError};
 pub use store::{

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 use shed_types::{ImageName, ImageReference};
 
 /// What a config says an image is.
@@ -35,6 +35,15 @@ pub fn recipe_source(recipe: &ImageName) -> String {
     format!("{RECIPE}{recipe}")
 }
 
+/// Returns the source of an image that was built here from the context or archive at `path`.
+///
+/// The space makes it a text that no reference can be, whatever the path is.
+#[must_use]
+pub fn build_source(path: &Utf8Path) -> String {
+    let path = path.as_str().replace(char::is_control, "?");
+    format!("build: {path}")
+}
+
 /// Returns the reference an image was made from, unless its source says something else.
 #[must_use]
 pub fn reference_in_source(source: &str) -> Option<ImageReference> {
@@ -54,6 +63,15 @@ mod tests {
         assert_eq!(reference_in_source("made by hand, on a Sunday"), None);
         let reference = reference_in_source("ghcr.io/owner/tools:v1").unwrap();
         assert_eq!(reference.to_string(), "ghcr.io/owner/tools:v1");
+    }
+
+    #[test]
+    fn what_was_built_here_is_no_reference_and_stays_one_line() {
+        for path in ["v1", "/srv/web", "", "a\nb", "ghcr.io/owner/tools:v1"] {
+            let source = build_source(Utf8Path::new(path));
+            assert_eq!(reference_in_source(&source), None, "{source}");
+            assert!(!source.contains(char::is_control), "{source:?}");
+        }
     }
 
     #[test]

@@ -9,9 +9,8 @@ use std::{sync::Arc, time::Duration};
 use camino::Utf8PathBuf;
 use shed_backend::{ConnectGuestError, Vm};
 use shed_image::ImageStore;
-use shed_protocol::NetworkIdentity;
 use shed_state::{RecordStatus, ShedRecord, VmRecord};
-use shed_types::{ShedName, error_chain};
+use shed_types::error_chain;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -19,11 +18,12 @@ use tokio::{
 
 use crate::{
     BootShedError, Phase, Progress,
-    channel::{Channel, ChannelError, Health, Keeper},
+    channel::{Channel, ChannelError, Health, Identity, Keeper},
     console::{self, ConsoleMark},
     context::{Context, FileLane},
     disk,
     pids::Place,
+    run_config,
 };
 
 /// Pause before a channel that broke while it was opened is opened once more.
@@ -146,12 +146,17 @@ impl Boot {
         self.progress.enter(Phase::Boot);
         self.pid.set(Some(vm.identity().pid));
         let shed = record.name.clone();
-        let network = self.context.backend.guest_network();
+        let files = self.context.files(&shed);
+        let identity = Identity {
+            shed: shed.clone(),
+            network: self.context.backend.guest_network(),
+            image: run_config::read(&shed, files.image.clone()).await,
+        };
         let waited = self.context.settings.start_timeout;
         let reached = tokio::select! {
             // A guest that has answered is well, whatever its console said before.
             biased;
-            reached = timeout(waited, self.reach_agent(&shed, &*vm, network.as_ref())) => reached,
+            reached = timeout(waited, self.reach_agent(&*vm, &identity)) => reached,
             () = timer_lost(mark) => {
                 return Err(BootShedError::Stalled { shed, console: self.describe(mark) });
             }
@@ -172,16 +177,15 @@ impl Boot {
         };
 
         self.progress.enter(Phase::Commit);
-        let identity = vm.identity();
+        let process = vm.identity();
         record.status = RecordStatus::Running;
         record.vm = Some(VmRecord {
-            launch_id: identity.launch_id,
-            pid: Some(identity.pid),
-            start_time: Some(identity.start_time),
+            launch_id: process.launch_id,
+            pid: Some(process.pid),
+            start_time: Some(process.start_time),
         });
         self.write(&record).await?;
-        let files = self.context.files(&shed);
-        let keeper = Keeper::spawn(shed, Arc::clone(&vm), network, Some(channel), self.health.clone(), files);
+        let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files);
         Ok((record, Machine { vm, _keeper: keeper }))
     }
 
@@ -196,21 +200,17 @@ impl Boot {
     /// Opens the message channel and tells the guest who it is; a machine that ends meanwhile ends the wait. An agent
     /// that starts again, or stalls on a busy host, breaks a stream or two: that is no failure of the boot, whose time is
     /// bounded by the caller.
-    async fn reach_agent(
-        &self,
-        shed: &ShedName,
-        vm: &dyn Vm,
-        network: Option<&NetworkIdentity>,
-    ) -> Result<Channel, ChannelError> {
+    async fn reach_agent(&self, vm: &dyn Vm, identity: &Identity) -> Result<Channel, ChannelError> {
         loop {
             let reached = async {
                 let mut channel = Channel::open(vm, self.health.clone()).await?;
                 self.progress.enter(Phase::Identify);
-                channel.identify(shed, network.cloned()).await?;
+                channel.identify(identity).await?;
                 Ok(channel)
             };
             match reached.await {
                 Err(error) if ChannelError::may_pass(&error) => {
+                    let shed = &identity.shed;
                     tracing::debug!(%shed, error = %error_chain(&error), "the agent's channel broke; once more");
                     sleep(OPEN_PAUSE).await;
                 }

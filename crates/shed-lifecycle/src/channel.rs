@@ -10,14 +10,15 @@ use jiff::Timestamp;
 use shed_backend::{ConnectGuestError, GuestStream, Vm};
 use shed_protocol::{
     Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
-    HelloRequest, Identify, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, timeouts,
+    HelloRequest, Identify, ImageConfig, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
+    timeouts,
 };
 use shed_state::InstanceFiles;
 use shed_types::{GuestPort, ShedName};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::codec::Framed;
 
-use crate::console;
+use crate::{console, run_config};
 
 /// First and longest pause between two attempts to reopen the channel (spec B.5).
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -75,6 +76,14 @@ pub(crate) struct Health {
     pub agent_started_at: Option<Timestamp>,
 }
 
+/// Who a guest is told it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub shed: ShedName,
+    pub network: Option<NetworkIdentity>,
+    pub image: Option<ImageConfig>,
+}
+
 /// An open message channel.
 pub(crate) struct Channel {
     frames: Framed<GuestStream, FrameCodec>,
@@ -100,11 +109,8 @@ impl Channel {
     }
 
     /// Makes the guest the shed it is.
-    pub(crate) async fn identify(
-        &mut self,
-        shed: &ShedName,
-        network: Option<NetworkIdentity>,
-    ) -> Result<(), ChannelError> {
+    pub(crate) async fn identify(&mut self, identity: &Identity) -> Result<(), ChannelError> {
+        let Identity { shed, network, image } = identity.clone();
         let seed: [u8; SEED_BYTES] = rand::random();
         let identify = Identify {
             name: shed.to_string(),
@@ -113,6 +119,7 @@ impl Channel {
             machine_id: None,
             random_seed: seed.iter().map(|byte| format!("{byte:02x}")).collect(),
             network,
+            image,
         };
         let _reply: serde_json::Value = self.request(SYSTEM_IDENTIFY, &identify).await?;
         Ok(())
@@ -189,18 +196,35 @@ impl Drop for Keeper {
 }
 
 impl Keeper {
-    /// Starts the task, with the channel that the boot opened or, for an adopted machine, without one.
+    /// Starts the task for a machine that has been booted, with the channel that the boot opened.
     pub(crate) fn spawn(
-        shed: ShedName,
         vm: Arc<dyn Vm>,
-        network: Option<NetworkIdentity>,
-        open: Option<Channel>,
+        identity: Identity,
+        open: Channel,
         health: watch::Sender<Health>,
         files: InstanceFiles,
     ) -> Self {
         Self(tokio::spawn(async move {
             tokio::select! {
-                () = keep(shed, vm, network, open, health) => {}
+                () = keep(vm, identity, Some(open), health) => {}
+                never = keep_logs_small(&files) => match never {},
+            }
+        }))
+    }
+
+    /// Starts the task for a machine that is adopted, to which there is no channel yet.
+    pub(crate) fn adopt(
+        vm: Arc<dyn Vm>,
+        shed: ShedName,
+        network: Option<NetworkIdentity>,
+        health: watch::Sender<Health>,
+        files: InstanceFiles,
+    ) -> Self {
+        Self(tokio::spawn(async move {
+            let image = run_config::read(&shed, files.image.clone()).await;
+            let identity = Identity { shed, network, image };
+            tokio::select! {
+                () = keep(vm, identity, None, health) => {}
                 never = keep_logs_small(&files) => match never {},
             }
         }))
@@ -224,15 +248,10 @@ async fn keep_logs_small(files: &InstanceFiles) -> std::convert::Infallible {
     }
 }
 
-async fn keep(
-    shed: ShedName,
-    vm: Arc<dyn Vm>,
-    network: Option<NetworkIdentity>,
-    mut open: Option<Channel>,
-    health: watch::Sender<Health>,
-) {
+async fn keep(vm: Arc<dyn Vm>, identity: Identity, mut open: Option<Channel>, health: watch::Sender<Health>) {
     let mut pause = REOPEN_PAUSE.0;
     let mut was_open = open.is_some();
+    let shed = &identity.shed;
     while !vm.has_ended() {
         let result = match open.take() {
             Some(mut channel) => {
@@ -244,7 +263,7 @@ async fn keep(
                 };
                 Err(error)
             }
-            None => reopen(&shed, &*vm, network.clone(), health.clone()).await,
+            None => reopen(&*vm, &identity, health.clone()).await,
         };
         match result {
             Ok(channel) => {
@@ -268,13 +287,12 @@ async fn keep(
 }
 
 async fn reopen(
-    shed: &ShedName,
     vm: &dyn Vm,
-    network: Option<NetworkIdentity>,
+    identity: &Identity,
     health: watch::Sender<Health>,
 ) -> Result<Channel, ChannelError> {
     let mut channel = Channel::open(vm, health).await?;
     // The guest may have rebooted, or slept with its host: its name, clock and network are put right again.
-    channel.identify(shed, network).await?;
+    channel.identify(identity).await?;
     Ok(channel)
 }

@@ -199,11 +199,10 @@ impl Driver {
             Beginning::Adopt(vm) => {
                 self.pid.set(Some(vm.identity().pid));
                 let network = self.context.backend.guest_network();
-                let keeper = Keeper::spawn(
-                    self.record.name.clone(),
+                let keeper = Keeper::adopt(
                     Arc::clone(&vm),
+                    self.record.name.clone(),
                     network,
-                    None,
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );

@@ -27,6 +27,7 @@ mod policy;
 mod progress;
 mod prune;
 mod reconcile;
+mod run_config;
 mod sessions;
 mod settings;
 mod sheds;

@@ -72,6 +72,7 @@ async fn main() -> anyhow::Result<ExitCode> {
                     }),
                     _ => None,
                 },
+                image: None,
             };
             println!("{}", ask(&agent, SYSTEM_IDENTIFY, &identity).await?.payload);
         }

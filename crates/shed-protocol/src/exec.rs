@@ -5,9 +5,13 @@ use serde::{Deserialize, Serialize};
 /// Asks the agent to run a command; first frame of an exec stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ExecRequest {
-    /// Program and arguments; empty means a login shell.
+    /// Program and arguments; empty means a login shell. With [`ExecRequest::entrypoint`], the arguments of the image's own
+    /// program; empty means the image's own arguments.
     #[serde(default)]
     pub cmd: Vec<String>,
+    /// Whether the image's own program runs, its entrypoint.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub entrypoint: bool,
     /// Additional environment, each `NAME=value`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<String>,
@@ -20,15 +24,16 @@ pub struct ExecRequest {
     /// Columns of that terminal; 0 means 80.
     #[serde(default)]
     pub cols: u16,
-    /// Where the command starts; empty or missing means `/workspace`, then the home directory.
+    /// Where the command starts; empty or missing means the working directory of the image, or `/workspace` when the image
+    /// has none but the root directory.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub working_dir: String,
-    /// Who runs the command; empty means `shed`.
+    /// Who runs the command; empty means the image's user, or `shed` when the image names none but root.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user: String,
 }
 
-/// A command in its three forms, parsed from [`ExecRequest::cmd`].
+/// A command in its forms, parsed from [`ExecRequest::cmd`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// A login shell.
@@ -38,6 +43,11 @@ pub enum Command {
         /// Name or path, not empty.
         program: String,
         /// What follows it.
+        args: Vec<String>,
+    },
+    /// The image's own program.
+    Entrypoint {
+        /// What follows it instead of the image's own arguments, unless it is empty.
         args: Vec<String>,
     },
 }
@@ -73,6 +83,9 @@ impl ExecRequest {
             self.env.iter().find(|entry| entry.split_once('=').is_none_or(|(name, _)| name.is_empty()))
         {
             return Err(ParseCommandError::Env(bad.clone()));
+        }
+        if self.entrypoint {
+            return Ok(Command::Entrypoint { args: self.cmd.clone() });
         }
         match self.cmd.split_first() {
             None => Ok(Command::LoginShell),
@@ -163,7 +176,7 @@ mod tests {
             rows: 24,
             cols: 80,
             working_dir: "/workspace".into(),
-            user: String::new(),
+            ..ExecRequest::default()
         };
         insta::assert_json_snapshot!(request, @r#"
         {
@@ -181,6 +194,10 @@ mod tests {
           "working_dir": "/workspace"
         }
         "#);
+        let entrypoint = ExecRequest { cmd: vec!["".into()], entrypoint: true, ..ExecRequest::default() };
+        let golden = r#"{"cmd":[""],"entrypoint":true,"tty":false,"rows":0,"cols":0}"#;
+        assert_eq!(serde_json::to_string(&entrypoint).unwrap(), golden);
+        assert_eq!(entrypoint.command(), Ok(Command::Entrypoint { args: vec!["".into()] }));
         assert_eq!(serde_json::to_string(&ExitStatus::exited(7)).unwrap(), r#"{"code":7}"#);
         assert_eq!(serde_json::to_string(&ExitStatus::signalled(9)).unwrap(), r#"{"code":137,"signal":9}"#);
         assert_eq!(serde_json::to_string(&Resize { rows: 1, cols: 2 }).unwrap(), r#"{"rows":1,"cols":2}"#);

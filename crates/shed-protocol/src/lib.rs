@@ -11,6 +11,7 @@ pub mod connect;
 pub mod exec;
 pub mod files;
 pub mod frame;
+pub mod image;
 pub mod message;
 pub mod timeouts;
 
@@ -18,6 +19,7 @@ pub use connect::{ConnectReply, ParseConnectError};
 pub use exec::{Command, ExecRequest, ExitStatus, Resize, Signal};
 pub use files::{FilesError, FilesErrorKind, FilesReply, FilesRequest};
 pub use frame::{Frame, FrameCodec, FrameError, FrameKind, MAX_PAYLOAD};
+pub use image::{ImageConfig, MAX_COMMAND, MAX_DIRECTORY, MAX_ENV, MAX_USER};
 pub use message::{
     Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthStatus, HelloReply, HelloRequest,
     Identify, NetworkIdentity, PowerOff, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,

@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::ImageConfig;
+
 /// Generation of this protocol. It grows when a message changes its meaning, which adding a field does not do.
 pub const GENERATION: u32 = 1;
 
@@ -147,6 +149,9 @@ pub struct Identify {
     /// How the machine reaches its network; absent leaves it to the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkIdentity>,
+    /// How the programs of its image are to be run; absent when nothing of that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageConfig>,
 }
 
 /// How the machine reaches its network.
@@ -207,5 +212,16 @@ mod tests {
         let envelope: Envelope = serde_json::from_str(json).unwrap();
         let hello: HelloRequest = envelope.parse().unwrap();
         assert_eq!((hello.generation, hello.features.len()), (7, 0));
+    }
+
+    #[test]
+    fn an_identity_without_an_image_is_what_it_was_and_with_one_it_has_a_key_more() {
+        let golden = r#"{"name":"web","hostname":"web","now":"2026-01-20T10:30:00Z"}"#;
+        let mut identify: Identify = serde_json::from_str(golden).unwrap();
+        assert_eq!(serde_json::to_string(&identify).unwrap(), golden);
+        identify.image = Some(ImageConfig { working_dir: "/app".into(), ..ImageConfig::default() });
+        let with_image = golden.replace('}', r#","image":{"working_dir":"/app"}}"#);
+        assert_eq!(serde_json::to_string(&identify).unwrap(), with_image);
+        assert_eq!(serde_json::from_str::<Identify>(&with_image).unwrap(), identify);
     }
 }

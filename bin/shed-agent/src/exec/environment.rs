@@ -1,17 +1,15 @@
 //! The environment of a command (spec B.3).
 //!
-//! Later sources win over earlier ones: defaults, the agent's own environment, /etc/environment.d, the shed's own
-//! variables, the request. HOME, USER and LOGNAME are the target user's whatever anybody says.
+//! Later sources win over earlier ones: defaults, the agent's own environment, the image's variables,
+//! /etc/environment.d, the shed's own variables, the request. HOME, USER and LOGNAME are the target user's whatever anybody says.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
 use super::users::User;
+use crate::image::WORKSPACE;
 
 /// Where commands are looked for when nobody says otherwise.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Where a shed's work lies (spec D).
-pub(crate) const WORKSPACE: &str = "/workspace";
 
 /// Directories with files of variables, as environment.d(5) has them; later ones win.
 const DIRECTORIES: [&str; 2] = ["/run/environment.d", "/etc/environment.d"];
@@ -27,6 +25,8 @@ pub(crate) type Variables = BTreeMap<String, String>;
 pub(crate) struct Sources<'a> {
     /// The agent's own environment.
     pub(crate) inherited: Variables,
+    /// The image's.
+    pub(crate) image: Vec<(String, String)>,
     /// What [`read_directories`] found, weakest first.
     pub(crate) files: Vec<(String, String)>,
     /// The shed's name, once known.
@@ -43,6 +43,7 @@ pub(crate) struct Sources<'a> {
 pub(crate) fn build(sources: Sources<'_>, user: &User) -> Variables {
     let mut variables = sources.inherited;
     variables.retain(|name, _| !is_agents_alone(name));
+    variables.extend(sources.image);
     variables.extend(sources.files);
     if let Some(name) = sources.shed_name {
         variables.insert("SHED_NAME".to_owned(), name);
@@ -135,6 +136,7 @@ mod tests {
     fn sources(requested: &[String]) -> Sources<'_> {
         Sources {
             inherited: Variables::new(),
+            image: Vec::new(),
             files: Vec::new(),
             shed_name: Some("demo".into()),
             requested,
@@ -174,6 +176,23 @@ mod tests {
         assert_eq!((get("A"), get("B"), get("C")), (Some("req=uest"), Some("file"), Some("own")));
         assert_eq!((get("PATH"), get("HOME"), get("EMPTY")), (Some("/p"), Some("/home/shed"), Some("")));
         assert_eq!((get("LISTEN_FDS"), get("INVOCATION_ID"), get("TERM")), (None, None, Some("dumb")));
+    }
+
+    #[test]
+    fn the_image_is_weaker_than_all_but_the_agent_and_the_defaults() {
+        let requested = ["R=request".to_owned()];
+        let mut given = sources(&requested);
+        let image =
+            ["PATH=/image", "F=image", "R=image", "C=image", "HOME=/x", "USER=x", "SHED_NAME=x", "SHELL=/s"];
+        given.image =
+            image.iter().filter_map(|e| e.split_once('=')).map(|(n, v)| (n.into(), v.into())).collect();
+        given.files = vec![("F".into(), "file".into())];
+        given.inherited = [("PATH", "own"), ("C", "own")].map(|(n, v)| (n.to_owned(), v.to_owned())).into();
+        let variables = build(given, &user());
+        let seen: Vec<_> = ["PATH", "F", "R", "C", "HOME", "USER", "SHED_NAME", "SHELL"]
+            .map(|name| variables[name].as_str())
+            .into();
+        assert_eq!(seen, ["/image", "file", "request", "image", "/home/shed", "shed", "demo", "/s"]);
     }
 
     #[test]

@@ -11,10 +11,13 @@ use std::{
 use shed_protocol::{Command, ExecRequest, ExitStatus};
 
 use super::{
-    environment::{self, Sources, Variables, WORKSPACE},
+    environment::{self, Sources, Variables},
     users::{self, User},
 };
-use crate::state::State;
+use crate::{
+    image::{self, WORKSPACE},
+    state::State,
+};
 
 /// Exit code of a command that cannot be run for any other reason than that it is not there (POSIX sh, 2.8.2).
 pub(crate) const CANNOT_RUN: i32 = 126;
@@ -45,14 +48,16 @@ pub(crate) struct Plan {
 pub(crate) fn make(request: &ExecRequest, state: &State) -> Result<Plan, ExitStatus> {
     let cannot = |error: &dyn std::error::Error| ExitStatus::failed(CANNOT_RUN, error.to_string());
     let command = request.command().map_err(|error| cannot(&error))?;
+    let image = state.image();
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let group = fs::read_to_string("/etc/group").unwrap_or_default();
-    let user = users::resolve(&passwd, &group, &request.user).map_err(|error| cannot(&error))?;
+    let user = users::resolve(&passwd, &group, &request.user, &image.user).map_err(|error| cannot(&error))?;
     let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
     let sources = Sources {
         inherited: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
+        image: image::variables(&image).collect(),
         files: environment::read_directories(),
         shed_name: state.name(),
         requested: &request.env,
@@ -64,10 +69,12 @@ pub(crate) fn make(request: &ExecRequest, state: &State) -> Result<Plan, ExitSta
         Command::LoginShell if shell == "/bin/bash" => (shell.to_owned(), vec!["--login".to_owned()]),
         Command::LoginShell => (shell.to_owned(), vec!["-l".to_owned()]),
         Command::Program { program, args } => (program, args),
+        Command::Entrypoint { args } => image::program(&image, args).map_err(|error| cannot(&error))?,
     };
     let search = variables.get("PATH").map_or("", String::as_str);
     let program = look_up(&arg0, search)?;
-    let directories = directories(&request.working_dir, &user.home);
+    let asked = if request.working_dir.is_empty() { image::directory(&image) } else { &request.working_dir };
+    let directories = directories(asked, &user.home);
     let or = |given, default| if given == 0 { default } else { given };
     let terminal = request.tty.then(|| (or(request.rows, 24), or(request.cols, 80)));
     Ok(Plan { program, arg0, args, variables, user, directories, terminal })
@@ -94,9 +101,8 @@ fn look_up(name: &str, search: &str) -> Result<PathBuf, ExitStatus> {
 }
 
 /// Where to start, best first (spec B.3).
-fn directories(requested: &str, home: &str) -> Vec<CString> {
-    let requested = if requested.is_empty() { WORKSPACE } else { requested };
-    [requested, home, WORKSPACE, "/"].into_iter().filter_map(|path| CString::new(path).ok()).collect()
+fn directories(asked: &str, home: &str) -> Vec<CString> {
+    [asked, home, WORKSPACE, "/"].into_iter().filter_map(|path| CString::new(path).ok()).collect()
 }
 
 /// The exit code for an error of execve(2).
@@ -133,6 +139,5 @@ mod tests {
             directories("/srv", "/home/shed"),
             [c"/srv", c"/home/shed", c"/workspace", c"/"].map(CString::from)
         );
-        assert_eq!(directories("", "/h")[0], CString::from(c"/workspace"));
     }
 }

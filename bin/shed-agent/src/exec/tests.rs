@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind, Resize, Signal};
+use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind, ImageConfig, Resize, Signal};
 use tokio::{
     io::{DuplexStream, duplex},
     time::{Instant, timeout},
@@ -26,8 +26,15 @@ fn shell(script: &str) -> ExecRequest {
 }
 
 async fn start(request: &ExecRequest) -> Host {
+    start_with(ImageConfig::default(), request).await
+}
+
+/// Starts a command in a machine whose image has this config.
+async fn start_with(image: ImageConfig, request: &ExecRequest) -> Host {
     let (ours, theirs) = duplex(256 * 1024);
-    tokio::spawn(async move { serve(theirs, &State::new()).await });
+    let state = State::new();
+    state.set_image(image);
+    tokio::spawn(async move { serve(theirs, &state).await });
     let mut host = Framed::new(ours, FrameCodec);
     host.send(Frame::json(FrameKind::ExecRequest, request)).await.unwrap();
     host
@@ -317,4 +324,55 @@ async fn a_command_starts_clean() {
     assert_eq!(lines[3..5], ["0", "/"]);
     // 0 to 2 and ls's own.
     assert_eq!(lines.len() - 5, 4, "{text}");
+}
+
+fn image() -> ImageConfig {
+    ImageConfig {
+        env: ["A=image", "B=image", "PATH=/usr/local/image:/usr/bin:/bin"].map(str::to_owned).into(),
+        entrypoint: ["sh", "-c", "echo $A $B $PATH; pwd; echo \"$@\"", "entry"].map(str::to_owned).into(),
+        cmd: ["its", "own"].map(str::to_owned).into(),
+        working_dir: "/usr".into(),
+        ..ImageConfig::default()
+    }
+}
+
+async fn run_with(image: ImageConfig, request: &ExecRequest) -> Outcome {
+    let mut host = start_with(image, request).await;
+    host.send(Frame::empty(FrameKind::StdinEof)).await.unwrap();
+    collect(&mut host).await
+}
+
+#[tokio::test]
+async fn the_images_program_runs_with_its_variables_and_where_it_says() {
+    let entrypoint = ExecRequest { entrypoint: true, env: vec!["B=request".into()], ..Default::default() };
+    let own = run_with(image(), &entrypoint).await;
+    assert_eq!(own.text(), "image request /usr/local/image:/usr/bin:/bin\n/usr\nits own\n", "{own:?}");
+    let with = ExecRequest { cmd: vec!["a".into(), "$(id)".into()], ..entrypoint };
+    assert!(run_with(image(), &with).await.text().ends_with("\n/usr\na $(id)\n"));
+}
+
+#[tokio::test]
+async fn a_command_has_the_images_variables_and_directory_unless_it_asks_for_others() {
+    let request = ExecRequest { working_dir: String::new(), ..shell("echo $A $B; pwd") };
+    assert_eq!(run_with(image(), &request).await.text(), "image image\n/usr\n");
+    let request = ExecRequest { env: vec!["A=asked".into()], ..shell("echo $A $B; pwd") };
+    assert_eq!(run_with(image(), &request).await.text(), "asked image\n/\n");
+    // What is looked up is looked up in the image's PATH.
+    let elsewhere = ImageConfig { env: vec!["PATH=/nowhere".into()], ..ImageConfig::default() };
+    assert_eq!(run_with(elsewhere, &shell("true")).await.code(), 127);
+}
+
+#[tokio::test]
+async fn an_image_without_a_program_or_with_an_init_has_nothing_to_run() {
+    let entrypoint = ExecRequest { entrypoint: true, ..Default::default() };
+    for (words, reason) in [(vec![], "names no program"), (vec!["/sbin/init".to_owned()], "is its init")] {
+        let image = ImageConfig { entrypoint: words, ..ImageConfig::default() };
+        let status = run_with(image, &entrypoint).await.status.unwrap();
+        assert_eq!(status.code, 126);
+        assert!(status.error.as_ref().unwrap().contains(reason), "{status:?}");
+    }
+    let gone = ImageConfig { entrypoint: vec!["/no/such/program".to_owned()], ..ImageConfig::default() };
+    assert_eq!(run_with(gone, &entrypoint).await.code(), 127);
+    let nul = ImageConfig { entrypoint: vec!["a\0b".to_owned()], ..ImageConfig::default() };
+    assert!(run_with(nul, &entrypoint).await.status.unwrap().error.is_some());
 }

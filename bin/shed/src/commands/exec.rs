@@ -26,8 +26,11 @@ const NOT_FOUND: i32 = 127;
 
 const AFTER_HELP: &str = "\
 A single argument with spaces or other characters that mean something to a shell is a line for one: it is run with \
-`bash -lc`. Anything else is a program and its arguments, and no shell comes in between. Without a command, a login \
-shell is started.
+`bash -lc`. Anything else is a program and its arguments, and no shell comes in between.
+
+Without a command, the program of the shed's image runs, which is its entrypoint and command; with --entrypoint, its \
+entrypoint with the arguments given here. An image whose program is an init, as that of the base image, has none to \
+run; a login shell is opened by `shed console`.
 
 Input, output and errors are passed on unchanged. A terminal is used when both stdin and stdout are one; then keys \
 such as Ctrl-C go to the command. Otherwise SIGINT and SIGTERM are passed on, and a second one ends the client.
@@ -41,13 +44,14 @@ The exit code is that of the command: 128 + n after signal n, 127 when there is 
 cannot be run. It is 255 when `shed exec` fails itself.
 
 Examples:
-  shed exec web
   shed exec web -- npm test
   shed exec web 'cd src && ls -l | wc -l'
   shed exec -t web -- htop
   shed exec -S agent web 'npm test'
   shed exec -e DEBUG=1 -w /workspace/api web -- ./run
-  tar c . | shed exec web -- tar x -C /workspace";
+  tar c . | shed exec web -- tar x -C /workspace
+  shed exec db
+  shed exec --entrypoint db -- --help";
 
 /// Run a command in a shed
 #[derive(Debug, Args)]
@@ -65,11 +69,11 @@ pub(crate) struct ExecArgs {
     #[arg(short, long = "env", value_name = "NAME=VALUE", value_parser = parse_env)]
     env: Vec<String>,
 
-    /// Start in this directory of the shed instead of /workspace
+    /// Start in this directory of the shed instead of that of its image, or /workspace
     #[arg(short, long, value_name = "DIR")]
     workdir: Option<String>,
 
-    /// Run as this user instead of `shed`
+    /// Run as this user instead of that of the image, or `shed`
     #[arg(short, long)]
     pub(super) user: Option<String>,
 
@@ -78,14 +82,18 @@ pub(crate) struct ExecArgs {
         short = 'S',
         long,
         value_name = "SESSION",
-        conflicts_with_all = ["tty", "no_tty", "env", "workdir"]
+        conflicts_with_all = ["tty", "no_tty", "env", "workdir", "entrypoint"]
     )]
     session: Option<SessionName>,
+
+    /// Run the entrypoint of the shed's image with the arguments in COMMAND, or without any with its own
+    #[arg(long)]
+    entrypoint: bool,
 
     /// The shed
     pub(super) name: ShedName,
 
-    /// A program and its arguments, or one line for the shell; a login shell when left out
+    /// A program and its arguments, or one line for the shell; the image's own program when left out
     #[arg(trailing_var_arg = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
 }
@@ -111,7 +119,12 @@ async fn exec(context: &Context, args: &ExecArgs) -> Result<ExitCode, CommandErr
     let Ended { status, .. } = join(context, joint, &request).await?;
     if let Some(reason) = &status.error {
         let error = CommandError::new(Kind::Exec, reason);
-        context.ui.error(&if shell_is_missing(args, &status) {
+        context.ui.error(&if request.entrypoint {
+            error.hinted(format!(
+                "open a shell: shed console {0}; run a command: shed exec {0} -- COMMAND",
+                args.name
+            ))
+        } else if shell_is_missing(args, &status) {
             error.hinted(format!(
                 "a single argument is run with bash, which this shed may lack; give the words one by one: shed exec {} -- sh -c 'LINE'",
                 args.name
@@ -135,8 +148,9 @@ fn tty(args: &ExecArgs) -> Tty {
 }
 
 fn request(args: &ExecArgs, tty: Tty) -> Result<ExecRequest, CommandError> {
+    let entrypoint = args.entrypoint || args.command.is_empty();
     let cmd = match args.command.as_slice() {
-        [line] if is_shell_line(line) => ["bash", "-lc", line].map(str::to_owned).to_vec(),
+        [line] if !entrypoint && is_shell_line(line) => ["bash", "-lc", line].map(str::to_owned).to_vec(),
         words => words.to_vec(),
     };
     let mut env = args.env.clone();
@@ -151,6 +165,7 @@ fn request(args: &ExecArgs, tty: Tty) -> Result<ExecRequest, CommandError> {
     }
     let request = ExecRequest {
         cmd,
+        entrypoint,
         env,
         tty: tty == Tty::Used,
         rows,
@@ -188,6 +203,7 @@ mod tests {
             workdir: None,
             user: None,
             session: None,
+            entrypoint: false,
             name: "web".parse().unwrap(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
         }
@@ -199,8 +215,15 @@ mod tests {
         assert_eq!(one.cmd, ["bash", "-lc", "cd x && ls"]);
         let word = request(&args(&["/usr/bin/true"]), Tty::None).unwrap();
         assert_eq!(word.cmd, ["/usr/bin/true"], "a plain word needs no shell");
-        let shell = request(&args(&[]), Tty::None).unwrap();
-        assert_eq!(shell.cmd, Vec::<String>::new(), "nothing is a login shell");
+        let mut with_entrypoint = args(&["-c", "a b"]);
+        with_entrypoint.entrypoint = true;
+        let own = request(&with_entrypoint, Tty::None).unwrap();
+        assert_eq!((own.cmd, own.entrypoint), (vec!["-c".to_owned(), "a b".to_owned()], true));
+        with_entrypoint.command = vec!["a b".to_owned()];
+        assert_eq!(request(&with_entrypoint, Tty::None).unwrap().cmd, ["a b"], "arguments are no line");
+        let own = request(&args(&[]), Tty::None).unwrap();
+        assert_eq!((own.cmd, own.entrypoint), (Vec::new(), true), "nothing is the image's own program");
+        assert!(!word.entrypoint);
         let several = request(&args(&["echo", "$HOME; x"]), Tty::None).unwrap();
         assert_eq!(several.cmd, ["echo", "$HOME; x"]);
         assert_eq!((several.env, several.tty), (vec!["A=1".to_owned()], false));

@@ -23,7 +23,7 @@ pub(crate) mod sync;
 pub(crate) mod system;
 pub(crate) mod tunnels;
 pub(crate) mod version;
-mod work;
+pub(crate) mod work;
 
 use std::{future::Future, hash::Hash, process::ExitCode};
 

@@ -136,13 +136,18 @@ pub(crate) async fn unless_interrupted<T>(
 }
 
 /// The signals that ask the client to end.
-struct EndSignals {
+#[derive(Debug)]
+pub(crate) struct EndSignals {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl EndSignals {
-    fn listen() -> Result<Self, CommandError> {
+    /// Takes them from here on.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub(crate) fn listen() -> Result<Self, CommandError> {
         let listen = |kind| {
             signal(kind).map_err(|error| {
                 CommandError::new(Kind::Failed, "could not watch for signals").caused_by(error)
@@ -152,7 +157,7 @@ impl EndSignals {
     }
 
     /// Waits for the next one and returns its number.
-    async fn next(&mut self) -> u8 {
+    pub(crate) async fn next(&mut self) -> u8 {
         tokio::select! {
             _ = self.interrupt.recv() => SIGINT,
             _ = self.terminate.recv() => SIGTERM,

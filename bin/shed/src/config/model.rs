@@ -188,6 +188,11 @@ impl ServerEntry {
             .expect("a Host is one that ServerAddress accepted")
     }
 
+    /// Returns the name or address of its host.
+    pub(crate) fn host(&self) -> &str {
+        self.host.as_str()
+    }
+
     /// Returns the address of the API for people.
     pub(crate) fn url(&self) -> String {
         format!("http://{}:{}", self.host, self.http_port)

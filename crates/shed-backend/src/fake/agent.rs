@@ -157,6 +157,7 @@ async fn run(
     let (program, args) = match command {
         Command::LoginShell => ("cat", &[][..]),
         Command::Program { program, args } => (program.as_str(), &args[..]),
+        Command::Entrypoint { args } => ("request", &args[..]),
     };
     let number = |text: Option<&String>| text.and_then(|text| text.parse().ok());
     match (program, args) {

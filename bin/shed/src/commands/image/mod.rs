@@ -1,8 +1,11 @@
 //! `shed image`: the images that a server makes sheds from.
 
+mod build;
 mod delete;
 mod list;
 mod prune;
+mod push;
+mod save;
 
 use std::process::ExitCode;
 
@@ -10,7 +13,7 @@ use clap::{Args, Subcommand};
 
 use crate::{cli::Context, command_error::CommandError};
 
-/// List, delete and clean up the images that sheds are made from
+/// Build, list, save, push, delete and clean up the images that sheds are made from
 #[derive(Debug, Args)]
 pub(crate) struct ImageArgs {
     #[command(subcommand)]
@@ -19,8 +22,11 @@ pub(crate) struct ImageArgs {
 
 #[derive(Debug, Subcommand)]
 enum ImageCommand {
+    Build(build::BuildArgs),
     #[command(visible_alias = "ls")]
     List(list::ListArgs),
+    Save(save::SaveArgs),
+    Push(push::PushArgs),
     #[command(visible_alias = "rm")]
     Delete(delete::DeleteArgs),
     Prune(prune::PruneArgs),
@@ -29,6 +35,9 @@ enum ImageCommand {
 /// Runs the command.
 pub(crate) fn run(context: &Context, args: &ImageArgs) -> Result<ExitCode, CommandError> {
     match &args.command {
+        ImageCommand::Build(args) => build::run(context, args),
+        ImageCommand::Save(args) => save::run(context, args),
+        ImageCommand::Push(args) => push::run(context, args),
         ImageCommand::List(args) => list::run(context, args),
         ImageCommand::Delete(args) => delete::run(context, args),
         ImageCommand::Prune(args) => prune::run(context, args),
