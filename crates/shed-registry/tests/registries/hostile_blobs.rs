@@ -149,6 +149,7 @@ async fn a_body_that_ends_too_early_is_continued_however_the_registry_does_it() 
             3,
         ),
         (
+            "in pieces",
             |_, seen, layer| {
                 let Some(range) = &seen.range else { return Some(layer.to_vec().into_response()) };
                 let from: usize = range.trim_start_matches("bytes=").trim_end_matches('-').parse().unwrap();
@@ -181,9 +182,10 @@ async fn a_body_that_ends_too_early_is_continued_however_the_registry_does_it() 
             let home = Home::new();
             let result = pull(&home, &fake, patience()).await;
             assert!(result.is_ok(), "{name}: {}", chain(&result.unwrap_err()));
-            // When a connection breaks, what came last may be lost: then there is nothing to continue.
+            // When a connection breaks, some of what came last may be lost.
             let asked = fake.count("GET", &path);
-            assert!(asked == requests || (!clean_end && asked == 2), "{name}, {clean_end}: {asked}");
+            let expected = if clean_end { requests..=requests } else { 2..=requests + 1 };
+            assert!(expected.contains(&asked), "{name}, {clean_end}: {asked}");
             assert_eq!(home.check_blobs(), 3);
         }
     }

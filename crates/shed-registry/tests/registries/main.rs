@@ -12,6 +12,7 @@ mod logins;
 mod real;
 mod resume;
 mod server;
+mod tls;
 mod tokens;
 
 use std::{

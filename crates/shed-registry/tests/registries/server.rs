@@ -26,13 +26,22 @@ impl Server {
 
     /// Starts a registry with this `auth:` of its config.
     pub(crate) fn with_auth(auth: &str) -> Self {
+        Self::with(auth, "")
+    }
+
+    /// Starts a registry that speaks TLS with this certificate and key.
+    pub(crate) fn with_certificate(certificate: &Utf8Path, key: &Utf8Path) -> Self {
+        Self::with("", &format!(", tls: {{certificate: {certificate}, key: {key}}}"))
+    }
+
+    fn with(auth: &str, http: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = Utf8Path::from_path(dir.path()).unwrap();
         let config = path.join("config.yml");
-        std::fs::write(&config, config_text(path, "127.0.0.1:0", auth)).unwrap();
+        std::fs::write(&config, config_text(path, "127.0.0.1:0", auth, http)).unwrap();
         let (child, address) = start(&config);
         // The same port after a restart.
-        std::fs::write(&config, config_text(path, &address, auth)).unwrap();
+        std::fs::write(&config, config_text(path, &address, auth, http)).unwrap();
         Self { child, config, address, _dir: Some(dir) }
     }
 
@@ -57,12 +66,12 @@ impl Drop for Server {
     }
 }
 
-fn config_text(dir: &Utf8Path, address: &str, auth: &str) -> String {
+fn config_text(dir: &Utf8Path, address: &str, auth: &str, http: &str) -> String {
     // Where an upload is to go is signed with the secret; without one, a restart would forget all uploads.
     format!(
         "version: 0.1\nlog: {{level: info}}\n\
          storage: {{filesystem: {{rootdirectory: {dir}/data}}, delete: {{enabled: true}}}}\n\
-         http: {{addr: \"{address}\", secret: test}}\n{auth}"
+         http: {{addr: \"{address}\", secret: test{http}}}\n{auth}"
     )
 }
 
@@ -82,7 +91,7 @@ fn start(config: &Utf8Path) -> (Child, String) {
         let mut all = Vec::new();
         for line in lines.map_while(Result::ok) {
             if let Some((_, rest)) = line.split_once("listening on ") {
-                let _late = say.send(rest.split(['"', ' ']).next().unwrap_or_default().to_owned());
+                let _late = say.send(rest.split(['"', ' ', ',']).next().unwrap_or_default().to_owned());
             } else if all.len() < 20 {
                 all.push(line);
             }
