@@ -229,6 +229,31 @@ async fn token_servers_are_not_trusted_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_not_taken_any_more_is_replaced_once() {
+    // The first token opens manifests only, the second all but one blob.
+    let layer = DigestHasher::sha256_of(b"layer");
+    for locked in [None, Some(layer)] {
+        let shut = locked.clone();
+        let fake = Fake::start(small(), move |seen, before| {
+            if seen.path.starts_with("/token") {
+                return Some(format!(r#"{{"token":"t{before}","expires_in":3000}}"#).into_response());
+            }
+            let shut = shut.as_ref().is_some_and(|digest| seen.path.ends_with(digest.as_str()));
+            let opens = match seen.authorization.as_deref() {
+                Some("Bearer t0") => seen.path.contains("/manifests/"),
+                Some(_) => !shut,
+                None => false,
+            };
+            (!opens).then(|| with_header(401, "www-authenticate", r#"Bearer realm="/token""#))
+        })
+        .await;
+        let result = pull(&Home::new(), &fake, "image:v1").await;
+        assert_eq!(result.is_ok(), locked.is_none(), "{result:?}");
+        assert_eq!(fake.count("GET", "/token"), if locked.is_none() { 2 } else { 3 });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_registrys_words_cannot_harm_a_terminal() {
     for status in [400, 403, 404, 501] {
         let fake = with_manifest(move || {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use shed_image::Unwatched;
-use shed_registry::{Patience, PullError, PushError, Registry};
+use shed_registry::{Patience, PullError, PushError, Registry, RequestError};
 use shed_types::Digest;
 
 use crate::{
@@ -154,6 +154,22 @@ async fn a_push_over_a_line_that_breaks_arrives() {
     assert_eq!(watch.last().bytes_done, watch.last().bytes_total);
     assert_eq!(skopeo_digest(&format!("docker://{}/image:v1", other.address), &home.path), expected);
     assert_eq!(line.cuts(), 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_that_stalls_is_given_up() {
+    let server = Server::open();
+    let (_, _) = fill(&server);
+    let (home, digest) = pulled(&server).await;
+    let other = Server::open();
+    let hold = Some((Way::Up, 1_000_000));
+    let line = Line::to(&other.address, Plan { hold, ..Plan::default() }).await;
+    let target = reference(&format!("{}/image:v1", line.address));
+    let patience = Patience { quiet: std::time::Duration::from_secs(2), tries: 2, ..patience() };
+    let registry = Registry::with_patience(home.settings(), patience);
+    let error = registry.push(&digest, &home.blobs(), &target, Arc::new(Unwatched)).await.unwrap_err();
+    let PushError::Request { source, .. } = &error else { panic!("{error}") };
+    assert!(matches!(**source, RequestError::Stalled { .. }), "{source}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
