@@ -212,18 +212,25 @@ pub(crate) fn see_ext4(image: &Utf8Path) -> Seens {
     let mut paths: Vec<(Vec<u8>, u32)> = vec![(Vec::new(), 2)];
     let mut level = paths.clone();
     while !level.is_empty() {
-        let commands: Vec<String> = level.iter().map(|(_, number)| format!("ls -p <{number}>")).collect();
+        let commands: Vec<String> = level.iter().map(|(_, number)| format!("ls -l <{number}>")).collect();
         let mut below = Vec::new();
         for ((path, _), answer) in level.iter().zip(debugfs(dir, image, &commands)) {
-            for line in answer.lines().filter(|line| line.starts_with('/')) {
-                let fields: Vec<&str> = line.split('/').collect();
-                let name = unescape(fields[5]);
+            // Number, mode, type, owner, group, size, day and time, and the rest is the name.
+            for line in answer.lines().filter(|line| line.contains(" (")) {
+                let mut rest = line.trim_start();
+                let mut fields = Vec::new();
+                for _ in 0..8 {
+                    let (field, after) = rest.split_once(' ').unwrap_or_else(|| panic!("{line}"));
+                    fields.push(field);
+                    rest = if fields.len() < 8 { after.trim_start() } else { after };
+                }
+                let name = unescape(rest);
                 if name == b"." || name == b".." {
                     continue;
                 }
-                let child = ([path.as_slice(), b"/", &name].concat(), fields[1].parse().unwrap());
+                let child = ([path.as_slice(), b"/", &name].concat(), fields[0].parse().unwrap());
                 paths.push(child.clone());
-                if fields[2].starts_with("04") {
+                if fields[2] == "(2)" {
                     below.push(child);
                 }
             }
