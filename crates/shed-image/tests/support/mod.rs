@@ -258,15 +258,27 @@ pub(crate) fn see_ext4(image: &Utf8Path) -> Seens {
         if !commands.is_empty() {
             debugfs(dir, image, &commands);
         }
-        let xattrs = names
-            .iter()
-            .zip(0..)
-            .map(|(name, i)| ((*name).to_owned(), fs::read(dir.join(format!("ea.{i}"))).unwrap_or_default()));
+        let xattrs = names.iter().zip(0..).map(|(name, i)| {
+            let mut value = fs::read(dir.join(format!("ea.{i}"))).unwrap_or_default();
+            if name.starts_with("system.posix_acl_") {
+                // debugfs leaves the number zero where there is none.
+                for entry in value[4..].chunks_mut(8).filter(|entry| !matches!(entry[0], 2 | 8)) {
+                    entry[4..].fill(0xff);
+                }
+            }
+            ((*name).to_owned(), value)
+        });
         let xattrs = xattrs.collect();
         let file = dir.join(format!("content.{number}"));
         seen.insert(path, parse_stat(stat, xattrs, fs::read(file).unwrap_or_default()));
     }
     seen
+}
+
+/// debugfs writes large numbers of users as negative ones.
+fn owner(text: &str) -> u32 {
+    let number: i64 = text.parse().unwrap();
+    u32::try_from(if number < 0 { number + (1 << 32) } else { number }).unwrap()
 }
 
 fn unescape(name: &str) -> Vec<u8> {
@@ -314,8 +326,8 @@ fn parse_stat(stat: &str, xattrs: BTreeMap<String, Vec<u8>>, content: Vec<u8>) -
     Seen {
         kind,
         mode: u32::from_str_radix(after("Mode:"), 8).unwrap(),
-        uid: after("User:").parse::<i64>().unwrap() as u32,
-        gid: after("Group:").parse::<i64>().unwrap() as u32,
+        uid: owner(after("User:")),
+        gid: owner(after("Group:")),
         links: after("Links:").parse().unwrap(),
         size: if matches!(kind, 'f' | 'l') { after("Size:").parse().unwrap() } else { 0 },
         modified: (kind != 'd').then_some(modified),
@@ -370,7 +382,8 @@ pub(crate) fn see_directory(root: &Utf8Path) -> Seens {
                 gid: metadata.gid(),
                 links: metadata.nlink(),
                 size: if matches!(kind, 'f' | 'l') { metadata.len() } else { 0 },
-                modified: (kind != 'd').then(|| (metadata.mtime(), metadata.mtime_nsec() as u32)),
+                modified: (kind != 'd')
+                    .then(|| (metadata.mtime(), u32::try_from(metadata.mtime_nsec()).unwrap())),
                 device,
                 xattrs: xattrs(&path),
                 content,
