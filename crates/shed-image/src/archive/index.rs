@@ -16,7 +16,20 @@ pub(super) fn is_named(wanted: &str, given: &str) -> bool {
         return true;
     }
     // What is no reference cannot be spelled in two ways.
-    wanted.parse::<ImageReference>().is_ok_and(|wanted| wanted.to_string() == given.to_string())
+    wanted.parse::<ImageReference>().is_ok_and(|wanted| key(&wanted) == key(&given))
+}
+
+/// What a reference means, however it is spelled.
+fn key(reference: &ImageReference) -> (&str, &str, Option<&str>, Option<&str>) {
+    // Without tag and digest it means the tag `latest`.
+    let tag = reference.tag().or_else(|| reference.digest().is_none().then_some("latest"));
+    // Docker's own images have a repository that may be left out.
+    let repository = reference.repository();
+    let repository = repository
+        .strip_prefix("library/")
+        .filter(|_| reference.registry() == "docker.io")
+        .unwrap_or(repository);
+    (reference.registry(), repository, tag, reference.digest())
 }
 
 /// Returns the names that an index gives an image.
@@ -104,4 +117,27 @@ pub(super) fn list(names: impl Iterator<Item = String>) -> String {
 /// Where a layout keeps a blob.
 pub(super) fn blob_name(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_the_same_in_every_spelling() {
+        for (wanted, given) in [
+            ("v1", "v1"),
+            ("v1", "ghcr.io/owner/tools:v1"),
+            ("tools", "docker.io/library/tools:latest"),
+            ("docker.io/tools:latest", "tools"),
+            ("no reference at all", "no reference at all"),
+        ] {
+            assert!(is_named(wanted, given), "{wanted} {given}");
+        }
+        for (wanted, given) in
+            [("v1", "v2"), ("tools", "tools:v1"), ("a/tools", "ghcr.io/a/tools"), ("x", "x y")]
+        {
+            assert!(!is_named(wanted, given), "{wanted} {given}");
+        }
+    }
 }
