@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use shed_api::ServerInfo;
 use shed_backend::fake::{BootFault, FakeWorld, Faults};
 use shed_client::{Client, Timeouts};
-use shed_image::file_name;
+use shed_image::{ImageLimits, file_name};
 use shed_lifecycle::{Settings, Sheds};
+use shed_registry::RegistrySettings;
 use shed_server::{host_key::HostKey, serve::Server, ssh::term::Terms};
 use shed_testkit::wait_for;
 use shed_types::{DiskGb, ShedName};
@@ -146,6 +147,9 @@ fn settings(root: &Utf8Path) -> Settings {
         initrd: root.join("images/initrd"),
         base_rootfs: None,
         images: [].into(),
+        registries: RegistrySettings::default(),
+        image_limits: ImageLimits::default(),
+        home: None,
         default_cpus: 2.try_into().unwrap(),
         default_memory_mb: 512.try_into().unwrap(),
         default_disk_gb: DiskGb::try_from(1).unwrap(),
