@@ -1,93 +1,105 @@
 //! Images to and from registries, and the whole way from a reference to an image that boots.
 //!
 //! The server pulls what a create needs, the command line pulls and pushes for whoever builds images. Blobs go to and
-//! come from the store of `shed-image`, which also converts them.
+//! come from the store of `shed-image`, which also converts them. Registries are not trusted: what they send is checked
+//! against digests, bounded, and asked for again where that may help; a login goes only to the registry it is for and to
+//! the token server that this one names.
 
-use std::{collections::BTreeSet, sync::Arc};
+mod blocking;
+mod challenge;
+mod credentials;
+mod download;
+mod error;
+mod fetch;
+mod http;
+mod login;
+mod manifest;
+mod progress;
+mod pull;
+mod push;
+mod repository;
+mod retry;
+mod secret;
+mod session;
+mod settings;
+mod sink;
+mod upload;
 
-use camino::Utf8PathBuf;
+use std::sync::Arc;
+
 use shed_image::{BlobStore, ImageLimits, ImageStore, ImageWatch, Platform};
 use shed_types::{Digest, ImageName, ImageReference};
 
-/// How registries are reached.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct RegistrySettings {
-    /// `host` or `host:port` of registries that speak HTTP without TLS; those on loopback addresses may always.
-    pub insecure: BTreeSet<String>,
-    /// Docker's config directory with `config.json`; absent means `$DOCKER_CONFIG`, else `~/.docker`.
-    pub docker_config: Option<Utf8PathBuf>,
-}
+pub use credentials::CredentialError;
+pub use error::{RequestError, Said};
+pub use fetch::FetchError;
+pub use pull::PullError;
+pub use push::PushError;
+pub use settings::{Patience, RegistrySettings};
 
-/// Says why an image was not pulled.
-#[derive(Debug, thiserror::Error)]
-pub enum PullError {
-    #[error("the pull was cancelled")]
-    Cancelled,
-}
-
-/// Says why an image was not pushed.
-#[derive(Debug, thiserror::Error)]
-pub enum PushError {
-    #[error("the push was cancelled")]
-    Cancelled,
-}
-
-/// Says why there is no image of a reference.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    #[error(transparent)]
-    Pull(#[from] PullError),
-}
+use crate::{fetch::Fetch, pull::Pull, push::Push, session::Shared};
 
 /// The way to all registries; clones share connections and tokens.
 #[derive(Debug, Clone)]
 pub struct Registry {
-    settings: Arc<RegistrySettings>,
+    shared: Arc<Shared>,
 }
 
 impl Registry {
     /// Returns a way to registries; connects to none yet.
     #[must_use]
     pub fn new(settings: RegistrySettings) -> Self {
-        Self { settings: Arc::new(settings) }
+        Self::with_patience(settings, Patience::default())
+    }
+
+    /// Returns a way to registries that are waited for as long as `patience` says.
+    #[must_use]
+    pub fn with_patience(settings: RegistrySettings, patience: Patience) -> Self {
+        Self { shared: Arc::new(Shared::new(settings, patience)) }
     }
 
     /// Returns how registries are reached.
     #[must_use]
     pub fn settings(&self) -> &RegistrySettings {
-        &self.settings
+        &self.shared.settings
     }
 
     /// Brings all blobs of an image into the store and returns its manifest. Blobs that are there are not asked for again,
-    /// those that an earlier pull began are continued.
+    /// those that an earlier pull began are continued. Of an index, the platform's image is taken; the index is stored too.
     ///
     /// # Errors
-    /// When the registry has no such image for the platform, refuses, cannot be reached, or sends other content.
+    /// When the registry has no such image for the platform, refuses, cannot be reached, or sends other content; and when
+    /// all blobs together have more than the default of [`ImageLimits::max_bytes`].
     ///
     /// # Cancel safety
     /// Dropping the future ends the pull; the next one continues.
     pub async fn pull(
         &self,
-        _reference: &ImageReference,
-        _platform: &Platform,
-        _blobs: &BlobStore,
-        _watch: Arc<dyn ImageWatch>,
+        reference: &ImageReference,
+        platform: &Platform,
+        blobs: &BlobStore,
+        watch: Arc<dyn ImageWatch>,
     ) -> Result<Digest, PullError> {
-        Err(PullError::Cancelled)
+        let max_bytes = ImageLimits::default().max_bytes;
+        Pull { shared: &self.shared, reference, platform, blobs, max_bytes }.run(&*watch).await
     }
 
-    /// Sends an image's blobs and manifest to a registry, under this reference.
+    /// Sends an image's blobs and manifest to a registry, under this reference. The watch hears of the bytes that are there
+    /// as of a download.
     ///
     /// # Errors
     /// When blobs are missing, or the registry refuses or cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the push; the registry may have some of the blobs, which the next one does not send again.
     pub async fn push(
         &self,
-        _manifest: &Digest,
-        _blobs: &BlobStore,
-        _reference: &ImageReference,
-        _watch: Arc<dyn ImageWatch>,
+        manifest: &Digest,
+        blobs: &BlobStore,
+        reference: &ImageReference,
+        watch: Arc<dyn ImageWatch>,
     ) -> Result<(), PushError> {
-        Err(PushError::Cancelled)
+        Push { shared: &self.shared, reference, manifest, blobs }.run(&*watch).await
     }
 
     /// Makes the image `name` from a reference, unless it is there and was made from it: waits for the image's lock,
@@ -100,12 +112,12 @@ impl Registry {
     /// Dropping the future ends the work soon; the lock is free when it has ended.
     pub async fn fetch(
         &self,
-        _reference: &ImageReference,
-        _store: &ImageStore,
-        _name: &ImageName,
-        _limits: ImageLimits,
-        _watch: Arc<dyn ImageWatch>,
+        reference: &ImageReference,
+        store: &ImageStore,
+        name: &ImageName,
+        limits: ImageLimits,
+        watch: Arc<dyn ImageWatch>,
     ) -> Result<bool, FetchError> {
-        Err(PullError::Cancelled.into())
+        Fetch { shared: &self.shared, reference, store, name, limits }.run(watch).await
     }
 }
