@@ -77,7 +77,6 @@ pub(crate) fn parse_document(bytes: &[u8], digest: &Digest) -> Result<Document, 
 }
 
 /// Reads the config of an image.
-#[cfg_attr(not(test), expect(dead_code, reason = "conversion reads it"))]
 pub(crate) fn read_config(
     blobs: &BlobStore,
     digest: &Digest,

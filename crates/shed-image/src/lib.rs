@@ -9,6 +9,7 @@ mod blobs;
 mod convert;
 mod disk;
 mod document;
+mod ext4;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -16,13 +17,14 @@ mod origin;
 mod progress;
 mod remove;
 mod store;
+mod tar;
 mod trailer;
 
 pub use archive::{ImportError, Platform, SaveError, import, save};
 pub use blobs::{
     BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher, SweepReport,
 };
-pub use convert::{ConvertError, ImageLimits, convert};
+pub use convert::{ConvertError, EntryProblem, ImageLimits, convert};
 pub use disk::{
     BuildDiskError, CloneError, CloneMethod, DiskOptions, Mke2fs, UPPER_LABEL, clone_sparse, format_upper,
     rootfs_from_tar,
@@ -38,4 +40,5 @@ pub use store::{
     FileId, ImageLock, ImageRecord, ImageStore, ListImagesError, Orphan, OrphanFate, RemoveOrphanError,
     SidecarKind, TemplateError, file_name,
 };
+pub use tar::TarError;
 pub use trailer::{RunConfig, Trailer};
