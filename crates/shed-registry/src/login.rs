@@ -170,15 +170,18 @@ impl Porter<'_> {
         let has_login = login.is_some();
         let asked = Instant::now();
         let answer = if let Some(Login::Identity(token)) = &login {
-            let mut form = form_urlencoded::Serializer::new(String::new());
-            form.append_pair("grant_type", "refresh_token")
-                .append_pair("refresh_token", token.expose())
-                .append_pair("client_id", "shed")
-                .append_pair("scope", &scopes.join(" "));
-            if let Some(service) = service {
-                form.append_pair("service", service);
-            }
-            let form = form.finish();
+            // The serializer stays on this side of the wait: it may not go from thread to thread.
+            let form = {
+                let mut form = form_urlencoded::Serializer::new(String::new());
+                form.append_pair("grant_type", "refresh_token")
+                    .append_pair("refresh_token", token.expose())
+                    .append_pair("client_id", "shed")
+                    .append_pair("scope", &scopes.join(" "));
+                if let Some(service) = service {
+                    form.append_pair("service", service);
+                }
+                form.finish()
+            };
             let build = |request: RequestBuilder| {
                 let kind = "application/x-www-form-urlencoded";
                 request.header(header::CONTENT_TYPE, kind).body(form.clone())

@@ -102,15 +102,17 @@ impl Pull<'_> {
         let (config, layers) = all.split_first().expect("an image has a config");
         self.blob(&session, &hold, config, progress).await?;
         self.check_platform(config).await?;
-        stream::iter(layers)
-            .map(|layer| async {
-                self.blob(&session, &hold, layer, progress).await?;
+        let (session, hold, image) = (&session, &hold, &image);
+        // Made before they are polled: as a closure of the stream's, the compiler takes them for bound to one thread.
+        let downloads: Vec<_> = layers
+            .iter()
+            .map(|layer| async move {
+                self.blob(session, hold, layer, progress).await?;
                 progress.layers(image.layers.iter().filter(|other| other.digest == layer.digest).count());
                 Ok::<_, PullError>(())
             })
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+            .collect();
+        stream::iter(downloads).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         Ok(digest)
     }
 
