@@ -98,6 +98,11 @@ impl Registry {
         self.gate.send_replace(bytes);
     }
 
+    /// Returns how many bytes have come through since all were allowed.
+    pub(crate) fn passed(&self) -> u64 {
+        u64::MAX - *self.gate.borrow()
+    }
+
     /// Waits until the gate holds bytes back.
     pub(crate) async fn exhausted(&self) {
         wait_for("the gate to close", PATIENCE * 2, || std::future::ready(*self.gate.borrow() == 0))
