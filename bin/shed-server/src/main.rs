@@ -19,8 +19,9 @@ use shed_types::error_chain;
 /// Requests are few and small; two threads keep one busy stream from delaying the others.
 const WORKERS: usize = 2;
 
-/// Blocking work is copying of disks and syncing of records, a create at a time.
-const BLOCKING: usize = 16;
+/// Blocking work is copying of disks and syncing of records, a create at a time; and the making of images, which takes
+/// minutes or waits for other processes, and must not keep those waiting.
+const BLOCKING: usize = 64;
 
 /// Runs sheds: virtual machines for development, behind an HTTP API.
 #[derive(Debug, Parser)]

@@ -325,5 +325,6 @@ fn of_reference(name: &ImageName, reference: &ImageReference, record: Option<&Im
 /// Returns the names that a create could have been asked for instead.
 fn available(settings: &Settings) -> Result<Vec<String>, CreateShedError> {
     let known = known(settings).map_err(|source| CreateShedError::ListImages(source.into()))?;
-    Ok(known.into_iter().filter(|image| image.cached).map(|image| image.name.to_string()).collect())
+    let can_be_had = |image: &KnownImage| image.cached || (image.configured && image.reference.is_some());
+    Ok(known.into_iter().filter(can_be_had).map(|image| image.name.to_string()).collect())
 }

@@ -77,7 +77,7 @@ pub async fn make_image(
         Ok(None) => {}
         // A pull does as well, and says what is wrong if something is.
         Err(error) => {
-            tracing::warn!(image = %name, %error, "an image of the same reference could not be linked")
+            tracing::warn!(image = %name, %error, "an image of the same reference could not be linked");
         }
     }
     let pulled = from.fetch(reference, store, name, limits, watch).await?;

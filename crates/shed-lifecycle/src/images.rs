@@ -39,7 +39,7 @@ pub struct KnownImage {
     pub size_bytes: Option<u64>,
     /// Whether the config names it; otherwise it was found in the images directory.
     pub configured: bool,
-    /// Whether a create can take it now.
+    /// Whether a create can take it without making it first.
     pub cached: bool,
     /// Whether it is just being made for a create.
     pub pulling: bool,

@@ -362,7 +362,7 @@ impl Host {
             match self.from.get(&file).copied().unwrap_or(From::Nothing) {
                 From::Nothing | From::Elsewhere => {}
                 From::Manifest(n) => {
-                    needed.extend(self.blobs.manifests[n].1.iter().map(|digest| digest.hex().to_owned()))
+                    needed.extend(self.blobs.manifests[n].1.iter().map(|digest| digest.hex().to_owned()));
                 }
                 From::NoManifest | From::Damaged => return None,
             }
@@ -472,7 +472,7 @@ async fn check(state: State) {
                 let expected: BTreeSet<String> = blobs.0.intersection(&needed).cloned().collect();
                 assert_eq!(blobs_left, (expected, 0));
                 let BlobPrune::Removed { report, .. } = &report.blobs else { panic!("{report:?}") };
-                assert_eq!(report.files as usize, blobs.0.len() + blobs.1 - blobs_left.0.len());
+                assert_eq!(report.files, (blobs.0.len() + blobs.1 - blobs_left.0.len()) as u64);
             }
             (in_use, needed) => {
                 assert_eq!(blobs_left, blobs);

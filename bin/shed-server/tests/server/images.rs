@@ -269,7 +269,8 @@ async fn a_create_from_a_reference_that_is_not_cached_and_cannot_be_pulled_says_
     assert_eq!(reply.message(), message);
     let reply = images.api.send("POST", "/api/sheds", create("busybox")).await;
     assert_eq!(reply.error(), (400, "UNKNOWN_IMAGE".into()));
-    let hint = "this server has: base. One in a registry is asked for with its tag, like `busybox:latest`";
+    let hint =
+        "this server has: base, tools. One in a registry is asked for with its tag, like `busybox:latest`";
     assert!(reply.message().contains(hint), "{reply:?}");
     for none in ["/etc/passwd", "~/none", "/no/such", "a:b:c", "owner/Tools"] {
         let reply = images.api.send("POST", "/api/sheds", create(none)).await;
