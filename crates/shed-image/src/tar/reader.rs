@@ -425,7 +425,9 @@ impl Extensions {
                 _ => {
                     if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                         self.xattrs.retain(|(known, _)| known != name);
-                        self.xattrs.push((name.to_vec(), value.to_vec()));
+                        if let Some(value) = text() {
+                            self.xattrs.push((name.to_vec(), value));
+                        }
                     }
                 }
             }
