@@ -34,7 +34,7 @@ pub(crate) struct Clients {
 
 #[derive(Debug)]
 struct Pair {
-    /// For plain HTTP to this host: no proxy can reach it.
+    /// To this host: no proxy can reach it.
     near: Client,
     far: Client,
 }
@@ -46,7 +46,7 @@ impl Clients {
         // Reading the certificates of this host takes a while.
         let make = || blocking(move || Pair::new(connect).map_err(RequestError::Setup));
         let pair = self.pair.get_or_try_init(make).await?;
-        Ok(if url.scheme() == "http" && is_loopback(url) { &pair.near } else { &pair.far })
+        Ok(if is_loopback(url) { &pair.near } else { &pair.far })
     }
 }
 

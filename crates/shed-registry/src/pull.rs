@@ -102,17 +102,11 @@ impl Pull<'_> {
         let (config, layers) = all.split_first().expect("an image has a config");
         self.blob(&session, &hold, config, progress).await?;
         self.check_platform(config).await?;
-        let (session, hold, image) = (&session, &hold, &image);
-        // Made before they are polled: as a closure of the stream's, the compiler takes them for bound to one thread.
-        let downloads: Vec<_> = layers
-            .iter()
-            .map(|layer| async move {
-                self.blob(session, hold, layer, progress).await?;
-                progress.layers(image.layers.iter().filter(|other| other.digest == layer.digest).count());
-                Ok::<_, PullError>(())
-            })
-            .collect();
-        stream::iter(downloads).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        let mut coming = Vec::new();
+        for layer in layers {
+            coming.push(self.layer(&session, &hold, layer, &image, progress));
+        }
+        stream::iter(coming).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         Ok(digest)
     }
 
@@ -186,6 +180,19 @@ impl Pull<'_> {
         sink.restart().await?;
         sink.write(Bytes::from(bytes)).await?;
         sink.commit().await
+    }
+
+    async fn layer(
+        &self,
+        session: &Session,
+        hold: &Arc<BlobUse>,
+        layer: &Descriptor,
+        image: &Image,
+        progress: &Arc<Progress>,
+    ) -> Result<(), PullError> {
+        self.blob(session, hold, layer, progress).await?;
+        progress.layers(image.layers_with(layer));
+        Ok(())
     }
 
     async fn blob(
