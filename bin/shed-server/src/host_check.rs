@@ -2,10 +2,11 @@
 
 use std::fmt;
 
-use camino::{Utf8Path, Utf8PathBuf};
+use camino::Utf8Path;
 use rustix::fs::{Access, access};
 use shed_backend::Accelerator;
 use shed_image::Mke2fs;
+use shed_lifecycle::DefaultImage;
 use shed_types::error_chain;
 
 use crate::{backends, config::Config, host_key::HostKey};
@@ -94,8 +95,11 @@ fn file(path: &Utf8Path) -> Result<String, String> {
 fn default_image(config: &Config) -> Result<String, String> {
     // The accelerator decides timeouts only, which no image depends on.
     let settings = backends::settings(config, Accelerator::Tcg);
-    let image = shed_lifecycle::default_image(&settings);
-    image.map(Utf8PathBuf::into_string).map_err(|error| error_chain(&error))
+    match shed_lifecycle::default_image(&settings) {
+        Ok(DefaultImage::There(path)) => Ok(path.into_string()),
+        Ok(DefaultImage::ToPull(reference)) => Ok(format!("{reference} (will be pulled)")),
+        Err(error) => Err(error_chain(&error)),
+    }
 }
 
 fn host_key(path: &Utf8Path) -> Result<String, String> {

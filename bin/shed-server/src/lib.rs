@@ -3,7 +3,7 @@
 //! `main.rs` is the only program that uses this; it is a library so that tests run the API in their own process
 //! over a fake backend. The rooms: [`config`] reads server.yaml, [`backends`] picks what runs machines, [`http`]
 //! turns requests into calls of `shed-lifecycle` and errors into replies, [`ssh`] does the same for SSH, [`serve`] owns sockets, signals and the
-//! drain at the end, [`metrics`] counts, [`host_key`] is who the server is to SSH clients.
+//! drain at the end, [`metrics`] counts, [`pull_images`] gets images ahead of creates, [`host_key`] is who the server is to SSH clients.
 
 pub mod backends;
 pub mod capacity;
@@ -15,6 +15,7 @@ pub mod host_key;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+pub mod pull_images;
 pub mod serve;
 mod shown;
 pub mod ssh;

@@ -5,11 +5,13 @@ use std::{io::Write, process::ExitCode};
 use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand};
+use shed_registry::Registry;
 use shed_server::{
     capacity,
     config::{self, Config, Surroundings},
     host_check::HostCheck,
     logging::{self, LogFormat},
+    pull_images,
     serve::{self, Ended},
 };
 use shed_types::error_chain;
@@ -17,8 +19,9 @@ use shed_types::error_chain;
 /// Requests are few and small; two threads keep one busy stream from delaying the others.
 const WORKERS: usize = 2;
 
-/// Blocking work is copying of disks and syncing of records, a create at a time.
-const BLOCKING: usize = 16;
+/// Blocking work is copying of disks and syncing of records, a create at a time; and the making of images, which takes
+/// minutes or waits for other processes, and must not keep those waiting.
+const BLOCKING: usize = 64;
 
 /// Runs sheds: virtual machines for development, behind an HTTP API.
 #[derive(Debug, Parser)]
@@ -34,6 +37,8 @@ enum Command {
     Serve(ServeArgs),
     /// Say whether this host can run sheds, and what is missing; exit code 1 if anything is
     Check(ConfigArgs),
+    /// Pull the images that server.yaml names by reference, before a create has to wait for one; exit code 1 if any failed
+    PullImages(PullImagesArgs),
     /// Print the version
     Version,
 }
@@ -60,6 +65,15 @@ struct ServeArgs {
     log_format: LogFormat,
 }
 
+#[derive(Debug, Args)]
+struct PullImagesArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Pull only the image that is called this in `images:`
+    #[arg(long, value_name = "NAME")]
+    variant: Option<String>,
+}
+
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
         Ok(code) => code,
@@ -79,6 +93,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let check = runtime()?.block_on(HostCheck::run(&config));
             print(&check)?;
             Ok(if check.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::PullImages(args) => {
+            let config = load(args.config.config.as_deref())?;
+            let registry = Registry::new(config.registries.clone());
+            let runtime = runtime()?;
+            let pulled = runtime.block_on(pull_images::run(&config, args.variant.as_deref(), &registry))?;
+            print(&pulled)?;
+            Ok(if pulled.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
         Command::Version => {
             print(&concat!("shed-server ", env!("CARGO_PKG_VERSION"), "\n"))?;

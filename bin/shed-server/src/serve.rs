@@ -229,8 +229,11 @@ impl Server {
     #[must_use]
     pub fn new(sheds: Sheds, info: ServerInfo, host_key: &HostKey, terms: Terms) -> Self {
         let capacity = Capacity::of_process();
+        let metrics = Metrics::new(&info.version);
+        let counts = metrics.clone();
+        sheds.when_pulled(move |end| counts.pull(end));
         let app = App {
-            metrics: Metrics::new(&info.version),
+            metrics,
             sheds,
             info: Arc::new(info),
             host_key: Arc::new(host_key.public()),

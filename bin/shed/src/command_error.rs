@@ -265,6 +265,9 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         }
         ErrorCode::InsufficientStorage => Some(format!("see what fills it: shed exec {shed} -- df -h")),
         ErrorCode::ShuttingDown => Some("try again when the server is back: shed server list".to_owned()),
+        ErrorCode::ImagePullFailed => {
+            Some("the server pulls with its own user's logins (docker login, on its host)".to_owned())
+        }
         ErrorCode::BackendError | ErrorCode::InternalError | ErrorCode::HijackUnsupported => {
             Some("the server's log has the whole story".to_owned())
         }

@@ -54,7 +54,7 @@ error_codes! {
     InvalidPort = "INVALID_PORT", 400;
     /// A parameter or body value is out of range or unreadable.
     InvalidRequest = "INVALID_REQUEST", 400;
-    /// No image has this name.
+    /// No image has this name, or the file that was named is none.
     UnknownImage = "UNKNOWN_IMAGE", 400;
     /// This server does not run the backend that was asked for.
     BackendNotEnabled = "BACKEND_NOT_ENABLED", 400;
@@ -98,6 +98,8 @@ error_codes! {
     HijackUnsupported = "HIJACK_UNSUPPORTED", 500;
     /// The shed runs, but its agent did not answer, or nothing in it listens on the port.
     ConnectFailed = "CONNECT_FAILED", 502;
+    /// The image is not here, and could not be got from its registry.
+    ImagePullFailed = "IMAGE_PULL_FAILED", 502;
     /// The shed does not run, and the request needs it to.
     ShedNotRunning = "SHED_NOT_RUNNING", 503;
     /// The shed has no tmux.

@@ -44,6 +44,9 @@ pub struct Image {
     pub source: Option<ImageSource>,
     /// Whether its file is there.
     pub cached: bool,
+    /// Whether it is just being pulled for a create.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pulling: bool,
 }
 
 /// Body of `GET /api/images`.
@@ -54,12 +57,25 @@ pub struct ImageList {
     pub images: Vec<Image>,
 }
 
+/// Blobs that no image needs: layers, configs and manifests as they were pulled, imported or built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct PrunedBlobs {
+    /// How many.
+    pub files: u64,
+    /// What they took on the host's disk, in bytes.
+    pub bytes: u64,
+}
+
 /// Body of the reply to `POST /api/images/prune`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ImagePruneReport {
     /// Images that were removed or, in a dry run, would be; sorted by name.
     pub deleted: Vec<Image>,
+    /// Blobs that were removed or, in a dry run, would be; left out when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blobs: Option<PrunedBlobs>,
     /// What could not be removed, and why; left out when there is nothing to say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
@@ -73,6 +89,12 @@ mod tests {
     fn the_seeds_examples_read_and_write_back() {
         crate::golden::check::<ImageList>(include_str!("../fixtures/images.json"));
         crate::golden::check::<ImagePruneReport>(include_str!("../fixtures/images-prune.json"));
+    }
+
+    #[test]
+    fn pulls_and_blobs_read_and_write_back() {
+        crate::golden::check::<ImageList>(include_str!("../fixtures/images-pulling.json"));
+        crate::golden::check::<ImagePruneReport>(include_str!("../fixtures/images-prune-blobs.json"));
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod upgrade;
 
 pub use error_code::{ErrorBody, ErrorCode, ErrorDetail};
 pub use files::{FilesReport, TAR};
-pub use image::{Image, ImageList, ImagePruneReport, ImageSource};
+pub use image::{Image, ImageList, ImagePruneReport, ImageSource, PrunedBlobs};
 pub use server::{ServerInfo, SshHostKey};
 pub use session::{Session, SessionList};
 pub use shed::{CreateShedRequest, PhaseTime, Shed, ShedList, ShedStatus};

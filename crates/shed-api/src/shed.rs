@@ -68,7 +68,7 @@ pub struct Shed {
     /// Host directory mounted at /workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_dir: Option<String>,
-    /// Image the shed was made from.
+    /// Image the shed was made from: its name, or the path of its file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// Last health report of the agent; only while running.
@@ -92,7 +92,7 @@ pub struct Shed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PhaseTime {
-    /// The phase: `record`, `disk`, `vm`, `boot`, `identify`, `commit`.
+    /// The phase: `image` (only when one had to be made), `record`, `disk`, `vm`, `boot`, `identify`, `commit`.
     pub phase: String,
     /// Milliseconds from the start of the request to the start of the phase.
     pub start_ms: u64,
@@ -125,9 +125,14 @@ pub struct CreateShedRequest {
         )
     )]
     pub repo: Option<String>,
-    /// Image, one of `GET /api/images`; absent means the server's default.
+    /// Image: the name of one of `GET /api/images`; or the path of an ext4 file on the server's host, from `/` or `~/` on;
+    /// or a reference to a registry with a tag, a digest or a slash, which is pulled when it is not cached. Absent means the
+    /// server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(max_length = 128, pattern = "^(|[A-Za-z0-9_][A-Za-z0-9._-]*)$"))]
+    #[cfg_attr(
+        feature = "openapi",
+        schema(max_length = 4096, pattern = r"^(|[A-Za-z0-9_\[][!-~]*|(/|~/)[ -~]*)$")
+    )]
     pub image: Option<String>,
     /// `detect`, or the backend that `GET /api/info` names; absent means the server's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]

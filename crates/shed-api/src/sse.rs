@@ -82,6 +82,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_progress_of_an_image_reads_and_writes_back() {
+        crate::golden::check::<ProgressEvent>(include_str!("../fixtures/progress-image.json"));
+    }
+
+    #[test]
     fn a_plain_progress_event_has_only_its_message() {
         let event = CreateEvent::Progress(ProgressEvent {
             message: "Creating VM...".into(),

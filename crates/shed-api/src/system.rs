@@ -54,6 +54,8 @@ pub enum FileKind {
     Metadata,
     /// Anything else a shed has: the link to its image, the log of its VMM.
     Other,
+    /// The store of blobs: what images were pulled, imported or built as.
+    Blobs,
 }
 
 impl FileKind {
@@ -70,6 +72,7 @@ impl FileKind {
             Self::Source => "source",
             Self::Metadata => "metadata",
             Self::Other => "other",
+            Self::Blobs => "blobs",
         }
     }
 }
@@ -130,7 +133,7 @@ pub struct ShedUsage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct UsageTotals {
-    /// Images, kernel and initramfs.
+    /// Images, their blobs, kernels and initramfs.
     pub images: DiskSize,
     /// Sheds.
     pub sheds: DiskSize,
@@ -158,6 +161,13 @@ pub struct SystemUsage {
     /// The initramfs, when it is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub initrd: Option<FileUsage>,
+    /// Kernels and initramfs in the images directory that this server's machines do not boot, sorted by path; left out when
+    /// there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_guest_files: Vec<FileUsage>,
+    /// The store of blobs as a whole: what images were pulled, imported or built as; left out when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blobs: Option<FileUsage>,
     /// Sheds, sorted by name.
     pub sheds: Vec<ShedUsage>,
     /// Files in the images directory that belong to no image, sorted by path.
@@ -227,6 +237,8 @@ pub enum PruneKind {
     Lock,
     /// Any other file of a shed: the log of its VMM.
     Other,
+    /// Blobs that no image needs.
+    Blobs,
 }
 
 impl PruneKind {
@@ -241,6 +253,7 @@ impl PruneKind {
             Self::Source => "source",
             Self::Lock => "lock",
             Self::Other => "other",
+            Self::Blobs => "blobs",
         }
     }
 }
@@ -347,16 +360,22 @@ mod tests {
     }
 
     #[test]
+    fn blobs_and_other_kernels_read_and_write_back() {
+        crate::golden::check::<SystemUsage>(include_str!("../fixtures/system-df-blobs.json"));
+    }
+
+    #[test]
     fn words_on_the_wire_are_those_of_serde() {
         for scope in PruneScope::ALL {
             assert_eq!(serde_json::to_value(scope).unwrap(), scope.as_str());
             assert_eq!(PruneScope::from_wire(scope.as_str()), Some(scope));
         }
         assert_eq!(PruneScope::from_wire("Images"), None);
-        for kind in [FileKind::Rootfs, FileKind::ConsoleLog, FileKind::Other, FileKind::Tmp] {
+        for kind in [FileKind::Rootfs, FileKind::ConsoleLog, FileKind::Other, FileKind::Tmp, FileKind::Blobs]
+        {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
-        for kind in [PruneKind::Instance, PruneKind::ConsoleLog, PruneKind::Lock] {
+        for kind in [PruneKind::Instance, PruneKind::ConsoleLog, PruneKind::Lock, PruneKind::Blobs] {
             assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
         }
         for action in [PruneAction::Deleted, PruneAction::Truncated] {

@@ -34,6 +34,10 @@ pub(crate) fn prepare(
 }
 
 fn link_image(image: &Utf8Path, link: &Utf8Path) -> Result<(), DiskError> {
+    // Of a symbolic link a hard link would be one more symbolic link, and as short-lived as what it leads to.
+    let image = &image
+        .canonicalize_utf8()
+        .map_err(|error| (format!("looking at the image {image}"), error.into()))?;
     match fs::hard_link(image, link) {
         Ok(()) => Ok(()),
         // A hardlink cannot leave its file system; some have none, and the user may not be allowed to link to a

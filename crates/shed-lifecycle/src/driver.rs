@@ -721,6 +721,7 @@ fn initial_view(record: &ShedRecord, rootfs_path: Utf8PathBuf) -> ShedView {
         repo: record.repo.clone(),
         local_dir: record.local_dir.clone(),
         image: record.image.clone(),
+        image_path: record.image_path.clone(),
         cpus: record.cpus,
         memory_mb: record.memory_mb,
         disk_gb: record.disk_gb,

@@ -76,7 +76,9 @@ pub enum CreateShedError {
         "{path} is in the way of a new shed `{shed}`: it is no shed that this server can read; move it away"
     )]
     Occupied { shed: ShedName, path: Utf8PathBuf },
-    #[error("there is no image `{image}`; this server has: {}", list(.available))]
+    #[error(
+        "there is no image `{image}`; this server has: {}. One in a registry is asked for with its tag, like `{image}:latest`, or its repository, like ghcr.io/owner/{image}", list(.available)
+    )]
     UnknownImage { image: ImageName, available: Vec<String> },
     #[error("there is no default image at {path}; build one with `./x image base`, or name one with --image (this server has: {})", list(.available))]
     NoDefaultImage { path: Utf8PathBuf, available: Vec<String> },
@@ -89,18 +91,19 @@ pub enum CreateShedError {
         path: Utf8PathBuf,
         available: Vec<String>,
     },
-    #[error(
-        "the server's config says that `{key}` is {reference}, which is not cached: {path} {why}. This version of shed-server does not pull images; put it there, or name another one (this server has: {})", list(.available)
-    )]
-    ImageNotCached {
-        /// Like `images.tools`.
-        key: String,
+    #[error(transparent)]
+    ImagePath(Arc<ImagePathError>),
+    #[error("could not get image `{image}` from {reference}")]
+    PullImage {
+        image: ImageName,
         reference: Box<ImageReference>,
-        /// Where it would be.
-        path: Utf8PathBuf,
-        why: NotCached,
-        available: Vec<String>,
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    #[error(
+        "image `{image}` was made from {reference} {times} times and is not there: somebody removes or replaces it; try again when that has ended"
+    )]
+    ImageVanished { image: ImageName, reference: Box<ImageReference>, times: usize },
     #[error("could not find the image")]
     ListImages(#[source] Arc<ListImagesError>),
     #[error("{what} is missing at {path}; build it with `./x build`")]
@@ -109,6 +112,27 @@ pub enum CreateShedError {
     Boot(Arc<BootShedError>),
     #[error("the server is shutting down")]
     ShuttingDown,
+}
+
+/// Why no shed is made from a file that somebody names.
+#[derive(Debug, thiserror::Error)]
+pub enum ImagePathError {
+    #[error("the image {path} cannot be looked at on the server's host")]
+    Look {
+        path: Utf8PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is no regular file; name an ext4 file of the server's host")]
+    NotFile { path: Utf8PathBuf },
+    #[error(
+        "{path} holds no ext4 file system; make one with `shed image build`, or with `mke2fs -t ext4 -d`"
+    )]
+    NotExt4 { path: Utf8PathBuf },
+    #[error(
+        "{path} belongs to a shed, which may change it; copy it while that is stopped, and name the copy"
+    )]
+    OfShed { path: Utf8PathBuf },
 }
 
 /// Why a cached file is not the image of a reference.

@@ -3,7 +3,8 @@
 //! The HTTP handlers call it, and so does the prune of the whole system. A create chooses its image and enters the
 //! table of sheds while it holds [`Sheds::image_gate`] for reading; what removes images holds it for writing. So
 //! whoever removes sees every shed that is going to link an image, and a create never chooses one that is being
-//! removed. Nothing is pulled or converted here.
+//! removed. An image that a create has made and not chosen yet is held by its pull ([`crate::pulls`]). Nothing is pulled
+//! or converted here.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,12 +17,12 @@ use shed_image::{
     FileId, ImageOrigin, ImageRecord, ImageStore, ListImagesError, RemoveImageError, reference_in_source,
 };
 use shed_state::{Entry, ReadInstanceError, ScanError};
-use shed_types::{ImageName, ShedName, error_chain};
+use shed_types::{ImageName, ImageReference, ShedName, error_chain};
 
 use crate::{
-    Settings, ShedStatus, Sheds,
+    BlobPrune, Settings, ShedStatus, Sheds,
     context::blocking,
-    image_choice,
+    image_blobs, image_choice,
     image_policy::{Needs, unneeded},
 };
 
@@ -38,8 +39,10 @@ pub struct KnownImage {
     pub size_bytes: Option<u64>,
     /// Whether the config names it; otherwise it was found in the images directory.
     pub configured: bool,
-    /// Whether a create can take it now.
+    /// Whether a create can take it without making it first.
     pub cached: bool,
+    /// Whether it is just being made for a create.
+    pub pulling: bool,
 }
 
 /// An image that a prune has removed or, in a dry run, would remove.
@@ -77,6 +80,8 @@ pub struct ImagePrune {
     pub kept: Vec<KeptImage>,
     /// What failed; not in here is that somebody else is at an image, which is no failure.
     pub failures: Vec<String>,
+    /// What became of the blobs that no image needs any more.
+    pub blobs: BlobPrune,
 }
 
 /// Why the images cannot be listed.
@@ -101,6 +106,10 @@ pub enum DeleteImageError {
     Default { image: ImageName },
     #[error("image `{image}` is being replaced or removed; try again when that has ended")]
     Busy { image: ImageName },
+    #[error(
+        "image `{image}` is just being made from {reference} for a create; try again when that has ended"
+    )]
+    Pulling { image: ImageName, reference: Box<ImageReference> },
     #[error("shed `{shed}` is just being made from image `{image}`; try again when that has ended")]
     Creating { image: ImageName, shed: ShedName },
     #[error("cannot find out which image {path} of the server's config is, so none is removed")]
@@ -142,13 +151,26 @@ pub enum PruneImagesError {
 }
 
 impl Sheds {
-    /// Returns the images of the config and those in the images directory, sorted by name. Shed's own are not shown.
+    /// Returns the images of the config, those in the images directory and those on their way there, sorted by name.
+    /// Shed's own are not shown.
     ///
     /// # Errors
     /// When the images directory cannot be read.
     pub async fn images(&self) -> Result<Vec<KnownImage>, ListKnownImagesError> {
         let sheds = self.clone();
-        blocking(move || Ok(image_choice::known(sheds.settings())?)).await
+        blocking(move || {
+            let mut known = image_choice::known(sheds.settings())?;
+            for (name, reference) in sheds.pulls().going() {
+                match known.iter_mut().find(|image| image.name == name) {
+                    Some(image) => image.pulling = true,
+                    None if name.is_hidden() => {}
+                    None => known.push(on_its_way(name, &reference)),
+                }
+            }
+            known.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(known)
+        })
+        .await
     }
 
     /// Deletes a cached image. Sheds that were made from it keep it: each has a link of its own.
@@ -195,6 +217,19 @@ impl Sheds {
     }
 }
 
+/// Returns an image that the config does not name and that is not there yet.
+fn on_its_way(name: ImageName, reference: &ImageReference) -> KnownImage {
+    KnownImage {
+        name,
+        path: None,
+        reference: Some(reference.to_string()),
+        size_bytes: None,
+        configured: false,
+        cached: false,
+        pulling: true,
+    }
+}
+
 fn delete(sheds: &Sheds, name: &ImageName) -> Result<(), DeleteImageError> {
     let settings = sheds.settings();
     let store = ImageStore::new(settings.images_dir.clone());
@@ -204,6 +239,9 @@ fn delete(sheds: &Sheds, name: &ImageName) -> Result<(), DeleteImageError> {
     }
     if name.is_hidden() {
         return Err(DeleteImageError::NotFound { image: image() });
+    }
+    if let Some(reference) = sheds.pulls().reference_of(name) {
+        return Err(DeleteImageError::Pulling { image: image(), reference: reference.into() });
     }
     // Without it every create that names no image would fail.
     if settings.base_rootfs.is_none() && image_choice::default_name(settings).as_ref() == Some(name) {
@@ -251,18 +289,35 @@ fn configured_as(
 
 /// Returns the files that the config names, each with a key that does. A file that is not there is no image's.
 fn config_files(settings: &Settings) -> Result<BTreeMap<FileId, String>, (Utf8PathBuf, io::Error)> {
+    let files = config_entries(settings).filter_map(|(key, path)| Some((found(path).transpose()?, key)));
+    files.map(|(file, key)| Ok((file?, key))).collect()
+}
+
+/// Returns the files that the config names, each with a path that leads to it.
+fn config_paths(settings: &Settings) -> Result<BTreeMap<FileId, Utf8PathBuf>, (Utf8PathBuf, io::Error)> {
+    let files = config_entries(settings).filter_map(|(_, path)| Some((found(path).transpose()?, path)));
+    files.map(|(file, path)| Ok((file?, path.clone()))).collect()
+}
+
+/// Returns the paths in the config, each with its key.
+fn config_entries(settings: &Settings) -> impl Iterator<Item = (String, &Utf8PathBuf)> {
     let entries = settings.images.iter().map(|(name, origin)| (format!("images.{name}"), origin));
     let base = settings.base_rootfs.iter().map(|origin| ("base_rootfs".to_owned(), origin));
-    let mut files = BTreeMap::new();
-    for (key, origin) in entries.chain(base) {
-        let ImageOrigin::Path(path) = origin else { continue };
-        match FileId::of(path) {
-            Ok(file) => drop(files.insert(file, key)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
-            Err(error) => return Err((path.clone(), error)),
+    entries.chain(base).filter_map(|(key, origin)| match origin {
+        ImageOrigin::Path(path) => Some((key, path)),
+        ImageOrigin::Reference(_) => None,
+    })
+}
+
+/// Finds out which file a path of the config leads to, if any.
+fn found(path: &Utf8PathBuf) -> Result<Option<FileId>, (Utf8PathBuf, io::Error)> {
+    match FileId::of(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
         }
+        Err(error) => Err((path.clone(), error)),
     }
-    Ok(files)
 }
 
 fn prune(
@@ -279,6 +334,11 @@ fn prune(
     let mut report = ImagePrune::default();
     for name in unneeded(&cached, &needs) {
         let Some(record) = records.remove(&name) else { continue };
+        if let Some(reference) = sheds.pulls().reference_of(&name) {
+            let reason = format!("it is just being made from {reference} for a create");
+            report.kept.push(KeptImage { name, path: record.path, reason });
+            continue;
+        }
         let outcome = if dry_run { store.check_removal(&name) } else { store.remove(&name) };
         match outcome {
             Ok(size) => {
@@ -308,7 +368,14 @@ fn prune(
             }
         }
     }
+    let going = report.deleted.iter().map(|image| image.name.clone()).collect();
+    let files = config_paths(settings).map_err(config_path_error)?;
+    report.blobs = image_blobs::prune(&store, &going, &files, dry_run);
     Ok(report)
+}
+
+fn config_path_error((path, source): (Utf8PathBuf, io::Error)) -> PruneImagesError {
+    PruneImagesError::ConfigPath { path, source }
 }
 
 /// Finds out what the config and the sheds need.
@@ -321,8 +388,7 @@ fn needs(sheds: &Sheds, assume_gone: &BTreeSet<ShedName>) -> Result<Needs<FileId
         Some(ImageOrigin::Path(_)) => {}
         None => names.extend(image_choice::default_name(settings)),
     }
-    let files =
-        config_files(settings).map_err(|(path, source)| PruneImagesError::ConfigPath { path, source })?;
+    let files = config_paths(settings).map_err(config_path_error)?;
     Ok(Needs { names, files: files.into_keys().collect() })
 }
 
@@ -331,8 +397,13 @@ fn shed_images(
     sheds: &Sheds,
     assume_gone: &BTreeSet<ShedName>,
 ) -> Result<BTreeSet<ImageName>, PruneImagesError> {
-    // A record without an image is of a shed that was made from the configured base.
-    let image = |image: Option<ImageName>| image.unwrap_or_else(ImageName::configured_base);
+    // A record that names neither is of a shed that was made from the configured base. A file that has no name is none
+    // of the images directory.
+    let image = |image: Option<ImageName>, path: Option<Utf8PathBuf>| match (image, path) {
+        (Some(image), _) => Some(image),
+        (None, None) => Some(ImageName::configured_base()),
+        (None, Some(_)) => None,
+    };
     // Those that this server runs are known better than their files: one that is being created has none yet, one that
     // is being deleted has some of them.
     let views = sheds.list();
@@ -340,13 +411,13 @@ fn shed_images(
     let mut images: BTreeSet<ImageName> = views
         .into_iter()
         .filter(|view| !assume_gone.contains(&view.name))
-        .map(|view| image(view.image))
+        .filter_map(|view| image(view.image, view.image_path))
         .collect();
     for entry in sheds.instances().scan()? {
         match entry {
             Entry::Shed(record) => {
                 if !known.contains(&record.name) && !assume_gone.contains(&record.name) {
-                    images.extend([image(record.image)]);
+                    images.extend(image(record.image, record.image_path));
                 }
             }
             Entry::Husk(_) => {}

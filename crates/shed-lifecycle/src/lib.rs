@@ -7,6 +7,7 @@
 //! Everything here may be killed at any moment. What is about to be taken is recorded first, so that the next
 //! start ([`reconcile`]) finds it and either finishes or undoes it.
 
+mod asked_image;
 mod boot;
 mod bring_up;
 mod channel;
@@ -18,7 +19,10 @@ mod driver;
 mod error;
 mod files;
 mod guest_command;
+mod image_blobs;
 mod image_choice;
+mod image_make;
+mod image_news;
 mod image_policy;
 mod images;
 mod log_cut;
@@ -26,6 +30,7 @@ mod pids;
 mod policy;
 mod progress;
 mod prune;
+mod pulls;
 mod reconcile;
 mod run_config;
 mod sessions;
@@ -37,23 +42,28 @@ mod tmux;
 mod usage;
 mod view;
 
+pub use asked_image::{AskedImage, AskedImageError};
 pub use dial::DialGuestError;
 pub use error::{
-    BootShedError, ClearVmError, CreateShedError, DeleteShedError, NotCached, OpenShedsError,
+    BootShedError, ClearVmError, CreateShedError, DeleteShedError, ImagePathError, NotCached, OpenShedsError,
     ReachGuestError, StartShedError, StopShedError,
 };
 pub use files::{FilesPut, PutFilesError};
 pub use guest_command::GuestCommandError;
-pub use image_choice::default_image;
+pub use image_blobs::BlobPrune;
+pub use image_choice::{DefaultImage, default_image};
+pub use image_make::{FetchFailed, FetchImage, Made, make_image};
+pub use image_news::tell as tell_image_progress;
 pub use images::{
     DeleteImageError, ImagePrune, KeptImage, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
 pub use policy::Activity;
-pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate};
+pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate, Updates};
 pub use prune::{
     PruneError, PruneOutcome, PruneReason, PruneRequest, PruneScope, PruneSubject, Pruned, SkipReason,
     Skipped,
 };
+pub use pulls::{PullEnd, PullResult};
 pub use sessions::{AllSessions, KillSessionError, ListSessionsError, TmuxError};
 pub use settings::Settings;
 pub use sheds::Sheds;

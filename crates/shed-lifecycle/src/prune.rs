@@ -21,7 +21,7 @@ use camino::Utf8PathBuf;
 use shed_image::{Orphan, SidecarKind};
 use shed_types::{ImageName, ShedName, error_chain};
 
-use crate::{Sheds, Space, context::blocking};
+use crate::{BlobPrune, Sheds, Space, context::blocking};
 use files::OrphanPlan;
 use instances::Candidate;
 pub use policy::{PruneReason, SkipReason};
@@ -59,6 +59,8 @@ pub enum PruneSubject {
     Instance(ShedName),
     /// An image.
     Image(ImageName, Utf8PathBuf),
+    /// The blobs in this store that no image needs.
+    Blobs(Utf8PathBuf),
     /// A sidecar of an image that is not there.
     Orphan(Utf8PathBuf, SidecarKind),
     /// A log of a shed; without a path, all that it might have.
@@ -229,6 +231,17 @@ impl Sheds {
         }
         for image in images.kept {
             outcome.skip(PruneSubject::Image(image.name, image.path), SkipReason::Image(image.reason));
+        }
+        match images.blobs {
+            BlobPrune::None => {}
+            BlobPrune::Removed { report, .. } if report.files == 0 => {}
+            BlobPrune::Removed { store, report } => {
+                let freed = Space { logical_bytes: report.bytes, physical_bytes: report.bytes };
+                outcome.take(PruneSubject::Blobs(store), freed, Some(PruneReason::Blobs(report.files)));
+            }
+            BlobPrune::Kept { store, reason } => {
+                outcome.skip(PruneSubject::Blobs(store), SkipReason::Image(reason));
+            }
         }
         outcome.failures.extend(images.failures);
     }

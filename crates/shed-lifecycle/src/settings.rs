@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use camino::Utf8PathBuf;
-use shed_image::ImageOrigin;
+use shed_image::{ImageLimits, ImageOrigin};
+use shed_registry::RegistrySettings;
 use shed_types::{CpuCount, DiskGb, ImageName, MemoryMb};
 
 /// Paths, defaults and limits of one backend's sheds.
@@ -22,6 +23,12 @@ pub struct Settings {
     pub base_rootfs: Option<ImageOrigin>,
     /// Images that the config names. None is hidden.
     pub images: BTreeMap<ImageName, ImageOrigin>,
+    /// How registries are reached.
+    pub registries: RegistrySettings,
+    /// What an image may take at most that is made from a registry's.
+    pub image_limits: ImageLimits,
+    /// What `~` in the path of an image stands for: the home directory of the server's user.
+    pub home: Option<Utf8PathBuf>,
     /// CPUs of a shed that names none.
     pub default_cpus: CpuCount,
     /// Memory of a shed that names none.

@@ -8,27 +8,38 @@ use std::{
 
 use jiff::Timestamp;
 use shed_backend::{Backend, GuestStream, Vm};
+use shed_image::ImageStore;
+use shed_registry::Registry;
 use shed_state::{DirectoryLock, InstanceDir, InstanceFiles, RECORD_VERSION, RecordStatus, ShedRecord};
 use shed_types::{GuestPort, ShedName};
 use tokio::{
-    sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, RwLock, oneshot, watch},
+    sync::{
+        Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, OwnedRwLockReadGuard, RwLock, oneshot, watch,
+    },
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    CreateShedError, DeleteShedError, NewShed, OpenShedsError, Progress, ReachGuestError, Settings,
-    ShedStatus, ShedView, StartShedError, Started, StopShedError,
-    context::Context,
+    AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, NewShed, OpenShedsError,
+    Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView, StartShedError, Started,
+    StopShedError,
+    context::{Context, blocking},
     driver::{Beginning, Driver, Handle, Message, NotAtRest},
-    image_choice,
+    image_choice::{self, Choice, Chosen, Recorded},
+    image_news,
     pids::Pids,
+    pulls::Pulls,
     reconcile,
 };
 
 /// How long a stream to a running guest may take to open. The link of a machine that was just adopted comes up
 /// within a second; one that is stalled under software emulation may need several.
 const REACH_GUEST: Duration = Duration::from_secs(10);
+
+/// How often a create has an image made that is gone again when it is to be used. Only somebody outside this server can
+/// take it away in between.
+const MAKE_IMAGE: usize = 3;
 
 /// All sheds of one backend on this server.
 #[derive(Debug, Clone)]
@@ -41,6 +52,7 @@ struct Inner {
     context: Arc<Context>,
     table: Mutex<Table>,
     image_gate: Arc<RwLock<()>>,
+    pulls: Pulls,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Held by the prune in progress.
@@ -52,8 +64,23 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Table {
     sheds: BTreeMap<ShedName, Handle>,
+    /// Names of creates whose image is not there yet.
+    reserved: BTreeSet<ShedName>,
     /// Directories whose records cannot be read: not shown, but their names stay taken.
     unreadable: BTreeSet<ShedName>,
+}
+
+/// Keeps a name for a create until its shed is in the table; dropping it gives the name up.
+#[derive(Debug)]
+struct Reservation<'a> {
+    inner: &'a Inner,
+    name: ShedName,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        let _was_there = lock(&self.inner.table).reserved.remove(&self.name);
+    }
 }
 
 /// Why a shed was not deleted by somebody who wants it only when nobody uses it.
@@ -76,6 +103,19 @@ impl Sheds {
     /// # Errors
     /// When the directory cannot be used, or another server uses it.
     pub async fn open(settings: Settings, backend: Arc<dyn Backend>) -> Result<Self, OpenShedsError> {
+        let registry = Registry::new(settings.registries.clone());
+        Self::open_with(settings, backend, Arc::new(registry)).await
+    }
+
+    /// Like [`Self::open`], with another source of images than registries.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or another server uses it.
+    pub async fn open_with(
+        settings: Settings,
+        backend: Arc<dyn Backend>,
+        images: Arc<dyn FetchImage>,
+    ) -> Result<Self, OpenShedsError> {
         let directory = settings.instance_dir.clone();
         let prepare = |source| OpenShedsError::Prepare { path: directory.clone(), source };
         std::fs::create_dir_all(&directory).map_err(prepare)?;
@@ -89,8 +129,9 @@ impl Sheds {
         let sheds = Self {
             inner: Arc::new(Inner {
                 context,
-                table: Mutex::new(Table { sheds: BTreeMap::new(), unreadable: found.unreadable }),
+                table: Mutex::new(Table { unreadable: found.unreadable, ..Table::default() }),
                 image_gate: Arc::default(),
+                pulls: Pulls::new(images),
                 tasks: TaskTracker::new(),
                 shutdown: CancellationToken::new(),
                 prune_turn: AsyncMutex::new(()),
@@ -132,14 +173,18 @@ impl Sheds {
     /// Dropping the future undoes the create.
     pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
         let settings = &self.inner.context.settings;
-        self.check_name_is_free(&new.name, &self.table())?;
-        let gate = self.inner.image_gate.read().await;
-        let image = image_choice::choose(settings, new.image)?;
+        let reservation = self.reserve(&new.name)?;
         for (what, path) in [("the kernel", &settings.kernel), ("the initramfs", &settings.initrd)] {
             if !path.is_file() {
                 return Err(CreateShedError::GuestFileMissing { what, path: path.clone() });
             }
         }
+        let (image, gate) = self.get_image(new.image, &progress).await?;
+        let (name, image_path) = match image.recorded {
+            Recorded::Name(name) => (Some(name), None),
+            Recorded::Base => (None, None),
+            Recorded::Path(path) => (None, Some(path)),
+        };
         let record = ShedRecord {
             version: RECORD_VERSION,
             name: new.name,
@@ -149,7 +194,8 @@ impl Sheds {
             cpus: new.cpus.unwrap_or(settings.default_cpus),
             memory_mb: new.memory_mb.unwrap_or(settings.default_memory_mb),
             disk_gb: settings.default_disk_gb,
-            image: image.name,
+            image: name,
+            image_path,
             repo: new.repo,
             local_dir: new.local_dir,
             vm: None,
@@ -157,9 +203,9 @@ impl Sheds {
         };
         let (reply, answer) = oneshot::channel();
         {
-            // Checked again and taken under one lock, so that of two creates of a name exactly one goes on.
             let mut table = self.table();
-            self.check_name_is_free(&record.name, &table)?;
+            // The image may have taken long.
+            self.check_directory_is_free(&record.name, &table)?;
             if self.inner.shutdown.is_cancelled() {
                 return Err(CreateShedError::ShuttingDown);
             }
@@ -167,8 +213,67 @@ impl Sheds {
             let beginning = Beginning::Create { image: image.path, progress, reply };
             let _new = table.sheds.insert(name, self.spawn(record, beginning));
         }
+        drop(reservation);
         drop(gate);
         answer.await.unwrap_or(Err(CreateShedError::ShuttingDown))
+    }
+
+    /// Finds the image of a create, and has it made when it is not there. The gate is not held meanwhile, so that other
+    /// images can be removed; when this returns it is, and the image is there.
+    async fn get_image(
+        &self,
+        asked: Option<AskedImage>,
+        progress: &Progress,
+    ) -> Result<(Chosen, OwnedRwLockReadGuard<()>), CreateShedError> {
+        let (context, asked) = (&self.inner.context, Arc::new(asked));
+        let mut made = None;
+        loop {
+            let gate = Arc::clone(&self.inner.image_gate).read_owned().await;
+            let (of, wish) = (Arc::clone(context), Arc::clone(&asked));
+            // A file that the caller names may be on a file system that does not answer.
+            let choice = blocking(move || image_choice::choose(&of.settings, (*wish).as_ref())).await?;
+            let image = match choice {
+                Choice::There(chosen) => return Ok((chosen, gate)),
+                Choice::ToMake(image) => image,
+            };
+            drop(gate);
+            let reference = || Box::new(image.reference.clone());
+            let times = match &made {
+                None => 1,
+                Some((times, _pull)) if *times == MAKE_IMAGE => {
+                    let (reference, times) = (reference(), *times);
+                    return Err(CreateShedError::ImageVanished { image: image.name, reference, times });
+                }
+                Some((times, _pull)) => times + 1,
+            };
+            progress.enter(Phase::Image);
+            let store = ImageStore::new(context.settings.images_dir.clone());
+            let limits = context.settings.image_limits;
+            let pull = self.inner.pulls.join(&image, store, limits, &self.inner.tasks, &self.inner.shutdown);
+            let tell = |at| progress.image(image_news::tell(&image.reference, at), at);
+            tokio::select! {
+                biased;
+                () = self.inner.shutdown.cancelled() => return Err(CreateShedError::ShuttingDown),
+                end = pull.wait(tell) => end.map_err(|source| {
+                    CreateShedError::PullImage { image: image.name.clone(), reference: reference(), source }
+                })?,
+            }
+            // Held until the image is chosen, so that nobody removes it in between.
+            made = Some((times, pull));
+        }
+    }
+
+    /// Reads what somebody asks for as the image of a new shed.
+    ///
+    /// # Errors
+    /// When it cannot be one, whatever this server has.
+    pub fn parse_image(&self, text: &str) -> Result<AskedImage, AskedImageError> {
+        AskedImage::parse(text, self.settings().home.as_deref())
+    }
+
+    /// Has somebody told of the end of each pull; only the first is.
+    pub fn when_pulled(&self, tell: impl Fn(PullEnd) + Send + Sync + 'static) {
+        self.inner.pulls.when_ended(Box::new(tell));
     }
 
     /// Brings a stopped shed up. Several callers at once get the same machine.
@@ -320,10 +425,19 @@ impl Sheds {
         })
     }
 
-    fn check_name_is_free(&self, name: &ShedName, table: &Table) -> Result<(), CreateShedError> {
-        if table.sheds.contains_key(name) {
+    /// Takes a name for a create. Of two creates of a name exactly one goes on, the other need not wait for an image to
+    /// hear it.
+    fn reserve(&self, name: &ShedName) -> Result<Reservation<'_>, CreateShedError> {
+        let mut table = self.table();
+        if table.sheds.contains_key(name) || table.reserved.contains(name) {
             return Err(CreateShedError::AlreadyExists { shed: name.clone() });
         }
+        self.check_directory_is_free(name, &table)?;
+        let _new = table.reserved.insert(name.clone());
+        Ok(Reservation { inner: &self.inner, name: name.clone() })
+    }
+
+    fn check_directory_is_free(&self, name: &ShedName, table: &Table) -> Result<(), CreateShedError> {
         // Something that came there while this server ran, a restored backup for one, is not ours to write over, nor to
         // remove when the create fails.
         let path = self.inner.context.files(name).directory;
@@ -331,6 +445,11 @@ impl Sheds {
             return Err(CreateShedError::Occupied { shed: name.clone(), path });
         }
         Ok(())
+    }
+
+    /// Returns the images that are being made for creates.
+    pub(crate) fn pulls(&self) -> &Pulls {
+        &self.inner.pulls
     }
 
     /// Held for reading from the choice of an image until its shed is in the table, for writing while images go.

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, io, sync::Arc};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_image::{ImageStore, Orphan, SidecarKind, reference_in_source};
+use shed_image::{BlobStore, FileId, ImageStore, Orphan, SidecarKind, reference_in_source};
 use shed_state::{Entry, RecordStatus, ShedRecord};
 use shed_types::{ImageName, ShedName, error_chain};
 
@@ -36,6 +36,8 @@ pub enum FileRole {
     Kernel,
     /// The initramfs of guests.
     Initrd,
+    /// What images were pulled, imported or built as.
+    Blobs,
     /// Something beside an image that is not there.
     Orphan(SidecarKind),
 }
@@ -71,8 +73,8 @@ pub struct ShedUsage {
     pub name: ShedName,
     /// How it is; of one that this server does not run, what its record says.
     pub status: ShedStatus,
-    /// The image it was made from.
-    pub image: Option<ImageName>,
+    /// The image it was made from: its name, or the path of its file.
+    pub image: Option<String>,
     /// Its own disk; one that is missing takes nothing.
     pub rootfs: FileUsage,
     /// What its guest wrote to the console, where the backend keeps that.
@@ -99,6 +101,10 @@ pub struct Usage {
     pub kernel: Option<FileUsage>,
     /// The initramfs, when it is there.
     pub initrd: Option<FileUsage>,
+    /// Kernels and initramfs in the images directory that this server's machines do not boot, by path.
+    pub other_guest_files: Vec<FileUsage>,
+    /// What images were pulled, imported or built as, all together; nothing when there is none.
+    pub blobs: Option<FileUsage>,
     /// Sheds by name.
     pub sheds: Vec<ShedUsage>,
     /// Sidecars without an image, by path.
@@ -108,11 +114,12 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Returns what images, kernel and initramfs take.
+    /// Returns what images, their blobs, kernels and initramfs take.
     #[must_use]
     pub fn images_total(&self) -> Space {
-        let guest_files = [&self.kernel, &self.initrd].into_iter().flatten().map(|file| file.space);
-        self.images.iter().map(|image| image.space).chain(guest_files).sum()
+        let files = [&self.kernel, &self.initrd, &self.blobs].into_iter().flatten();
+        let files = files.chain(&self.other_guest_files).map(|file| file.space);
+        self.images.iter().map(|image| image.space).chain(files).sum()
     }
 
     /// Returns what sheds take.
@@ -154,6 +161,8 @@ impl Survey<'_> {
         let images = self.images(&store);
         let kernel = self.guest_file(&settings.kernel, FileRole::Kernel);
         let initrd = self.guest_file(&settings.initrd, FileRole::Initrd);
+        let other_guest_files = self.other_guest_files(&store);
+        let blobs = self.blobs(&store);
         let sheds = self.sheds(statuses);
         let orphans = match store.orphans() {
             Ok(orphans) => orphans.iter().map(orphan_usage).collect(),
@@ -162,7 +171,7 @@ impl Survey<'_> {
         };
         // The order of a directory is not one for readers.
         self.notes[1..].sort();
-        Usage { images, kernel, initrd, sheds, orphans, notes: self.notes }
+        Usage { images, kernel, initrd, other_guest_files, blobs, sheds, orphans, notes: self.notes }
     }
 
     fn images(&mut self, store: &ImageStore) -> Vec<ImageUsage> {
@@ -205,6 +214,43 @@ impl Survey<'_> {
                 None
             }
         }
+    }
+
+    /// Looks at the guest files of other VMMs, and at those that the configuration does not name.
+    fn other_guest_files(&mut self, store: &ImageStore) -> Vec<FileUsage> {
+        let settings = &self.context.settings;
+        let booted: Vec<_> = [&settings.kernel, &settings.initrd]
+            .into_iter()
+            .filter_map(|path| FileId::of(path).ok())
+            .collect();
+        let mut files = [
+            (store.arm64_image(), FileRole::Kernel),
+            (store.bzimage(), FileRole::Kernel),
+            (store.initrd(), FileRole::Initrd),
+            (store.vmlinux(), FileRole::Kernel),
+        ]
+        .to_vec();
+        files.retain(|(path, _)| FileId::of(path).is_ok_and(|file| !booted.contains(&file)));
+        files.into_iter().filter_map(|(path, role)| self.guest_file(&path, role)).collect()
+    }
+
+    /// Adds up the store of blobs.
+    fn blobs(&mut self, store: &ImageStore) -> Option<FileUsage> {
+        let dir = BlobStore::of(store).dir().to_owned();
+        let mut directories = vec![dir.join("partial")];
+        match directories_in(&dir.join("blobs")) {
+            Ok(found) => directories.extend(found),
+            Err(error) => self.unseen(&dir, &error),
+        }
+        let mut files = Vec::new();
+        for directory in directories {
+            match files_in(&directory) {
+                Ok(found) => files.extend(found),
+                Err(error) => self.unseen(&directory, &error),
+            }
+        }
+        let space = files.iter().map(|file| file.space).sum();
+        (!files.is_empty()).then_some(FileUsage { path: dir, space, role: FileRole::Blobs })
     }
 
     fn sheds(&mut self, statuses: &BTreeMap<ShedName, ShedStatus>) -> Vec<ShedUsage> {
@@ -256,7 +302,9 @@ impl Survey<'_> {
             }
         }
         let status = statuses.get(&record.name).copied().unwrap_or_else(|| recorded(record.status));
-        Some(ShedUsage { name: record.name, status, image: record.image, rootfs, console_log, other_files })
+        let image = record.image.map(|image| image.to_string());
+        let image = image.or_else(|| record.image_path.map(Utf8PathBuf::into_string));
+        Some(ShedUsage { name: record.name, status, image, rootfs, console_log, other_files })
     }
 
     fn unseen(&mut self, path: &Utf8Path, error: &io::Error) {
@@ -264,6 +312,18 @@ impl Survey<'_> {
             self.notes.push(format!("{path} is not counted: {error}"));
         }
     }
+}
+
+/// Returns the directories in a directory.
+fn directories_in(directory: &Utf8Path) -> io::Result<Vec<Utf8PathBuf>> {
+    let mut directories = Vec::new();
+    for entry in directory.read_dir_utf8()? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            directories.push(entry.into_path());
+        }
+    }
+    Ok(directories)
 }
 
 fn orphan_usage(orphan: &Orphan) -> FileUsage {

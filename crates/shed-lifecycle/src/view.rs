@@ -4,7 +4,7 @@ use camino::Utf8PathBuf;
 use jiff::Timestamp;
 use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, MemoryMb, ShedName};
 
-use crate::PhaseTiming;
+use crate::{AskedImage, PhaseTiming};
 
 /// How a shed is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +36,10 @@ pub struct ShedView {
     pub repo: Option<String>,
     /// Host directory at /workspace.
     pub local_dir: Option<Utf8PathBuf>,
-    /// The image it was made from.
+    /// The image it was made from; absent when that is the configured base or has no name.
     pub image: Option<ImageName>,
+    /// The file it was made from, when that has no name.
+    pub image_path: Option<Utf8PathBuf>,
     /// Virtual CPUs.
     pub cpus: CpuCount,
     /// Memory in MiB.
@@ -61,8 +63,8 @@ pub struct ShedView {
 pub struct NewShed {
     /// Its name.
     pub name: ShedName,
-    /// An image by name; absent means the default image.
-    pub image: Option<ImageName>,
+    /// Its image; absent means the default image.
+    pub image: Option<AskedImage>,
     /// Virtual CPUs.
     pub cpus: Option<CpuCount>,
     /// Memory in MiB.

@@ -16,8 +16,8 @@ use camino::{Utf8Path, Utf8PathBuf};
 use shed_backend::fake::{FakeWorld, Faults, KillFault};
 use shed_image::{ImageStore, SidecarKind};
 use shed_lifecycle::{
-    FileRole, NewShed, Progress, PruneError, PruneOutcome, PruneRequest, PruneScope, PruneSubject, Settings,
-    ShedStatus, Sheds, SkipReason,
+    AskedImage, FileRole, NewShed, Progress, PruneError, PruneOutcome, PruneRequest, PruneScope,
+    PruneSubject, Settings, ShedStatus, Sheds, SkipReason,
 };
 use shed_types::ShedName;
 
@@ -292,7 +292,7 @@ async fn an_image_goes_with_the_last_shed_that_was_made_from_it_even_in_a_dry_ru
     let shed = name("old");
     let new = NewShed {
         name: shed.clone(),
-        image: Some("tools".parse().unwrap()),
+        image: Some(AskedImage::Name("tools".parse().unwrap())),
         cpus: None,
         memory_mb: None,
         repo: None,

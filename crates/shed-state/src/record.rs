@@ -61,9 +61,12 @@ pub struct ShedRecord {
     pub memory_mb: MemoryMb,
     /// Size of its own disk in GiB.
     pub disk_gb: DiskGb,
-    /// The image it was made from, when that has a name.
+    /// The image it was made from, when that has a name. Neither this nor [`Self::image_path`] means the configured base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageName>,
+    /// The file it was made from, when that has no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_path: Option<Utf8PathBuf>,
     /// Repository, as the caller gave it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
@@ -87,6 +90,15 @@ mod tests {
         let json = include_str!("../fixtures/metadata-v1.json");
         let record: ShedRecord = serde_json::from_str(json).unwrap();
         assert_eq!(record.status, RecordStatus::Running);
+        assert_eq!(serde_json::to_string_pretty(&record).unwrap(), json.trim_end());
+    }
+
+    #[test]
+    fn a_record_of_a_shed_from_a_file_reads_and_writes_back() {
+        let json = include_str!("../fixtures/metadata-v1-path.json");
+        let record: ShedRecord = serde_json::from_str(json).unwrap();
+        assert_eq!((record.image, record.image_path.as_deref()), (None, Some("/srv/tools.ext4".into())));
+        let record: ShedRecord = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string_pretty(&record).unwrap(), json.trim_end());
     }
 

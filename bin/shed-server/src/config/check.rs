@@ -28,7 +28,7 @@ const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE }
 
 /// The file the values are from, for error messages.
 #[derive(Debug, Clone, Copy)]
-struct Source<'a> {
+pub(super) struct Source<'a> {
     file: Option<&'a Utf8Path>,
 }
 
@@ -94,6 +94,8 @@ pub(super) fn check(
     )?;
     let terms = terms(raw.terminal.unwrap_or_default(), source)?;
     let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
+    let registries = super::images::registries(raw.registries.unwrap_or_default(), source, surroundings)?;
+    let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,
@@ -109,6 +111,9 @@ pub(super) fn check(
         default_backend,
         log_level: log_level.unwrap_or_default(),
         terms,
+        registries,
+        image_limits,
+        home: surroundings.home.clone(),
         qemu,
     })
 }
@@ -296,7 +301,7 @@ impl Source<'_> {
         LoadConfigError::Value { place, key: key.to_owned(), problem: problem.into() }
     }
 
-    fn bad<T>(self, value: &Spanned<T>, key: &str, problem: impl Into<String>) -> LoadConfigError {
+    pub(super) fn bad<T>(self, value: &Spanned<T>, key: &str, problem: impl Into<String>) -> LoadConfigError {
         self.error(Some(value.referenced), key, problem)
     }
 
@@ -364,7 +369,7 @@ impl Source<'_> {
         Err(self.bad(value, key, format!("must be between {low} and {high}; got {}", value.value)))
     }
 
-    fn path(
+    pub(super) fn path(
         self,
         value: Option<&Spanned<String>>,
         key: &str,

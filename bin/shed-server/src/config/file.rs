@@ -21,6 +21,8 @@ pub(super) struct ServerFile {
     pub(super) log_level: Value<String>,
     pub(super) terminal: Option<TerminalFile>,
     pub(super) qemu: Option<QemuFile>,
+    pub(super) registries: Option<RegistriesFile>,
+    pub(super) image_limits: Option<ImageLimitsFile>,
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
     // machines or versions, so they are accepted, and named in the log.
@@ -46,6 +48,22 @@ pub(super) struct RemovedKeys {
 pub(super) struct TerminalFile {
     pub(super) fallback_term: Value<String>,
     pub(super) term_mappings: Option<BTreeMap<String, Spanned<String>>>,
+}
+
+/// The `registries:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RegistriesFile {
+    pub(super) insecure: Option<Vec<Spanned<String>>>,
+    pub(super) docker_config: Value<String>,
+}
+
+/// The `image_limits:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ImageLimitsFile {
+    pub(super) max_size: Value<String>,
+    pub(super) max_files: Value<i64>,
 }
 
 /// The `qemu:` section.

@@ -6,6 +6,7 @@
 
 mod check;
 mod file;
+mod images;
 mod locate;
 mod print;
 
@@ -13,7 +14,8 @@ use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
-use shed_image::ImageOrigin;
+use shed_image::{ImageLimits, ImageOrigin};
+use shed_registry::RegistrySettings;
 use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, MemoryMb};
 
 use crate::ssh::term::Terms;
@@ -43,6 +45,12 @@ pub struct Config {
     pub log_level: LogLevel,
     /// What terminals are called in guests.
     pub terms: Terms,
+    /// How registries are reached.
+    pub registries: RegistrySettings,
+    /// What an image may take at most that is made from a registry's.
+    pub image_limits: ImageLimits,
+    /// What `~` stands for in paths, also in those of creates.
+    pub home: Option<Utf8PathBuf>,
     /// The QEMU backend.
     pub qemu: QemuSection,
     /// Keys of the file that this build does not act on.

@@ -4,7 +4,7 @@ use std::fmt::{self, Write};
 
 use shed_types::GoDuration;
 
-use super::{Accel, Config, LogLevel};
+use super::{Accel, Config, LogLevel, images::size_text};
 
 /// Writes a text as a JSON string, which YAML reads as it is.
 fn quoted(text: &str) -> String {
@@ -35,6 +35,16 @@ impl fmt::Display for Config {
         for (term, meaning) in &self.terms.mappings {
             writeln!(f, "    {}: {}", quoted(term), quoted(meaning))?;
         }
+        writeln!(f, "registries:")?;
+        let insecure: Vec<_> = self.registries.insecure.iter().map(|host| quoted(host)).collect();
+        writeln!(f, "  insecure: [{}]", insecure.join(", "))?;
+        match &self.registries.docker_config {
+            Some(dir) => writeln!(f, "  docker_config: {}", quoted(dir.as_str()))?,
+            None => writeln!(f, "  # docker_config: DOCKER_CONFIG, else ~/.docker")?,
+        }
+        writeln!(f, "image_limits:")?;
+        writeln!(f, "  max_size: {}", quoted(&size_text(self.image_limits.max_bytes)))?;
+        writeln!(f, "  max_files: {}", self.image_limits.max_entries)?;
         let qemu = &self.qemu;
         writeln!(f, "qemu:")?;
         writeln!(f, "  accel: {}", qemu.accel.as_str())?;

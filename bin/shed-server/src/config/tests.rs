@@ -44,6 +44,12 @@ fn without_a_file_everything_is_at_its_default() {
     terminal:
       fallback_term: "xterm-256color"
       term_mappings: {}
+    registries:
+      insecure: []
+      # docker_config: DOCKER_CONFIG, else ~/.docker
+    image_limits:
+      max_size: "64G"
+      max_files: 20000000
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture
@@ -94,6 +100,10 @@ log_level: debug
 terminal:
   fallback_term: linux
   term_mappings: {xterm-kitty: xterm-kitty, foot: vt100}
+registries:
+  insecure: ['registry.lan:5000', '10.0.0.7']
+  docker_config: ~/.docker-shed
+image_limits: {max_size: 1536M, max_files: 7}
 qemu:
   accel: tcg
   binary: /opt/qemu/qemu-system-x86_64
@@ -121,6 +131,9 @@ qemu:
     assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
     assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
     assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
+    assert_eq!(config.registries.docker_config.as_deref(), Some(Utf8Path::new("/home/ann/.docker-shed")));
+    assert_eq!(config.registries.insecure.len(), 2);
+    assert_eq!((config.image_limits.max_bytes, config.image_limits.max_entries), (1536 << 20, 7));
     let images: Vec<_> = config.qemu.images.iter().map(|(name, origin)| format!("{name} {origin}")).collect();
     assert_eq!(images, ["hub ubuntu", "sh /bin/sh", "tools ghcr.io/owner/tools:v1"]);
     let again = load_text(&config.to_string()).unwrap();
@@ -200,6 +213,15 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "qemu: {images: {x: /no/such/file}}",
         "qemu: {extra_cmdline: ['two words']}",
         "qemu: {binary: qemu-kvm}",
+        "registries: {insecure: ['http://registry.lan']}",
+        "registries:\n  insecure: [registry.lan, 'a b']",
+        "registries: {insecure: [team]}",
+        "registries: {insecure: ['registry.lan/team']}",
+        "registries: {docker_config: .docker}",
+        "image_limits: {max_size: 64}",
+        "image_limits: {max_size: 64 GB}",
+        "image_limits: {max_size: 17T}",
+        "image_limits: {max_files: 0}",
     ]
     .map(|text| format!("{}\n    {}", text.replace('\n', " "), refused(text)))
     .join("\n");

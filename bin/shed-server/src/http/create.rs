@@ -57,12 +57,13 @@ error_responses! {
     /// Failures of a create.
     CreateErrors:
         InvalidShedName, InvalidRepoUrl, InvalidLocalDir, UnknownImage, BackendNotEnabled, RequestTimeout,
-        ShedAlreadyExists, ShedBusy, BodyTooLarge, UnsupportedMediaType, BackendError
+        ShedAlreadyExists, ShedBusy, BodyTooLarge, UnsupportedMediaType, BackendError, ImagePullFailed
 }
 
 /// Create a shed and bring it up
 ///
-/// A client that goes away before the reply cancels the create, and nothing is left of it. With
+/// An image in a registry that is not cached is pulled first; other creates of it wait for the same pull. A client that goes
+/// away before the reply cancels the create, and nothing is left of it but what a later pull continues. With
 /// `Accept: text/event-stream` the reply is a stream of events: `progress` any number of times, then `complete` with the
 /// shed or `error` with a code and a message. What is wrong with the request itself is a plain error even then.
 // Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it.
@@ -259,10 +260,8 @@ fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
             )));
         }
     }
-    let image =
-        checked.image.as_deref().map(str::parse).transpose().map_err(
-            |error: shed_types::ParseNameError| ApiError::from_chain(ErrorCode::UnknownImage, &error),
-        )?;
+    let image = checked.image.as_deref().map(|text| app.sheds.parse_image(text)).transpose();
+    let image = image.map_err(|error| ApiError::from_chain(ErrorCode::UnknownImage, &error))?;
     Ok(NewShed {
         name: checked.name,
         image,

@@ -60,7 +60,10 @@ impl From<CreateShedError> for ApiError {
             CreateShedError::UnknownImage { .. }
             | CreateShedError::NoDefaultImage { .. }
             | CreateShedError::ImageFileMissing { .. }
-            | CreateShedError::ImageNotCached { .. } => ErrorCode::UnknownImage,
+            | CreateShedError::ImagePath(_) => ErrorCode::UnknownImage,
+            CreateShedError::PullImage { .. } | CreateShedError::ImageVanished { .. } => {
+                ErrorCode::ImagePullFailed
+            }
             CreateShedError::ListImages(_) => ErrorCode::BackendError,
             CreateShedError::GuestFileMissing { .. } => ErrorCode::BackendError,
             CreateShedError::Boot(boot) => boot_code(boot),

@@ -6,9 +6,9 @@ use axum::{
     http::{StatusCode, request::Parts},
 };
 use camino::Utf8PathBuf;
-use shed_api::{ErrorCode, Image, ImageList, ImagePruneReport, ImageSource};
+use shed_api::{ErrorCode, Image, ImageList, ImagePruneReport, ImageSource, PrunedBlobs};
 use shed_lifecycle::{
-    DeleteImageError, ImagePrune, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
+    BlobPrune, DeleteImageError, ImagePrune, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
 use shed_types::ImageName;
 
@@ -121,7 +121,7 @@ pub(super) async fn delete_prune(State(app): State<App>) -> Result<StatusCode, A
 
 /// Remove cached images that neither the config nor a shed uses
 ///
-/// The image of sheds that name none is never removed.
+/// The image of sheds that name none is never removed. With the images go the blobs that no remaining one was made from.
 #[utoipa::path(
     post,
     path = "/api/images/prune",
@@ -138,14 +138,31 @@ pub(super) async fn prune(
     DryRun { dry_run }: DryRun,
 ) -> Result<Json<ImagePruneReport>, ApiError> {
     // Nothing is assumed gone: only a prune of the whole system deletes sheds first.
-    let ImagePrune { deleted, kept, failures } = app.sheds.prune_images(&[].into(), dry_run).await?;
-    if deleted.is_empty() && !failures.is_empty() {
+    let ImagePrune { deleted, kept, failures, blobs } = app.sheds.prune_images(&[].into(), dry_run).await?;
+    if deleted.is_empty() && !failures.is_empty() && !has_freed(&blobs) {
         let message = format!("no image could be removed: {}", failures.join("; "));
         return Err(ApiError::new(ErrorCode::BackendError, message));
     }
-    let notes =
+    let mut notes: Vec<_> =
         kept.into_iter().map(|kept| format!("image `{}` stays: {}", kept.name, kept.reason)).collect();
-    Ok(Json(ImagePruneReport { deleted: deleted.into_iter().map(pruned).collect(), notes }))
+    let blobs = match blobs {
+        BlobPrune::None => None,
+        BlobPrune::Removed { report, .. } => {
+            (report.files > 0).then_some(PrunedBlobs { files: report.files, bytes: report.bytes })
+        }
+        BlobPrune::Kept { store, reason } => {
+            notes.push(format!("the blobs in {store} stay: {reason}"));
+            None
+        }
+    };
+    Ok(Json(ImagePruneReport { deleted: deleted.into_iter().map(pruned).collect(), blobs, notes }))
+}
+
+const fn has_freed(blobs: &BlobPrune) -> bool {
+    match blobs {
+        BlobPrune::None | BlobPrune::Kept { .. } => false,
+        BlobPrune::Removed { report, .. } => report.files > 0,
+    }
 }
 
 fn known(image: KnownImage) -> Image {
@@ -156,6 +173,7 @@ fn known(image: KnownImage) -> Image {
         size_bytes: image.size_bytes,
         source: Some(if image.configured { ImageSource::Config } else { ImageSource::Discovered }),
         cached: image.cached,
+        pulling: image.pulling,
     }
 }
 
@@ -168,6 +186,7 @@ fn pruned(image: PrunedImage) -> Image {
         source: None,
         // As it was before the prune (spec, the seed's example).
         cached: true,
+        pulling: false,
     }
 }
 
@@ -184,6 +203,7 @@ impl From<DeleteImageError> for ApiError {
             DeleteImageError::InUse { .. }
             | DeleteImageError::Default { .. }
             | DeleteImageError::Busy { .. }
+            | DeleteImageError::Pulling { .. }
             | DeleteImageError::Creating { .. } => ErrorCode::ImageInUse,
             DeleteImageError::ConfigPath { .. } | DeleteImageError::Remove { .. } => ErrorCode::BackendError,
         };

@@ -2,7 +2,7 @@
 //!
 //! The work runs in a task of its own, so a client that reads slowly delays nothing and misses nothing: updates wait
 //! in a queue without a limit, which the work cannot fill: it tells of each phase once (`Progress::enter`), however
-//! often it tries one, and of a few warnings besides. The task ends with the reply's body: hyper drops that when
+//! often it tries one, and of a few warnings besides. Only of an image on its way the last word alone waits. The task ends with the reply's body: hyper drops that when
 //! the client goes away, which drops the work's future. What dropping means is up to the work; a create is undone.
 
 use std::{convert::Infallible, pin::Pin, time::Duration};
@@ -16,8 +16,8 @@ use axum::{
 };
 use futures::{Stream, stream};
 use shed_api::{CreateEvent, ErrorCode, ProgressEvent};
-use shed_lifecycle::{ProgressUpdate, Started};
-use tokio::{sync::mpsc::UnboundedReceiver, task::JoinError};
+use shed_lifecycle::{Started, Updates};
+use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{ApiError, wire};
@@ -29,7 +29,7 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 
 /// The work and what it has yet to say.
 struct Events {
-    updates: UnboundedReceiver<ProgressUpdate>,
+    updates: Updates,
     warnings: Vec<String>,
     /// Gone once its result has been sent.
     work: Option<AbortOnDropHandle<Result<Started, ApiError>>>,
@@ -40,11 +40,7 @@ struct Events {
 /// Runs the work and returns the reply that tells of it.
 ///
 /// `warnings` are told as progress and again in the final object.
-pub(super) fn respond<W>(
-    work: W,
-    updates: UnboundedReceiver<ProgressUpdate>,
-    warnings: Vec<String>,
-) -> Response
+pub(super) fn respond<W>(work: W, updates: Updates, warnings: Vec<String>) -> Response
 where
     W: Future<Output = Result<Started, ApiError>> + Send + 'static,
 {
@@ -83,8 +79,8 @@ impl Events {
             if self.result.is_some() {
                 // The work has ended, so every update it made is in the queue already.
                 return match self.updates.try_recv() {
-                    Ok(update) => Some(CreateEvent::Progress(wire::progress(update))),
-                    Err(_) => self.result.take(),
+                    Some(update) => Some(CreateEvent::Progress(wire::progress(update))),
+                    None => self.result.take(),
                 };
             }
             let work = self.work.as_mut()?;
@@ -118,6 +114,7 @@ impl Events {
 #[cfg(test)]
 mod tests {
     use futures::StreamExt;
+    use shed_lifecycle::ProgressUpdate;
     use tokio::{sync::mpsc, time::Instant};
 
     use super::*;
@@ -128,7 +125,7 @@ mod tests {
             let _kept = keep;
             std::future::pending().await
         };
-        respond(work, updates, vec!["careful".to_owned()])
+        respond(work, updates.into(), vec!["careful".to_owned()])
     }
 
     #[tokio::test(start_paused = true)]
@@ -159,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_panics_ends_in_an_error_event() {
         let (_keep, updates) = mpsc::unbounded_channel();
-        let response = respond(async { panic!("this panic belongs to the test") }, updates, vec![]);
+        let response = respond(async { panic!("this panic belongs to the test") }, updates.into(), vec![]);
         let events: Vec<_> = response.into_body().into_data_stream().collect().await;
         let last = String::from_utf8(events.last().unwrap().as_ref().unwrap().to_vec()).unwrap();
         assert!(last.starts_with("event: error\ndata: {\"code\":\"INTERNAL_ERROR\""), "{last}");
@@ -174,12 +171,12 @@ mod tests {
                 let message = number.to_string();
                 let phase = shed_lifecycle::Phase::Boot;
                 let elapsed = Duration::ZERO;
-                sender.send(ProgressUpdate { phase, message, elapsed, warning: false }).unwrap();
+                sender.send(ProgressUpdate { phase, message, elapsed, warning: false, image: None }).unwrap();
             }
             done.send(()).unwrap();
             Err(ApiError::new(ErrorCode::BackendError, "the end"))
         };
-        let response = respond(work, updates, vec![]);
+        let response = respond(work, updates.into(), vec![]);
         ended.await.unwrap();
         let events: Vec<_> = response.into_body().into_data_stream().map(Result::unwrap).collect().await;
         assert_eq!(events.len(), 1001);

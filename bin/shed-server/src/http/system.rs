@@ -45,7 +45,7 @@ error_responses! {
 
 /// Show what takes disk space
 ///
-/// Images, kernel, initramfs, sheds, and files that belong to no image any more. What could not be looked at is named in
+/// Images and the blobs they were made from, kernels, initramfs, sheds, and files that belong to no image any more. What could not be looked at is named in
 /// the notes.
 #[utoipa::path(
     get,
@@ -60,7 +60,7 @@ pub(super) async fn df(State(app): State<App>) -> Json<SystemUsage> {
 
 /// Free disk space
 ///
-/// Deletes stopped sheds, cached images that neither the configuration nor a shed uses, and files of conversions that
+/// Deletes stopped sheds, cached images that neither the configuration nor a shed uses, blobs that no image needs, and files of conversions that
 /// never ended; cuts console logs in place. Running sheds are never deleted. With `dry_run` the report says what would be
 /// done, and nothing is. What failed while other things were done is a note that begins with `partial failure:`.
 #[utoipa::path(
@@ -209,7 +209,7 @@ fn usage(usage: Usage, info: &ServerInfo) -> SystemUsage {
         total: size(shed.total()),
         name: shed.name.to_string(),
         status: wire::status(shed.status),
-        image: shed.image.map(|image| image.to_string()),
+        image: shed.image,
         rootfs: file(shed.rootfs),
         console_log: shed.console_log.map(file),
         other_files: shed.other_files.into_iter().map(file).collect(),
@@ -221,6 +221,8 @@ fn usage(usage: Usage, info: &ServerInfo) -> SystemUsage {
         images: usage.images.into_iter().map(image).collect(),
         kernel: usage.kernel.map(file),
         initrd: usage.initrd.map(file),
+        other_guest_files: usage.other_guest_files.into_iter().map(file).collect(),
+        blobs: usage.blobs.map(file),
         sheds: usage.sheds.into_iter().map(shed).collect(),
         orphans: usage.orphans.into_iter().map(file).collect(),
         totals: UsageTotals { images, sheds, orphans, all: [images, sheds, orphans].into_iter().sum() },
@@ -236,6 +238,7 @@ fn file(file: FileUsage) -> shed_api::FileUsage {
         FileRole::Other => FileKind::Other,
         FileRole::Kernel => FileKind::Kernel,
         FileRole::Initrd => FileKind::Initrd,
+        FileRole::Blobs => FileKind::Blobs,
         FileRole::Orphan(SidecarKind::Tmp) => FileKind::Tmp,
         FileRole::Orphan(SidecarKind::Source) => FileKind::Source,
         FileRole::Orphan(SidecarKind::Lock) => FileKind::Lock,
@@ -271,9 +274,10 @@ fn report(
 
 fn item(pruned: Pruned, dry_run: bool) -> PrunedItem {
     let action = match pruned.subject {
-        PruneSubject::Instance(_) | PruneSubject::Image(..) | PruneSubject::Orphan(..) => {
-            PruneAction::Deleted
-        }
+        PruneSubject::Instance(_)
+        | PruneSubject::Image(..)
+        | PruneSubject::Blobs(_)
+        | PruneSubject::Orphan(..) => PruneAction::Deleted,
         PruneSubject::Log(..) => PruneAction::Truncated,
     };
     let (kind, name, path) = subject(pruned.subject);
@@ -292,6 +296,7 @@ fn subject(subject: PruneSubject) -> (PruneKind, Option<String>, Option<String>)
         PruneSubject::Image(name, path) => {
             (PruneKind::Image, Some(name.to_string()), Some(path.into_string()))
         }
+        PruneSubject::Blobs(store) => (PruneKind::Blobs, None, Some(store.into_string())),
         PruneSubject::Log(shed, path) => {
             let is_console = path.as_ref().is_none_or(|path| path.file_name() == Some(CONSOLE_LOG));
             let kind = if is_console { PruneKind::ConsoleLog } else { PruneKind::Other };

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use shed_api::{PhaseTime, Session, Shed};
+use shed_api::{ImageTransfer, PhaseTime, Session, Shed};
 use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started, TmuxSession};
 use shed_types::ShedName;
 
@@ -20,7 +20,10 @@ pub(super) fn shed(view: ShedView) -> Shed {
         pid: view.pid,
         rootfs_path: Some(view.rootfs_path.into_string()),
         local_dir: view.local_dir.map(camino::Utf8PathBuf::into_string),
-        image: view.image.map(|image| image.to_string()),
+        image: view
+            .image
+            .map(|image| image.to_string())
+            .or_else(|| view.image_path.map(camino::Utf8PathBuf::into_string)),
         last_healthy: view.last_healthy,
         started_at: view.agent_started_at,
         error: view.error,
@@ -42,7 +45,13 @@ pub(super) fn progress(update: ProgressUpdate) -> shed_api::ProgressEvent {
         phase: Some(update.phase.as_str().to_owned()),
         elapsed_ms: Some(millis(update.elapsed)),
         warning: update.warning,
-        image: None,
+        image: update.image.map(|at| ImageTransfer {
+            step: at.step.as_str().to_owned(),
+            bytes_done: at.bytes_done,
+            bytes_total: at.bytes_total,
+            layers_done: at.layers_done,
+            layers_total: at.layers_total,
+        }),
     }
 }
 

@@ -21,7 +21,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use shed_api::ShedStatus;
-use shed_lifecycle::{Phase, PhaseTiming};
+use shed_lifecycle::{Phase, PhaseTiming, PullEnd, PullResult};
 
 /// Route of a request that no path template matches.
 pub(crate) const UNMATCHED: &str = "unmatched";
@@ -42,6 +42,9 @@ const STREAMS: &str = "shed_streams_open";
 const SHEDS: &str = "shed_sheds";
 const PHASE_SECONDS: &str = "shed_phase_duration_seconds";
 const OPERATIONS: &str = "shed_operations_total";
+const PULLS: &str = "shed_image_pulls_total";
+const PULL_BYTES: &str = "shed_image_pull_bytes_total";
+const PULL_SECONDS: &str = "shed_image_pull_duration_seconds";
 const BUILD: &str = "shed_build_info";
 const MEMORY: &str = "process_resident_memory_bytes";
 const DESCRIPTORS: &str = "process_open_fds";
@@ -247,6 +250,16 @@ impl Metrics {
         self.upkeep(timeline.len() as u64);
     }
 
+    /// Counts the end of a pull for a create.
+    pub fn pull(&self, end: PullEnd) {
+        self.record(|| {
+            pulls(end.result).increment(1);
+            counter!(PULL_BYTES).increment(end.bytes);
+            histogram!(PULL_SECONDS).record(end.took);
+        });
+        self.upkeep(1);
+    }
+
     /// Returns everything in the text format, version 0.0.4, given the status of each shed.
     #[must_use]
     pub fn render(&self, sheds: &[ShedStatus]) -> String {
@@ -313,6 +326,9 @@ fn begin(version: &str) {
     describe_gauge!(SHEDS, "Sheds by status.");
     describe_histogram!(PHASE_SECONDS, "Seconds that each phase of a create or start took that succeeded.");
     describe_counter!(OPERATIONS, "Operations on sheds by how they ended.");
+    describe_counter!(PULLS, "Images that were got from registries for creates, by how that ended.");
+    describe_counter!(PULL_BYTES, "Bytes that came from registries.");
+    describe_histogram!(PULL_SECONDS, "Seconds that it took to get an image, conversion included.");
     describe_gauge!(BUILD, "1, with the server's version.");
     describe_gauge!(MEMORY, "Resident memory of the server in bytes.");
     describe_gauge!(DESCRIPTORS, "Open file descriptors of the server.");
@@ -334,9 +350,25 @@ fn begin(version: &str) {
             operations(operation, outcome).absolute(0);
         }
     }
+    for result in PULL_RESULTS {
+        pulls(result).absolute(0);
+    }
+    counter!(PULL_BYTES).absolute(0);
+    let _made = histogram!(PULL_SECONDS);
     for phase in Phase::ALL {
         let _made = phase_seconds(Operation::Create, phase);
     }
+}
+
+const PULL_RESULTS: [PullResult; 3] = [PullResult::Ok, PullResult::Failed, PullResult::Cancelled];
+
+fn pulls(result: PullResult) -> metrics::Counter {
+    let result = match result {
+        PullResult::Ok => "ok",
+        PullResult::Failed => "failed",
+        PullResult::Cancelled => "cancelled",
+    };
+    counter!(PULLS, "result" => result)
 }
 
 fn operations(operation: Operation, outcome: Outcome) -> metrics::Counter {

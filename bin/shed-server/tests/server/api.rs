@@ -3,15 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use shed_api::ServerInfo;
 use shed_backend::fake::{BootFault, FakeWorld, Faults};
 use shed_client::{Client, Timeouts};
-use shed_image::file_name;
-use shed_lifecycle::{Settings, Sheds};
+use shed_image::{ImageLimits, ImageStore, ImageWatch, file_name};
+use shed_lifecycle::{FetchFailed, FetchImage, Settings, Sheds};
+use shed_registry::RegistrySettings;
 use shed_server::{host_key::HostKey, serve::Server, ssh::term::Terms};
 use shed_testkit::wait_for;
-use shed_types::{DiskGb, ShedName};
+use shed_types::{DiskGb, ImageName, ImageReference, ShedName};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,15 @@ impl Api {
 
     /// Starts the API on a new state directory; `prepare` may change it first.
     pub(crate) async fn with(prepare: impl FnOnce(&mut Settings)) -> Self {
+        Self::over(Some(Arc::new(NoRegistry)), prepare).await
+    }
+
+    /// Starts the API over real registries.
+    pub(crate) async fn with_registries(prepare: impl FnOnce(&mut Settings)) -> Self {
+        Self::over(None, prepare).await
+    }
+
+    async fn over(images: Option<Arc<dyn FetchImage>>, prepare: impl FnOnce(&mut Settings)) -> Self {
         let dir = TempDir::new().unwrap();
         let root = Utf8Path::from_path(dir.path()).unwrap();
         let mut settings = settings(root);
@@ -47,7 +58,11 @@ impl Api {
         write(&settings.images_dir.join(file_name::CACHE).join(template));
         prepare(&mut settings);
         let world = FakeWorld::new();
-        let sheds = Sheds::open(settings, Arc::new(world.backend())).await.unwrap();
+        let backend = Arc::new(world.backend());
+        let sheds = match images {
+            Some(images) => Sheds::open_with(settings, backend, images).await.unwrap(),
+            None => Sheds::open(settings, backend).await.unwrap(),
+        };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let ssh = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -138,6 +153,23 @@ impl Api {
     }
 }
 
+/// Refuses every image, so that no test leaves this machine by a slip.
+#[derive(Debug)]
+struct NoRegistry;
+
+impl FetchImage for NoRegistry {
+    fn fetch<'a>(
+        &'a self,
+        reference: &'a ImageReference,
+        _store: &'a ImageStore,
+        _name: &'a ImageName,
+        _limits: ImageLimits,
+        _watch: Arc<dyn ImageWatch>,
+    ) -> BoxFuture<'a, Result<bool, FetchFailed>> {
+        Box::pin(async move { Err(format!("no registry has {reference} in this test").into()) })
+    }
+}
+
 fn settings(root: &Utf8Path) -> Settings {
     Settings {
         instance_dir: root.join("instances"),
@@ -146,6 +178,9 @@ fn settings(root: &Utf8Path) -> Settings {
         initrd: root.join("images/initrd"),
         base_rootfs: None,
         images: [].into(),
+        registries: RegistrySettings::default(),
+        image_limits: ImageLimits::default(),
+        home: None,
         default_cpus: 2.try_into().unwrap(),
         default_memory_mb: 512.try_into().unwrap(),
         default_disk_gb: DiskGb::try_from(1).unwrap(),

@@ -259,15 +259,23 @@ async fn what_cannot_be_removed_is_an_error_only_when_nothing_else_went() {
 }
 
 #[tokio::test]
-async fn a_create_from_a_reference_that_is_not_cached_says_what_there_is() {
+async fn a_create_from_a_reference_that_is_not_cached_and_cannot_be_pulled_says_why() {
     let images = Images::with(&["tools"], &[("tools", REFERENCE)]).await;
     let create = |image: &str| json!({ "name": "api", "image": image }).to_string();
     let reply = images.api.send("POST", "/api/sheds", create("tools")).await;
+    assert_eq!(reply.error(), (502, "IMAGE_PULL_FAILED".into()));
+    let message =
+        format!("could not get image `tools` from {REFERENCE}: no registry has {REFERENCE} in this test");
+    assert_eq!(reply.message(), message);
+    let reply = images.api.send("POST", "/api/sheds", create("busybox")).await;
     assert_eq!(reply.error(), (400, "UNKNOWN_IMAGE".into()));
-    assert!(
-        reply.message().contains(REFERENCE) && reply.message().contains("this server has: base"),
-        "{reply:?}"
-    );
+    let hint =
+        "this server has: base, tools. One in a registry is asked for with its tag, like `busybox:latest`";
+    assert!(reply.message().contains(hint), "{reply:?}");
+    for none in ["/etc/passwd", "~/none", "/no/such", "a:b:c", "owner/Tools"] {
+        let reply = images.api.send("POST", "/api/sheds", create(none)).await;
+        assert_eq!(reply.error(), (400, "UNKNOWN_IMAGE".into()), "{none}");
+    }
     assert_eq!(
         images.api.send("POST", "/api/sheds", create("_base")).await.error(),
         (400, "UNKNOWN_IMAGE".into())

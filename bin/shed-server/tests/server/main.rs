@@ -15,6 +15,8 @@ mod manners;
 mod metrics;
 mod openapi;
 mod process;
+mod pulls;
+mod registry;
 mod sessions;
 mod sheds;
 mod ssh;

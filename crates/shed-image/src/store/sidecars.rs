@@ -1,5 +1,5 @@
-//! Files in the images directory that belong to no image: what conversions left that never ended, notes and locks of
-//! images that are gone (spec A.7).
+//! Files in the images directory that belong to no image: what conversions left that never ended (also beside an image
+//! that was to be replaced), notes and locks of images that are gone (spec A.7).
 //!
 //! `shed-lifecycle` lists them for the report of disk usage and removes them in a prune; how old one must be is decided
 //! there. Only regular files with the names of sidecars are looked at, by themselves and not through links. A lock is
@@ -20,7 +20,7 @@ use super::{ImageLock, ImageStore, ListImagesError, file_name};
 /// What a sidecar is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SidecarKind {
-    /// The unfinished file of a conversion: `.tmp`, or `.tmp.` and the process that makes it.
+    /// The unfinished file of a conversion, or the unfinished note of one: `.tmp`, or `.tmp.` and the process that makes it.
     Tmp,
     /// The note of what the image was made from.
     Source,
@@ -28,7 +28,7 @@ pub enum SidecarKind {
     Lock,
 }
 
-/// A file beside an image that is not there.
+/// A file beside an image that is not there, or an unfinished one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
     /// Where it is.
@@ -87,7 +87,7 @@ pub enum RemoveOrphanError {
 }
 
 impl ImageStore {
-    /// Lists the sidecars whose image is missing, by path. A directory that does not exist holds none; files that vanish
+    /// Lists the sidecars whose image is missing and all unfinished files, by path. A directory that does not exist holds none; files that vanish
     /// meanwhile are left out, as is all that is no regular file.
     ///
     /// # Errors
@@ -109,7 +109,7 @@ impl ImageStore {
             };
             let Some((image, kind)) = parse(entry.file_name()) else { continue };
             // Anything of that name counts as the image, a link that leads nowhere, too: in doubt nothing is an orphan.
-            if !is_missing(&self.rootfs(&image)).map_err(failed)? {
+            if kind.belongs_to_its_image() && !is_missing(&self.rootfs(&image)).map_err(failed)? {
                 continue;
             }
             let Ok(metadata) = fs::symlink_metadata(entry.path()) else { continue };
@@ -160,7 +160,7 @@ impl ImageStore {
             |source| RemoveOrphanError::Look { path, source }
         };
         let rootfs = self.rootfs(&orphan.image);
-        if !is_missing(&rootfs).map_err(look(&rootfs))? {
+        if orphan.kind.belongs_to_its_image() && !is_missing(&rootfs).map_err(look(&rootfs))? {
             return Ok(OrphanFate::InUse);
         }
         match fs::symlink_metadata(&orphan.path) {
@@ -189,6 +189,17 @@ impl ImageStore {
             Ok(()) => Ok(Locked::Yes(ImageLock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(Locked::Held),
             Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl SidecarKind {
+    /// Tells whether such a file is no orphan as long as its image is there. An unfinished one never belongs to the image
+    /// that is there, but to one that was to take its place.
+    const fn belongs_to_its_image(self) -> bool {
+        match self {
+            Self::Tmp => false,
+            Self::Source | Self::Lock => true,
         }
     }
 }
@@ -244,7 +255,7 @@ fn parse(name: &str) -> Option<(ImageName, SidecarKind)> {
         ".source" => SidecarKind::Source,
         ".lock" => SidecarKind::Lock,
         _ => {
-            let pid = end.strip_prefix(".tmp.")?;
+            let pid = end.strip_prefix(".source").unwrap_or(end).strip_prefix(".tmp.")?;
             let is_pid = !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit());
             is_pid.then_some(SidecarKind::Tmp)?
         }
@@ -285,10 +296,14 @@ mod tests {
     }
 
     #[test]
-    fn orphans_are_the_sidecars_without_an_image() {
+    fn orphans_are_the_sidecars_without_an_image_and_what_is_unfinished() {
         let (_guard, store) = store();
         put(&store, &["whole-rootfs.ext4", "whole-rootfs.ext4.source", "whole-rootfs.ext4.lock"]);
         put(&store, &["whole-rootfs.ext4.tmp", "bzImage", "notes.tmp", "gone.source", "-rootfs.ext4.tmp"]);
+        put(
+            &store,
+            &["whole-rootfs.ext4.source.tmp.7", "b-rootfs.ext4.source.tmp.4711", "x-rootfs.ext4.source.tmp"],
+        );
         put(
             &store,
             &["x-rootfs.ext4.tmp.12a", "x-rootfs.ext4.tmp.", "x-rootfs.ext4.bak", "a b-rootfs.ext4.tmp"],
@@ -307,7 +322,10 @@ mod tests {
             ("a-rootfs.ext4.source", SidecarKind::Source),
             ("a-rootfs.ext4.tmp", SidecarKind::Tmp),
             ("b-rootfs.ext4.lock", SidecarKind::Lock),
+            ("b-rootfs.ext4.source.tmp.4711", SidecarKind::Tmp),
             ("b-rootfs.ext4.tmp.4711", SidecarKind::Tmp),
+            ("whole-rootfs.ext4.source.tmp.7", SidecarKind::Tmp),
+            ("whole-rootfs.ext4.tmp", SidecarKind::Tmp),
         ];
         assert_eq!(found, expected.map(|(name, kind)| (name.to_owned(), kind, 4)));
     }
@@ -321,7 +339,7 @@ mod tests {
     #[test]
     fn links_pipes_and_directories_are_no_orphans_and_a_dangling_link_is_an_image() {
         let (_guard, store) = store();
-        put(&store, &["outside", "c-rootfs.ext4.tmp"]);
+        put(&store, &["outside", "c-rootfs.ext4.source"]);
         symlink(store.dir().join("outside"), store.dir().join("a-rootfs.ext4.tmp")).unwrap();
         fs::create_dir(store.dir().join("b-rootfs.ext4.tmp")).unwrap();
         symlink("nowhere", store.dir().join("c-rootfs.ext4")).unwrap();
@@ -363,9 +381,10 @@ mod tests {
         drop(held);
         assert!(!store.orphan_is_locked(&orphan).unwrap());
 
-        put(&store, &["a-rootfs.ext4"]);
-        assert_eq!(store.remove_orphan(&orphan).unwrap(), OrphanFate::InUse);
-        fs::remove_file(store.rootfs(&orphan.image)).unwrap();
+        put(&store, &["b-rootfs.ext4.source"]);
+        let note = the_orphan(&store, "b-rootfs.ext4.source");
+        put(&store, &["b-rootfs.ext4"]);
+        assert_eq!(store.remove_orphan(&note).unwrap(), OrphanFate::InUse);
         fs::write(&orphan.path, b"somebody has begun anew").unwrap();
         assert_eq!(store.remove_orphan(&orphan).unwrap(), OrphanFate::InUse);
         assert!(orphan.path.exists());
@@ -386,11 +405,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_parsed_name_is_made_of_its_parts(name in "[a-z_.]{0,8}(-rootfs\\.ext4){0,2}(\\.tmp|\\.source|\\.lock)?(\\.[0-9x]{0,5})?") {
+        fn a_parsed_name_is_made_of_its_parts(name in "[a-z_.]{0,8}(-rootfs\\.ext4){0,2}(\\.tmp|\\.source|\\.lock){0,2}(\\.[0-9x]{0,5})?") {
             if let Some((image, kind)) = parse(&name) {
                 let end = name.strip_prefix(&file_name::rootfs(&image)).expect("it begins with its image");
                 let known = match kind {
-                    SidecarKind::Tmp => end.starts_with(".tmp"),
+                    SidecarKind::Tmp => end.starts_with(".tmp") || end.starts_with(".source.tmp."),
                     SidecarKind::Source => end == ".source",
                     SidecarKind::Lock => end == ".lock",
                 };

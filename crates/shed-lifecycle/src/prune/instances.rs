@@ -98,7 +98,8 @@ mod tests {
 
     use camino::Utf8Path;
     use shed_backend::fake::FakeWorld;
-    use shed_image::file_name;
+    use shed_image::{ImageLimits, file_name};
+    use shed_registry::RegistrySettings;
     use shed_types::DiskGb;
 
     use super::*;
@@ -120,6 +121,9 @@ mod tests {
             images_dir,
             base_rootfs: None,
             images: BTreeMap::new(),
+            registries: RegistrySettings::default(),
+            image_limits: ImageLimits::default(),
+            home: None,
             default_cpus: 1.try_into().unwrap(),
             default_memory_mb: 512.try_into().unwrap(),
             default_disk_gb: size,

@@ -25,6 +25,8 @@ pub enum PruneReason {
     Stopped(Duration),
     /// A log is longer than so many bytes, which are kept.
     LongerThan(u64),
+    /// No image needs so many blobs.
+    Blobs(u64),
 }
 
 /// Why something is left alone.
@@ -53,7 +55,7 @@ pub enum SkipReason {
     IsLock,
     /// The backend keeps no logs of its machines' consoles.
     NoConsoleLog,
-    /// An image is kept, for a reason of its own.
+    /// An image or the blobs are kept, for a reason of their own.
     Image(String),
 }
 
@@ -114,6 +116,8 @@ impl PruneReason {
         match self {
             Self::Stopped(age) => format!("{would}deleted (stopped {})", rough(age, DAYS_FROM)),
             Self::LongerThan(bytes) => format!("{would}cut to its last {bytes} bytes"),
+            Self::Blobs(1) => format!("{would}deleted (1 blob that no image needs)"),
+            Self::Blobs(count) => format!("{would}deleted ({count} blobs that no image needs)"),
         }
     }
 }

@@ -1,10 +1,14 @@
 //! Shared by the tests of the lifecycle: a directory with everything that a shed is made of.
 
+#[allow(dead_code, unreachable_pub, reason = "not every test file pulls")]
+pub(crate) mod registry;
+
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use camino::Utf8PathBuf;
-use shed_image::file_name;
+use shed_image::{ImageLimits, file_name};
 use shed_lifecycle::Settings;
+use shed_registry::RegistrySettings;
 use shed_types::DiskGb;
 use tempfile::TempDir;
 
@@ -23,6 +27,9 @@ pub(crate) fn settings() -> (TempDir, Settings) {
         images_dir: images_dir.clone(),
         base_rootfs: None,
         images: BTreeMap::new(),
+        registries: RegistrySettings::default(),
+        image_limits: ImageLimits::default(),
+        home: None,
         default_cpus: 2.try_into().unwrap(),
         default_memory_mb: 512.try_into().unwrap(),
         default_disk_gb: DiskGb::try_from(1).unwrap(),
@@ -41,3 +48,17 @@ pub(crate) fn settings() -> (TempDir, Settings) {
     }
     (guard, settings)
 }
+
+/// Waits for a condition.
+#[allow(dead_code, reason = "not every test file waits for one")]
+pub(crate) async fn until(mut holds: impl FnMut() -> bool) {
+    let reached = tokio::time::timeout(LONG, async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    reached.await.expect("the condition never came true");
+}
+
+/// Longest wait for a condition; hosts may be slow.
+const LONG: Duration = Duration::from_secs(60);

@@ -41,7 +41,8 @@ pub(super) fn items(found: &[(&str, &SystemUsage)], scope: Scope) -> Table {
         for image in &usage.images {
             add(["image", &image.name, info_of_image(image)], image.size, &image.path, Look::Plain);
         }
-        for file in [&usage.kernel, &usage.initrd].into_iter().flatten() {
+        let guest_files = [&usage.kernel, &usage.initrd].into_iter().flatten();
+        for file in guest_files.chain(&usage.other_guest_files).chain(&usage.blobs) {
             add([file.kind.as_str(), NONE, NONE], file.size, &file.path, Look::Plain);
         }
         for shed in &usage.sheds {
@@ -139,6 +140,16 @@ mod tests {
         mini    Orphans      0       0B       0B
         mini    Total        0       0B       0B
         ");
+    }
+
+    #[test]
+    fn blobs_and_kernels_that_are_not_booted_are_items_too() {
+        let text = include_str!("../../../../../crates/shed-api/fixtures/system-df-blobs.json");
+        let usage: SystemUsage = serde_json::from_str(text).unwrap();
+        let items = items(&[("mini", &usage)], Scope::One).plain();
+        for line in ["kernel  -        -", "blobs   -        -"] {
+            assert!(items.contains(line), "{items}");
+        }
     }
 
     #[test]
