@@ -17,6 +17,10 @@ use shed_types::{Digest, DigestAlgorithm};
 
 use crate::ImageStore;
 
+mod sweep;
+
+pub use sweep::SweepReport;
+
 /// Directory of the store in the images directory.
 const DIRECTORY: &str = ".oci";
 
