@@ -15,8 +15,8 @@ use std::{
 use crate::{DigestHasher, ImageWatch, tar::Source};
 
 /// Bytes that travel together, and how many such pieces wait at most.
-const PIECE: usize = 1 << 18;
-pub(super) const PIECES: usize = 4;
+const PIECE: usize = 1 << 16;
+pub(super) const PIECES: usize = 16;
 
 /// How much of the file is read at once, in bytes.
 const READ: usize = 1 << 18;

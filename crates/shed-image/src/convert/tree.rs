@@ -202,9 +202,9 @@ impl Tree {
     }
 
     fn children_of(&self, parent: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        let first = self.nodes[parent as usize].first_child;
-        std::iter::successors(Some(first), |node| Some(self.nodes[*node as usize].next))
-            .take_while(|node| *node != NONE)
+        let there = |node: NodeId| (node != NONE).then_some(node);
+        let first = there(self.nodes[parent as usize].first_child);
+        std::iter::successors(first, move |node| there(self.nodes[*node as usize].next))
             .filter(|node| self.nodes[*node as usize].alive)
     }
 
