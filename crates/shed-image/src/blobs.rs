@@ -353,6 +353,14 @@ impl BlobWriter {
         Ok(())
     }
 
+    /// Gives the blob up, and leaves nothing to continue.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn discard(self) -> Result<(), BlobError> {
+        fs::remove_file(&self.partial).map_err(|source| BlobError::Write { path: self.partial, source })
+    }
+
     /// Checks the blob and puts it into the store. One with other content is removed, so that nobody continues it.
     ///
     /// # Errors

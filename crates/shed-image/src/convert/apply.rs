@@ -41,14 +41,14 @@ fn full(_: Full) -> ApplyError {
 
 /// Applies an entry of a layer. Returns the inode that gets the entry's content, if it is a file with a content of its
 /// own.
-pub(super) fn apply(tree: &mut Tree, layer: Layer, entry: Entry) -> Result<Option<InodeId>, ApplyError> {
+pub(super) fn apply(tree: &mut Tree, layer: Layer, entry: &Entry) -> Result<Option<InodeId>, ApplyError> {
     if entry.name.is_empty() {
         return Err(EntryProblem::NoName.into());
     }
     let parts = parts(&entry.name)?;
     let Some((name, directories)) = parts.split_last() else {
         let EntryKind::Directory = entry.kind else { return Err(EntryProblem::Root.into()) };
-        let inode = inode(tree, &entry, Body::Directory, 0)?;
+        let inode = inode(tree, entry, Body::Directory, 0)?;
         tree.set_root(inode, layer);
         return Ok(None);
     };
@@ -82,7 +82,7 @@ pub(super) fn apply(tree: &mut Tree, layer: Layer, entry: Entry) -> Result<Optio
         return Ok(None);
     }
     let (body, blocks) = body(tree, &entry.kind)?;
-    let inode = inode(tree, &entry, body, blocks)?;
+    let inode = inode(tree, entry, body, blocks)?;
     let id = tree.add_inode(inode).map_err(full)?;
     tree.put(parent, name, id, layer, true).map_err(full)?;
     Ok(matches!(body, Body::File(_)).then_some(id))

@@ -228,13 +228,11 @@ fn take(
             if *entries > limits.max_entries {
                 return Err(ConvertError::Entries(limits.max_entries));
             }
-            let has_content = matches!(entry.kind, EntryKind::File { .. });
-            let name: Vec<u8> = entry.name.iter().copied().take(MAX_SHOWN).collect();
-            let applied = apply(tree, number, entry).map_err(|error| match error {
-                ApplyError::Entry(source) => refused(layer, &name, source),
+            let applied = apply(tree, number, &entry).map_err(|error| match error {
+                ApplyError::Entry(source) => refused(layer, &entry.name, source),
                 ApplyError::Full => ConvertError::TooLarge("names and links have more than 4 GiB".to_owned()),
             })?;
-            if has_content {
+            if matches!(entry.kind, EntryKind::File { .. }) {
                 contents.push(applied);
             }
         }
@@ -242,6 +240,6 @@ fn take(
 }
 
 fn refused(layer: &LayerBlob, name: &[u8], source: EntryProblem) -> ConvertError {
-    let entry = String::from_utf8_lossy(name).into_owned();
+    let entry = String::from_utf8_lossy(&name[..name.len().min(MAX_SHOWN)]).into_owned();
     ConvertError::Entry { number: layer.number, digest: layer.id.digest.clone(), entry, source }
 }

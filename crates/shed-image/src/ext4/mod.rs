@@ -20,7 +20,7 @@ mod xattr;
 pub(crate) use directory::{Child, MAX_NAME, blocks_at_most as directory_blocks_at_most, entry_length};
 pub(crate) use extents::blocks_at_most as file_blocks_at_most;
 pub(crate) use inode::{Attributes, FileType, MAX_LINKS, Special};
-pub(crate) use layout::{Layout, TooLarge};
+pub(crate) use layout::Layout;
 pub(crate) use writer::{Ext4Writer, MAX_SHORT_SYMLINK, WriteError};
 pub(crate) use xattr::{XattrError, Xattrs};
 
