@@ -157,7 +157,7 @@ impl Porter<'_> {
     /// Gets a token (Docker's token specification; for a refresh token its OAuth2 variant).
     async fn token(
         &self,
-        mut realm: Url,
+        realm: Url,
         service: Option<&str>,
         scope: Option<&str>,
         login: Option<Login>,
@@ -170,30 +170,14 @@ impl Porter<'_> {
         let has_login = login.is_some();
         let asked = Instant::now();
         let answer = if let Some(Login::Identity(token)) = &login {
-            let mut form = form_urlencoded::Serializer::new(String::new());
-            form.append_pair("grant_type", "refresh_token")
-                .append_pair("refresh_token", token.expose())
-                .append_pair("client_id", "shed")
-                .append_pair("scope", &scopes.join(" "));
-            if let Some(service) = service {
-                form.append_pair("service", service);
-            }
-            let form = form.finish();
+            let form = refresh_form(token, service, &scopes);
             let build = |request: RequestBuilder| {
                 let kind = "application/x-www-form-urlencoded";
                 request.header(header::CONTENT_TYPE, kind).body(form.clone())
             };
             self.clients.ask_here(Method::POST, &realm, &build, self.patience).await?
         } else {
-            {
-                let mut query = realm.query_pairs_mut();
-                if let Some(service) = service {
-                    query.append_pair("service", service);
-                }
-                for scope in scopes {
-                    query.append_pair("scope", scope);
-                }
-            }
+            let realm = with_query(realm, service, &scopes);
             let build = |request: RequestBuilder| match &login {
                 Some(Login::Password { user, password }) => request.basic_auth(user, Some(password.expose())),
                 Some(Login::Identity(_)) | None => request,
@@ -223,6 +207,27 @@ impl Porter<'_> {
         // Used up to a little before its end, or it could end on the way.
         Ok(Grant { shown: Shown::Token(token), has_login, until: Some(asked + life.mul_f64(0.9)) })
     }
+}
+
+/// Returns the body that exchanges a refresh token.
+fn refresh_form(token: &Secret, service: Option<&str>, scopes: &[&str]) -> String {
+    let mut form = form_urlencoded::Serializer::new(String::new());
+    let _form = form
+        .append_pair("grant_type", "refresh_token")
+        .append_pair("refresh_token", token.expose())
+        .append_pair("client_id", "shed")
+        .append_pair("scope", &scopes.join(" "))
+        .extend_pairs(service.map(|service| ("service", service)));
+    form.finish()
+}
+
+/// Returns the address of a token server with what is wanted of it.
+fn with_query(mut realm: Url, service: Option<&str>, scopes: &[&str]) -> Url {
+    let _query = realm
+        .query_pairs_mut()
+        .extend_pairs(service.map(|service| ("service", service)))
+        .extend_pairs(scopes.iter().map(|scope| ("scope", scope)));
+    realm
 }
 
 /// Makes the error of a host that does not let us in.

@@ -19,6 +19,9 @@ const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
+/// The most layers of an image; overlayfs, and so Docker, has at most 500 beneath each other.
+const MAX_LAYERS: usize = 1000;
+
 /// What is asked for with `Accept`.
 pub(crate) const ACCEPTED: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 
@@ -119,8 +122,11 @@ impl Manifest {
 }
 
 impl Image {
-    /// Checks that each digest has one length, and that all lengths can be added.
+    /// Checks that there are not too many layers, each digest has one length, and all lengths can be added.
     fn check(&self) -> Result<(), String> {
+        if self.layers.len() > MAX_LAYERS {
+            return Err(format!("it has {} layers, more than {MAX_LAYERS}", self.layers.len()));
+        }
         let mut sizes = BTreeMap::new();
         let mut sum: u64 = 0;
         for Descriptor { digest, size, .. } in [&self.config].into_iter().chain(&self.layers) {
@@ -133,6 +139,11 @@ impl Image {
             return Err(format!("its config has {} bytes, more than {MAX_MANIFEST}", self.config.size));
         }
         Ok(())
+    }
+
+    /// Returns how many layers are this blob.
+    pub(crate) fn layers_with(&self, blob: &Descriptor) -> usize {
+        self.layers.iter().filter(|layer| layer.digest == blob.digest).count()
     }
 
     /// Returns all blobs, each once, the config first.

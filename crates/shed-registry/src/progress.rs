@@ -101,4 +101,9 @@ impl Share {
         let before = std::mem::replace(&mut self.counted, bytes);
         self.progress.change(|now| now.bytes_done = now.bytes_done - before + bytes);
     }
+
+    /// Returns how many of the blob's bytes are done.
+    pub(crate) const fn counted(&self) -> u64 {
+        self.counted
+    }
 }

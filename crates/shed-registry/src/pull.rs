@@ -102,15 +102,11 @@ impl Pull<'_> {
         let (config, layers) = all.split_first().expect("an image has a config");
         self.blob(&session, &hold, config, progress).await?;
         self.check_platform(config).await?;
-        stream::iter(layers)
-            .map(|layer| async {
-                self.blob(&session, &hold, layer, progress).await?;
-                progress.layers(image.layers.iter().filter(|other| other.digest == layer.digest).count());
-                Ok::<_, PullError>(())
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        let mut coming = Vec::new();
+        for layer in layers {
+            coming.push(self.layer(&session, &hold, layer, &image, progress));
+        }
+        stream::iter(coming).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         Ok(digest)
     }
 
@@ -184,6 +180,19 @@ impl Pull<'_> {
         sink.restart().await?;
         sink.write(Bytes::from(bytes)).await?;
         sink.commit().await
+    }
+
+    async fn layer(
+        &self,
+        session: &Session,
+        hold: &Arc<BlobUse>,
+        layer: &Descriptor,
+        image: &Image,
+        progress: &Arc<Progress>,
+    ) -> Result<(), PullError> {
+        self.blob(session, hold, layer, progress).await?;
+        progress.layers(image.layers_with(layer));
+        Ok(())
     }
 
     async fn blob(

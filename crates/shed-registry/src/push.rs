@@ -92,15 +92,11 @@ impl Push<'_> {
             .map_err(|source| self.request("it".to_owned(), source))?;
         let all = image.blobs();
         progress.begin(all.iter().map(|blob| blob.size).sum(), image.layers.len());
-        stream::iter(all)
-            .map(|blob| async {
-                self.upload(&session, blob, progress).await?;
-                progress.layers(image.layers.iter().filter(|layer| layer.digest == blob.digest).count());
-                Ok::<_, PushError>(())
-            })
-            .buffer_unordered(AT_ONCE)
-            .try_collect::<()>()
-            .await?;
+        let mut going = Vec::new();
+        for blob in all {
+            going.push(self.upload(&session, blob, &image, progress));
+        }
+        stream::iter(going).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
         self.put_manifest(&session, &bytes, &image.media_type).await
     }
 
@@ -132,12 +128,15 @@ impl Push<'_> {
         &self,
         session: &Session,
         blob: &Descriptor,
+        image: &Image,
         progress: &Arc<Progress>,
     ) -> Result<(), PushError> {
         let id = BlobId { digest: blob.digest.clone(), size: blob.size };
         let path = self.blobs.path(&id.digest);
         let upload = Upload { session, id: &id, path, share: progress.share() };
-        upload.run().await.map_err(|source| self.request(format!("blob {}", id.digest), source))
+        upload.run().await.map_err(|source| self.request(format!("blob {}", id.digest), source))?;
+        progress.layers(image.layers_with(blob));
+        Ok(())
     }
 
     /// Sends the manifest, byte for byte, and checks that the registry has it under the same digest.

@@ -18,16 +18,22 @@ pub(crate) struct Tries<'a> {
     patience: &'a Patience,
     failed: u32,
     reached: u64,
+    step: u64,
 }
 
 impl<'a> Tries<'a> {
     pub(crate) const fn new(patience: &'a Patience) -> Self {
-        Self { patience, failed: 0, reached: 0 }
+        Self::in_steps_of(patience, PROGRESS)
+    }
+
+    /// Counts the tries of something that gets further in no smaller steps than these.
+    pub(crate) const fn in_steps_of(patience: &'a Patience, step: u64) -> Self {
+        Self { patience, failed: 0, reached: 0, step }
     }
 
     /// Hears how many bytes are done; the count begins anew when they are well more than at any time before.
     pub(crate) fn reach(&mut self, bytes: u64) {
-        if bytes >= self.reached + PROGRESS {
+        if bytes >= self.reached + self.step {
             self.reached = bytes;
             self.failed = 0;
         }

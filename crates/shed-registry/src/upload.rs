@@ -53,16 +53,18 @@ impl Upload<'_> {
     /// When the registry refuses, or does not take more of it however often it is tried.
     pub(crate) async fn run(mut self) -> Result<(), RequestError> {
         let patience = self.session.patience();
-        let mut tries = Tries::new(patience);
+        // A registry that forgets what it has takes the same bytes again and again: only large steps count.
+        let mut tries = Tries::in_steps_of(patience, (self.id.size / 16).max(64 << 10));
         let mut place = None;
         loop {
-            let error = match self.attempt(&mut place, &mut tries).await {
+            let error = match self.attempt(&mut place).await {
                 Ok(()) => {
                     self.share.set(self.id.size);
                     return Ok(());
                 }
                 Err(error) => error,
             };
+            tries.reach(self.share.counted());
             if matches!(error, RequestError::UploadLost { .. }) {
                 place = None;
             }
@@ -71,18 +73,21 @@ impl Upload<'_> {
     }
 
     /// Tries once, from where the last try got to. `place` is where the registry wants the rest.
-    async fn attempt(&mut self, place: &mut Option<Url>, tries: &mut Tries<'_>) -> Result<(), RequestError> {
+    async fn attempt(&mut self, place: &mut Option<Url>) -> Result<(), RequestError> {
         // Before every try: of the last one, only the answer may have been lost.
         if self.is_there().await? {
             return Ok(());
         }
         let (url, offset) = match place.take() {
             None => (self.begin().await?, 0),
-            Some(url) => self.ask_offset(url).await?,
+            Some(url) => match self.ask_offset(url).await {
+                // Docker's registry 2 gives an upload up when its last chunk was cut off.
+                Err(RequestError::UploadLost { .. }) => (self.begin().await?, 0),
+                found => found?,
+            },
         };
         *place = Some(url.clone());
         self.share.set(offset);
-        tries.reach(offset);
         let url = if offset < self.id.size { self.send(url, offset).await? } else { url };
         *place = Some(url.clone());
         self.finish(url).await

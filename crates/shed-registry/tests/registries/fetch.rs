@@ -1,0 +1,105 @@
+//! The whole way to an image: what is there already, who waits for whom, and what an error leaves.
+
+use std::sync::Arc;
+
+use shed_image::{ImageLimits, ImageStep, Unwatched};
+use shed_registry::{FetchError, PullError};
+use shed_types::ImageName;
+
+use crate::{
+    Home, Watch,
+    fake::{Content, Fake},
+    reference,
+};
+
+fn name() -> ImageName {
+    "web".parse().unwrap()
+}
+
+/// Returns the names of all files in the images directory but the blobs.
+fn files(home: &Home) -> Vec<String> {
+    let entries = std::fs::read_dir(home.images().dir()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| name != ".oci").collect();
+    names.sort();
+    names
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_is_there_is_not_asked_for() {
+    let (home, fake) = (Home::new(), Fake::good(Content::default()).await);
+    let store = home.images();
+    let image = reference(&format!("{}/image:v1", fake.address));
+    std::fs::create_dir_all(store.dir()).unwrap();
+    std::fs::write(store.rootfs(&name()), "image").unwrap();
+    std::fs::write(store.source(&name()), format!("{image}\n")).unwrap();
+    let registry = home.registry();
+    let fetch =
+        async |image| registry.fetch(image, &store, &name(), ImageLimits::default(), Watch::new()).await;
+    assert!(!fetch(&image).await.unwrap());
+    assert!(fake.seen().is_empty());
+    // Another version is asked for; the one that is there stays.
+    let other = reference(&format!("{}/image:v2", fake.address));
+    let error = fetch(&other).await.unwrap_err();
+    assert!(matches!(error, FetchError::Pull(PullError::Request { .. })), "{error}");
+    assert_eq!(std::fs::read(store.rootfs(&name())).unwrap(), b"image");
+    assert_eq!(store.read_source(&name()).unwrap(), image.to_string());
+    assert!(store.try_lock(&name()).unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_second_waits_and_finds_it_made() {
+    let (home, fake) = (Home::new(), Fake::good(Content::default()).await);
+    let store = home.images();
+    std::fs::create_dir_all(store.dir()).unwrap();
+    let lock = store.lock(&name()).unwrap();
+    let image = reference(&format!("{}/image:v1", fake.address));
+    let (watch, registry) = (Watch::new(), home.registry());
+    let fetching = tokio::spawn({
+        let (watch, store, image) = (watch.clone(), store.clone(), image.clone());
+        async move { registry.fetch(&image, &store, &name(), ImageLimits::default(), watch).await }
+    });
+    watch.heard_step(ImageStep::Wait).await;
+    let new = store.temporary(&name());
+    std::fs::write(&new, "image").unwrap();
+    store.install(&lock, &name(), &new, image.as_str()).unwrap();
+    drop(lock);
+    assert!(!fetching.await.unwrap().unwrap());
+    assert!(fake.seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_can_be_called_off() {
+    let home = Home::new();
+    let store = home.images();
+    std::fs::create_dir_all(store.dir()).unwrap();
+    let lock = store.lock(&name()).unwrap();
+    let (watch, registry, image) = (Watch::new(), home.registry(), reference("localhost:1/image"));
+    let fetching = tokio::spawn({
+        let (watch, store) = (watch.clone(), store.clone());
+        async move { registry.fetch(&image, &store, &name(), ImageLimits::default(), watch).await }
+    });
+    watch.heard_step(ImageStep::Wait).await;
+    watch.cancel();
+    assert!(matches!(fetching.await.unwrap(), Err(FetchError::Pull(PullError::Cancelled))));
+    drop(lock);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_leaves_nothing_but_its_blobs() {
+    // The layer is no archive of any kind.
+    let (home, fake) = (Home::new(), Fake::good(Content::image(&[b"no archive".to_vec()])).await);
+    let image = reference(&format!("{}/image:v1", fake.address));
+    let registry = home.registry();
+    let store = home.images();
+    let error = registry.fetch(&image, &store, &name(), ImageLimits::default(), Arc::new(Unwatched)).await;
+    assert!(matches!(error, Err(FetchError::Convert { .. })), "{error:?}");
+    assert_eq!(files(&home), ["web-rootfs.ext4.lock"]);
+    assert_eq!(home.check_blobs(), 3);
+    assert!(store.try_lock(&name()).unwrap().is_some());
+    // Less than its blobs is allowed.
+    let limits = ImageLimits { max_bytes: 20, ..ImageLimits::default() };
+    let error = Home::new();
+    let error = registry.fetch(&image, &error.images(), &name(), limits, Arc::new(Unwatched)).await;
+    assert!(matches!(error, Err(FetchError::Pull(PullError::TooLarge { limit: 20, .. }))), "{error:?}");
+}
