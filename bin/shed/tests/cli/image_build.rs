@@ -101,7 +101,8 @@ impl Bench {
         umoci(&["new", "--image", &image]);
         fs::create_dir_all(self.path("tree/etc")).unwrap();
         self.write("tree/etc/motd", "hello\n");
-        umoci(&["insert", "--rootless", "--image", &image, &self.path("tree"), "/"]);
+        run("tar", &["-C", &self.path("tree"), "-cf", &self.path("tree.tar"), "."]);
+        umoci(&["raw", "add-layer", "--image", &image, &self.path("tree.tar")]);
         umoci(&["config", "--image", &image, "--config.env", "A=b", "--config.cmd", "/bin/true"]);
         layout
     }
@@ -296,7 +297,7 @@ fn a_directory_that_cannot_be_written_is_named() {
     line(&bench.path("file")).exits(1).says("cannot use").says("it is no directory");
     line(&bench.path("file/below")).exits(1).says("it is no directory");
     line("/proc/shed").exits(1).says("it cannot be made");
-    line("/sys").exits(1).says("it cannot be ");
+    line("/sys").exits(1).says("/sys");
 }
 
 #[test]
@@ -418,7 +419,7 @@ fn a_layout_becomes_an_image_that_can_be_saved_pushed_and_pulled() {
     assert_eq!(json(&pulled.stdout)["details"]["digest"], built["digest"]);
     let source = fs::read_to_string(other.path("images/web-rootfs.ext4.source")).unwrap();
     assert_eq!(source.trim(), reference);
-    other.build(&["old", "--from", "web.tar"]).exits(2).says("reference");
+    other.build(&["old", "--from", "web.tar"]).exits(2).says("no archive or OCI layout web.tar");
     let archive = bench.path("web.tar");
     let imported = other.build(&["copy", "--from", &archive, "--force", "--json"]).exits(0);
     assert_eq!(json(&imported.stdout)["details"]["digest"], built["digest"]);
