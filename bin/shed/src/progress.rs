@@ -42,6 +42,7 @@ pub(crate) struct Task<'a> {
     bars: Option<(MultiProgress, ProgressBar)>,
     warnings: RefCell<Vec<String>>,
     told: RefCell<Option<Told>>,
+    sends: bool,
 }
 
 /// What was last said of an image where nothing moves.
@@ -81,8 +82,9 @@ impl From<&ImageTransfer> for ImageState {
 
 impl ImageState {
     /// Returns it in words: `downloading the image, 12.0MiB of 90.5MiB, layer 2 of 5`.
-    fn words(&self) -> String {
+    fn words(&self, sends: bool) -> String {
         let mut words = match self.step.as_str() {
+            "download" if sends => "sending the image",
             "wait" => "waiting for another process that makes the image",
             "resolve" => "asking the registry for the image",
             "download" => "downloading the image",
@@ -143,6 +145,7 @@ impl<'a> Progress<'a> {
             bars,
             warnings: RefCell::default(),
             told: RefCell::default(),
+            sends: false,
         }
     }
 }
@@ -154,6 +157,12 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 impl Task<'_> {
+    /// Says that an image goes away from here, not to here.
+    pub(crate) fn sending(mut self) -> Self {
+        self.sends = true;
+        self
+    }
+
     /// Shows an event.
     pub(crate) fn event(&self, event: &ProgressEvent) {
         if event.warning {
@@ -199,13 +208,13 @@ impl Task<'_> {
                 } else {
                     bar.set_style(style(LINE));
                 }
-                bar.set_message(clean(&state.words()).replace('\n', " "));
+                bar.set_message(clean(&state.words(self.sends)).replace('\n', " "));
             }
             None => {
                 let is_news = |told: &Told| told.step != state.step || told.at.elapsed() >= SPARSE;
                 if self.told.borrow().as_ref().is_none_or(is_news) {
                     *self.told.borrow_mut() = Some(Told { step: state.step.clone(), at: Instant::now() });
-                    self.say(&state.words());
+                    self.say(&state.words(self.sends));
                 }
             }
         }
@@ -244,7 +253,8 @@ mod tests {
 
     #[test]
     fn an_image_is_told_of_in_bytes_and_layers_as_far_as_they_are_known() {
-        let words = |step: &str, bytes, layers| ImageState { step: step.to_owned(), bytes, layers }.words();
+        let words =
+            |step: &str, bytes, layers| ImageState { step: step.to_owned(), bytes, layers }.words(false);
         assert_eq!(
             words("download", (12 << 20, 90 << 20), (2, 5)),
             "downloading the image, 12.0MiB of 90.0MiB, 2 of 5 layers done"

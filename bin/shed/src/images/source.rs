@@ -8,6 +8,9 @@ use shed_types::ImageReference;
 /// File that every OCI layout has (OCI image specification, "Image layout").
 const INDEX: &str = "index.json";
 
+/// Ends of names that are meant to be files: a registry would be asked in vain for a repository of that name.
+const ARCHIVES: [&str; 5] = [".tar", ".tar.gz", ".tgz", ".tar.zst", ".oci"];
+
 /// What an image is made from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Source {
@@ -44,7 +47,7 @@ impl FromStr for Source {
         {
             return Ok(Self::Archive { path: path.into(), image: Some(image.to_owned()) });
         }
-        if text.starts_with(['/', '.', '~']) {
+        if text.starts_with(['/', '.', '~']) || ARCHIVES.iter().any(|end| text.ends_with(end)) {
             return Err(ParseSourceError::Missing(text.to_owned()));
         }
         Ok(Self::Reference(text.parse()?))
@@ -81,6 +84,7 @@ mod tests {
         for name in ["none.tar", "directory", "directory:v1"] {
             assert!(matches!(path(name).parse::<Source>(), Err(ParseSourceError::Missing(_))), "{name}");
         }
+        assert!(matches!("no-such.tar".parse::<Source>(), Err(ParseSourceError::Missing(_))));
         for text in ["debian", "ghcr.io/owner/web:v1"] {
             assert_eq!(text.parse(), Ok(Source::Reference(text.parse().unwrap())));
         }

@@ -11,8 +11,9 @@ use std::{
 use rustix::process::Signal;
 
 use crate::{
-    exec::{PATIENCE, signal},
+    exec::{PATIENCE, signal, wait},
     peer::Peer,
+    pty::Pty,
     user::{Ran, User},
 };
 
@@ -78,6 +79,57 @@ fn without_a_terminal_progress_is_plain_lines_on_stderr_and_warnings_stand_out()
     );
     assert_eq!(table[3], ["server,", "all", "phases", "1212"]);
     assert_eq!(table.last().unwrap()[0], "total");
+    peer.end();
+}
+
+/// A `progress` event of an image.
+fn image(step: &str, mebibytes: u64, layers: u32) -> String {
+    let done = mebibytes << 20;
+    format!(
+        r#"{{"message":"m","phase":"image","image":{{"step":"{step}","bytes_done":{done},"bytes_total":94371840,"layers_done":{layers},"layers_total":5}}}}"#
+    )
+}
+
+#[test]
+fn an_image_that_comes_is_told_of_now_and_then() {
+    let peer = Peer::events(|request, stream| {
+        assert!(request.contains(r#""image":"ghcr.io/owner/web:v1""#), "{request}");
+        let events = [("download", 0, 0), ("download", 50, 2), ("write", 90, 5), (r"\u001b[2J", 0, 0)];
+        for (step, mebibytes, layers) in events {
+            tell(stream, "progress", &image(step, mebibytes, layers));
+        }
+        tell(stream, "complete", SHED);
+    });
+    let line = ["create", "web", "--image", "ghcr.io/owner/web:v1"];
+    let ran = User::with_server(peer.port).shed(&line).exits(0);
+    peer.end();
+    let lines: Vec<&str> = ran.stderr.lines().map(|line| line.split(" (").next().unwrap()).collect();
+    assert_eq!(
+        lines,
+        [
+            "web: downloading the image, 0B of 90.0MiB, 0 of 5 layers done",
+            "web: writing the image, 90.0MiB of 90.0MiB, 5 of 5 layers done",
+            "web: \u{fffd}[2J, 0B of 90.0MiB, 0 of 5 layers done",
+        ]
+    );
+}
+
+#[test]
+fn an_image_that_comes_is_a_bar_on_a_terminal() {
+    let (go_on, gone_on) = mpsc::channel();
+    let peer = Peer::events(move |_, stream| {
+        tell(stream, "progress", &image("download", 50, 2));
+        gone_on.recv_timeout(PATIENCE).unwrap();
+        tell(stream, "complete", SHED);
+    });
+    let user = User::with_server(peer.port);
+    let pty = Pty::open();
+    let mut child = pty.spawn(&user, &["create", "web", "--no-sync"]);
+    let shown = pty.shows("downloading the image, 50.0MiB of 90.0MiB, 2 of 5 layers done");
+    assert!(shown.contains("=====>"), "{shown:?}");
+    go_on.send(()).unwrap();
+    pty.shows("Created shed web");
+    assert_eq!(wait(&mut child), Some(0));
     peer.end();
 }
 

@@ -6,6 +6,7 @@ mod delete;
 mod exec;
 mod host_key;
 mod image;
+mod image_build;
 mod peer;
 mod prune;
 mod pty;

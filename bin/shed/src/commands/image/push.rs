@@ -64,7 +64,7 @@ pub(crate) fn run(context: &Context, args: &PushArgs) -> Result<ExitCode, Comman
         let _held = blobs::hold(&place.blobs).await?;
         let digest = blobs::manifest(&place, name)?;
         let progress = Progress::new(&context.ui);
-        let task = progress.task(name, "pushing");
+        let task = progress.task(name, "pushing").sending();
         let what = format!("the push of image {name}");
         watch::follow(&task, &what, |watch| push(&place, args, &digest, watch)).await?;
         drop(task);

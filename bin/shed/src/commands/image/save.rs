@@ -79,7 +79,7 @@ pub(crate) fn run(context: &Context, args: &SaveArgs) -> Result<ExitCode, Comman
         let _held = blobs::hold(&place.blobs).await?;
         let manifest = blobs::manifest(&place, &args.name)?;
         let progress = Progress::new(&context.ui);
-        let task = progress.task(&args.name, "saving");
+        let task = progress.task(&args.name, "saving").sending();
         let what = format!("the saving of image {}", args.name);
         if to_stdout {
             let scratch = Scratch::new(&place.images)?;
