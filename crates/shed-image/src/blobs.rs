@@ -17,6 +17,10 @@ use shed_types::{Digest, DigestAlgorithm};
 
 use crate::ImageStore;
 
+mod sweep;
+
+pub use sweep::SweepReport;
+
 /// Directory of the store in the images directory.
 const DIRECTORY: &str = ".oci";
 
@@ -347,6 +351,14 @@ impl BlobWriter {
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Gives the blob up, and leaves nothing to continue.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn discard(self) -> Result<(), BlobError> {
+        fs::remove_file(&self.partial).map_err(|source| BlobError::Write { path: self.partial, source })
     }
 
     /// Checks the blob and puts it into the store. One with other content is removed, so that nobody continues it.

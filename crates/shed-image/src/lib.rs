@@ -8,6 +8,8 @@ mod archive;
 mod blobs;
 mod convert;
 mod disk;
+mod document;
+mod ext4;
 mod initramfs;
 mod kernel;
 mod modules;
@@ -15,15 +17,19 @@ mod origin;
 mod progress;
 mod remove;
 mod store;
+mod tar;
 mod trailer;
 
 pub use archive::{ImportError, Platform, SaveError, import, save};
-pub use blobs::{BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher};
-pub use convert::{ConvertError, ImageLimits, convert};
+pub use blobs::{
+    BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher, SweepReport,
+};
+pub use convert::{ConvertError, EntryProblem, ImageLimits, convert};
 pub use disk::{
     BuildDiskError, CloneError, CloneMethod, DiskOptions, Mke2fs, UPPER_LABEL, clone_sparse, format_upper,
     rootfs_from_tar,
 };
+pub use document::{DocumentError, reachable};
 pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_bzimage};
 pub use modules::{ModuleTree, ParseModulesError, ResolveModulesError};
@@ -34,4 +40,5 @@ pub use store::{
     FileId, ImageLock, ImageRecord, ImageStore, ListImagesError, Orphan, OrphanFate, RemoveOrphanError,
     SidecarKind, TemplateError, file_name,
 };
+pub use tar::TarError;
 pub use trailer::{RunConfig, Trailer};

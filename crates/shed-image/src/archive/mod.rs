@@ -1,9 +1,13 @@
 //! Images as files and directories of other tools: in to the store of blobs, and out of it.
 
-use camino::Utf8Path;
-use shed_types::Digest;
+mod docker;
+mod import;
+mod index;
+mod save;
+mod source;
 
-use crate::{BlobError, BlobStore, ImageLimits, ImageWatch};
+pub use import::{ImportError, import};
+pub use save::{SaveError, save};
 
 /// A machine that an image can be for, in the words of the OCI image specification ("Image index", `platform`).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,47 +33,15 @@ impl Platform {
     }
 }
 
-/// Says why an archive was not imported.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-}
+/// The file of an OCI layout that says which images are in it.
+const INDEX: &str = "index.json";
 
-/// Says why an image was not saved.
-#[derive(Debug, thiserror::Error)]
-pub enum SaveError {
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-}
+/// The file that says that a directory is a layout, and its content (OCI image specification, "oci-layout file").
+const LAYOUT: &str = "oci-layout";
+const LAYOUT_CONTENT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
 
-/// Copies an image from `source` into the store and returns its manifest: an OCI layout as a directory or a tar, or what
-/// `docker save` writes. `name` chooses among several images (tag or reference); with none there must be one only.
-///
-/// # Errors
-/// When it is none of these, has no such image or none for the platform, or content that its digests deny.
-pub fn import(
-    _source: &Utf8Path,
-    _name: Option<&str>,
-    _platform: &Platform,
-    blobs: &BlobStore,
-    _limits: &ImageLimits,
-    _watch: &dyn ImageWatch,
-) -> Result<Digest, ImportError> {
-    Ok(blobs.insert(b"")?.digest)
-}
+/// Says a tag: the name that skopeo, podman and umoci ask for.
+const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
-/// Writes an image as an OCI layout in a tar (`oci-archive`) to the new file `out`, under the name `reference`.
-///
-/// # Errors
-/// When blobs are missing, or the file cannot be written; there is none then.
-pub fn save(
-    blobs: &BlobStore,
-    _manifest: &Digest,
-    _reference: &str,
-    _out: &Utf8Path,
-    _watch: &dyn ImageWatch,
-) -> Result<(), SaveError> {
-    let _blob = blobs.insert(b"")?;
-    Ok(())
-}
+/// Says a whole reference: what containerd and docker write.
+const CONTAINERD_NAME: &str = "io.containerd.image.name";
