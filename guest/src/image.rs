@@ -4,7 +4,9 @@
 //! says what a recipe is.
 
 use anyhow::{Context as _, Result};
-use shed_image::{BlobStore, DiskOptions, ImageStore, file_name, recipe_source};
+use shed_image::{
+    BlobStore, DiskOptions, ImageLimits, ImageStore, Unwatched, convert, file_name, recipe_source,
+};
 use shed_types::ImageName;
 
 use crate::{
@@ -45,7 +47,7 @@ pub(crate) fn build(
     let mut done = Vec::new();
     for (name, chain) in names.iter().zip(&chains) {
         let image = builder.image(chain, &mut done)?;
-        write_ext4(out, common, &builder, &blobs, name, &image)?;
+        write_ext4(out, common, &blobs, name, &image)?;
     }
     Ok(())
 }
@@ -53,7 +55,6 @@ pub(crate) fn build(
 fn write_ext4(
     out: &OutDir,
     common: &Common,
-    builder: &Builder<'_>,
     blobs: &BlobStore,
     name: &ImageName,
     image: &Image,
@@ -72,12 +73,16 @@ fn write_ext4(
     let lock = store.lock(name).with_context(|| format!("cannot lock image {name}"))?;
     stamp.withdraw()?;
     let new = store.temporary(name);
+    // A builder that was killed may have had the same number as this one.
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove {new}"));
+        }
+        Ok(()) | Err(_) => {}
+    }
     let options = DiskOptions { label: Some(format!("shed-{name}")), uuid: None };
-    let work = out.work_dir()?;
-    let tar = work.path().join("whole.tar");
-    builder.root_of(image, work.path())?.write(std::io::BufWriter::new(std::fs::File::create(&tar)?))?;
-    shed_image::rootfs_from_tar(&shed_image::Mke2fs::find()?, &tar, &new, &options)?;
-    image.trailer(&manifest).append(&mut std::fs::File::options().read(true).write(true).open(&new)?)?;
+    let converted = convert(blobs, &manifest, &new, &options, &ImageLimits::default(), &Unwatched);
+    let _trailer = converted.with_context(|| format!("cannot make the file system of {name}"))?;
     store
         .install(&lock, name, &new, &recipe_source(name))
         .with_context(|| format!("cannot put {} in place", store.rootfs(name)))?;

@@ -143,7 +143,7 @@ impl Builder<'_> {
     }
 
     /// Unpacks the layers of an image, which lie in `work` from then on, and puts them on each other.
-    pub(crate) fn root_of(&self, image: &Image, work: &Utf8Path) -> Result<Root> {
+    fn root_of(&self, image: &Image, work: &Utf8Path) -> Result<Root> {
         let mut root = Root::default();
         for (number, digest) in image.layers().enumerate() {
             let path = work.join(format!("below-{number}.tar"));

@@ -169,21 +169,6 @@ impl Image {
         self.manifest.layers.iter().all(|layer| blobs.size_of(&layer.digest) == Some(layer.size))
     }
 
-    /// What the file of the image says of itself.
-    pub(crate) fn trailer(&self, manifest: &Digest) -> shed_image::Trailer {
-        let run = &self.config.config;
-        shed_image::Trailer {
-            manifest: Some(manifest.clone()),
-            config: shed_image::RunConfig {
-                env: run.env.clone(),
-                entrypoint: run.entrypoint.clone(),
-                working_dir: run.working_dir.clone(),
-                ..shed_image::RunConfig::default()
-            },
-            labels: run.labels.clone(),
-        }
-    }
-
     /// Returns the layers, the lowest first.
     pub(crate) fn layers(&self) -> impl Iterator<Item = &Digest> {
         self.manifest.layers.iter().map(|layer| &layer.digest)
