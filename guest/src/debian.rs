@@ -70,18 +70,32 @@ pub(crate) fn fetch(arch: Arch, metapackage: &str, prefix: &str, into: &Utf8Path
 const GUARD_HOOK: &str =
     r#"test -e "$MMDEBSTRAP_APT_CONFIG" || { echo "configure.sh must not empty /tmp" >&2; exit 1; }"#;
 
-/// What goes into a root file system besides the packages.
+/// Installs packages into a root that is there already, as mmdebstrap itself does into a new one: apt of this machine,
+/// dpkg of the root, and no TMPDIR that only one of them has.
+const INSTALL_HOOK: &str = r#"APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --yes -q -o Dir::Bin::dpkg=env -o DPkg::Options::=--unset=TMPDIR -o DPkg::Options::=dpkg -o DPkg::Chroot-Directory="$1" --no-install-recommends install"#;
+
+/// What mmdebstrap puts into every new root; one that is there already has them as its own recipe left them, or not.
+const PREPARED: [&str; 3] = ["/etc/fstab", "/etc/hostname", "/etc/resolv.conf"];
+
+/// Where mmdebstrap unpacks roots: large, on a disk, and open to the ids of a user namespace, which a home is not.
+const SCRATCH: &str = "/var/tmp";
+
+/// What goes into a root file system.
 #[derive(Debug)]
 pub(crate) struct RootSpec<'a> {
     pub(crate) arch: Arch,
+    /// A tar with the root to begin with; nothing to begin with Debian's smallest.
+    pub(crate) below: Option<&'a Utf8Path>,
     pub(crate) packages: &'a [String],
     /// A tar that is unpacked over the installed packages.
     pub(crate) overlay: &'a Utf8Path,
     /// A script in the overlay that runs inside the finished root and is removed afterwards; absolute inside the root.
     pub(crate) configure: &'a str,
+    /// Directory in the overlay that is there while the script runs, with a file `env` for its shell; absolute.
+    pub(crate) settings: &'a str,
 }
 
-/// Installs packages into a new root file system and writes it to the tar `out`.
+/// Makes a root file system and writes it to the tar `out`.
 ///
 /// Root does it directly; anybody else needs user namespaces, as mmdebstrap's `unshare` mode does.
 pub(crate) fn install(spec: &RootSpec<'_>, out: &Utf8Path) -> Result<()> {
@@ -95,19 +109,44 @@ pub(crate) fn install(spec: &RootSpec<'_>, out: &Utf8Path) -> Result<()> {
         "path-include=/usr/share/doc/*/copyright",
     ];
     let root = r#""$1""#;
-    output(
-        system_tool("mmdebstrap")
-            .args(["--variant=minbase", "--format=tar", "--quiet"])
-            .arg(format!("--architectures={}", spec.arch.debian()))
-            .arg(format!("--include={}", spec.packages.join(",")))
-            .args(["--aptopt=Acquire::Retries 3", "--aptopt=Acquire::Languages none"])
-            .args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")))
-            .arg(format!("--customize-hook=tar-in {} /", quoted(spec.overlay.as_str())))
-            .arg(format!("--customize-hook=chroot {root} sh {}", quoted(spec.configure)))
-            .arg(format!("--customize-hook=rm {root}{}", quoted(spec.configure)))
-            .arg(format!("--customize-hook={GUARD_HOOK}"))
-            .args([SUITE, out.as_str()]),
-    )
-    .context("mmdebstrap could not build the root file system")?;
+    let mut command = system_tool("mmdebstrap");
+    command
+        .args(["--format=tar", "--quiet"])
+        .arg(format!("--architectures={}", spec.arch.debian()))
+        .args(["--aptopt=Acquire::Retries 3", "--aptopt=Acquire::Languages none"])
+        .args(LEFT_OUT.map(|option| format!("--dpkgopt={option}")));
+    if let Some(below) = spec.below {
+        command.arg("--variant=custom");
+        command.arg(format!("--setup-hook=rm -f{}", PREPARED.map(|file| format!(r#" "$1"{file}"#)).concat()));
+        command.arg(format!("--setup-hook=tar-in {} /", quoted(below.as_str())));
+        if spec.packages.is_empty() {
+            command.arg("--skip=update");
+        } else {
+            let packages: Vec<String> = spec.packages.iter().map(|package| quoted(package)).collect();
+            command.arg(format!("--customize-hook={INSTALL_HOOK} {}", packages.join(" ")));
+        }
+    } else {
+        command.arg("--variant=minbase").arg(format!("--include={}", spec.packages.join(",")));
+    }
+    // Nothing of this machine's environment but what the settings have.
+    let script = format!(". {}/env && exec sh {}", spec.settings, spec.configure);
+    let clean = "env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C.UTF-8";
+    command
+        .arg(format!("--customize-hook=tar-in {} /", quoted(spec.overlay.as_str())))
+        .arg(format!(
+            "--customize-hook=chroot {root} {clean} DEBIAN_FRONTEND=noninteractive sh -c {}",
+            quoted(&script)
+        ))
+        .arg(format!(
+            "--customize-hook=rm -r {root}{} {root}{}",
+            quoted(spec.configure),
+            quoted(spec.settings)
+        ))
+        .arg(format!("--customize-hook={GUARD_HOOK}"))
+        .args([SUITE, out.as_str()]);
+    if std::env::var_os("TMPDIR").is_none() {
+        command.env("TMPDIR", SCRATCH);
+    }
+    output(&mut command).context("mmdebstrap could not build the root file system")?;
     Ok(())
 }

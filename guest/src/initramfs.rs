@@ -85,11 +85,12 @@ pub(crate) fn build(out: &OutDir, common: &Common, programs: &Programs) -> Resul
     let file = fs::File::create(&new).with_context(|| format!("cannot create {new}"))?;
     let len = initramfs.write(std::io::BufWriter::with_capacity(1 << 20, file))?;
 
+    copy_kernel(common, &cache, work.path())?;
+    let names: Vec<&str> = common.arch.kernel_files().iter().copied().chain([file_name::INITRD]).collect();
+    // Without a stamp they are made again: whoever dies between two of them leaves work for the next builder.
     stamp.withdraw()?;
-    place_kernel(out, common, &cache, work.path())?;
-    out.place(&new, file_name::INITRD)?;
-    let names = common.arch.kernel_files().iter().copied().chain([file_name::INITRD]);
-    stamp.write(digest, &names.map(Utf8PathBuf::from).collect::<Vec<_>>())?;
+    out.place(work.path(), &names)?;
+    stamp.write(digest, &names.into_iter().map(Utf8PathBuf::from).collect::<Vec<_>>())?;
     step.done(&format!("{}, {:.1} MB, {} modules", file_name::INITRD, mb(len), modules.count));
     Ok(())
 }
@@ -105,18 +106,15 @@ pub(crate) fn publish_kernel_alone(out: &OutDir, common: &Common) -> Result<()> 
         return Ok(());
     }
     let work = out.work_dir()?;
-    place_kernel(out, common, &KernelCache::of(out, common.arch), work.path())
+    copy_kernel(common, &KernelCache::of(out, common.arch), work.path())?;
+    out.place(work.path(), names)
 }
 
-fn place_kernel(out: &OutDir, common: &Common, cache: &KernelCache, work: &Utf8Path) -> Result<()> {
-    // All copies first: the time in which old and new are mixed is that of the renames.
-    let names = common.arch.kernel_files();
-    for name in names {
+/// Copies the kernel files to `work`; the cache keeps its own.
+fn copy_kernel(common: &Common, cache: &KernelCache, work: &Utf8Path) -> Result<()> {
+    for name in common.arch.kernel_files() {
         fs::copy(cache.file(name), work.join(name))
             .with_context(|| format!("cannot copy {}", cache.file(name)))?;
-    }
-    for name in names {
-        out.place(&work.join(name), name)?;
     }
     Ok(())
 }

@@ -17,8 +17,13 @@ mod image;
 mod initramfs;
 mod inputs;
 mod kernel;
+mod layers;
 mod module_list;
+mod oci;
 mod outdir;
+mod recipe;
+mod root;
+mod settings;
 mod tool;
 mod ui;
 
@@ -44,19 +49,33 @@ enum Command {
         #[command(flatten)]
         programs: Programs,
     },
-    /// Build an image from a recipe
+    /// Build images from recipes
     Image {
-        /// Name of the recipe, which becomes the image's name
-        recipe: ImageName,
+        /// Names of recipes, which become the images' names
+        #[arg(required_unless_present = "all", conflicts_with = "all")]
+        recipes: Vec<ImageName>,
+        /// Build the images of all recipes
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        extensions: Extensions,
     },
-    /// Kernel, initramfs and the base image
+    /// Print the names of all recipes
+    Recipes {
+        /// Directory with modules.txt, units/ and recipes/
+        #[arg(long, value_name = "DIR", default_value = env!("CARGO_MANIFEST_DIR"), hide_default_value = true)]
+        guest_dir: Utf8PathBuf,
+    },
+    /// Kernel, initramfs and the images of all recipes
     All {
         #[command(flatten)]
         common: Common,
         #[command(flatten)]
         programs: Programs,
+        #[command(flatten)]
+        extensions: Extensions,
     },
 }
 
@@ -86,6 +105,16 @@ struct Programs {
     agent: Utf8PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct Extensions {
+    /// Directory with the programs that recipes list in extensions.txt; without it they are left out
+    #[arg(long, value_name = "DIR")]
+    ext_dir: Option<Utf8PathBuf>,
+    /// Version of those programs, kept as a label of the images that have them
+    #[arg(long, value_name = "VERSION", requires = "ext_dir")]
+    ext_version: Option<String>,
+}
+
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -109,14 +138,22 @@ fn run(cli: &Cli) -> Result<()> {
             kernel::build(&out, common)?;
             initramfs::build(&out, common, programs)
         }
-        Command::Image { recipe, common } => image::build(&OutDir::open(&common.out)?, common, recipe),
-        Command::All { common, programs } => {
+        Command::Image { recipes, all, common, extensions } => {
+            let names = if *all { None } else { Some(recipes.as_slice()) };
+            image::build(&OutDir::open(&common.out)?, common, extensions, names)
+        }
+        Command::Recipes { guest_dir } => {
+            for name in recipe::names(&guest_dir.join("recipes"))? {
+                ui::answer(name.as_str());
+            }
+            Ok(())
+        }
+        Command::All { common, programs, extensions } => {
             initramfs::check_programs(programs, common.arch)?;
             let out = OutDir::open(&common.out)?;
             kernel::build(&out, common)?;
             initramfs::build(&out, common, programs)?;
-            let base = "base".parse::<ImageName>()?;
-            image::build(&out, common, &base)
+            image::build(&out, common, extensions, None)
         }
     }
 }

@@ -82,14 +82,20 @@ impl OutDir {
         Ok(WorkDir { path, _guard: guard })
     }
 
-    /// Replaces `name` by the finished file `new`.
-    pub(crate) fn place(&self, new: &Utf8Path, name: &str) -> Result<()> {
-        let target = self.path.join(name);
-        File::open(new)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| fs::rename(new, &target))
-            .and_then(|()| sync_dir(&self.path))
-            .with_context(|| format!("cannot put {target} in place"))
+    /// Replaces files by the finished ones of the same names in `from`, as much at once as a file system can: everything
+    /// is on the disk before the first one is replaced, and between them nothing is waited for.
+    pub(crate) fn place(&self, from: &Utf8Path, names: &[&str]) -> Result<()> {
+        for name in names {
+            let new = from.join(name);
+            File::open(&new)
+                .and_then(|file| file.sync_all())
+                .with_context(|| format!("cannot flush {new}"))?;
+        }
+        for name in names {
+            let target = self.path.join(name);
+            fs::rename(from.join(name), &target).with_context(|| format!("cannot put {target} in place"))?;
+        }
+        sync_dir(&self.path).with_context(|| format!("cannot flush {}", self.path))
     }
 }
 
@@ -143,9 +149,14 @@ mod tests {
         assert!(dir.join(".cache/kernel-amd64").exists());
 
         let work = out.work_dir().unwrap();
-        fs::write(work.path().join("new"), b"newer").unwrap();
-        out.place(&work.path().join("new"), "bzImage").unwrap();
+        for name in ["bzImage", "initrd.img"] {
+            fs::write(work.path().join(name), b"newer").unwrap();
+        }
+        assert!(out.place(work.path(), &["bzImage", "vmlinux"]).is_err(), "one of them is missing");
+        assert_eq!(fs::read(dir.join("bzImage")).unwrap(), b"old");
+        out.place(work.path(), &["bzImage", "initrd.img"]).unwrap();
         assert_eq!(fs::read(dir.join("bzImage")).unwrap(), b"newer");
+        assert!(dir.join("initrd.img").exists());
         let path = work.path().to_owned();
         drop(work);
         assert!(!path.exists());

@@ -37,6 +37,12 @@ pub(crate) fn note(text: &str) {
     eprintln!("shed-guest: {text}");
 }
 
+/// Prints an answer, one a line, for whoever reads the program's output.
+#[expect(clippy::print_stdout, reason = "answers go to stdout")]
+pub(crate) fn answer(line: &str) {
+    println!("{line}");
+}
+
 /// Prints an error with its causes, one a line.
 pub(crate) fn error(error: &anyhow::Error) {
     eprintln!("shed-guest: error: {error}");

@@ -45,7 +45,7 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes a stage with the base image; returns nothing when these tests are to be skipped.
+    /// Makes a stage with the base image and no other; returns nothing when these tests are to be skipped.
     ///
     /// # Panics
     /// When the parts under test are missing, or the directories cannot be made.
@@ -80,7 +80,10 @@ impl Stage {
             fs::create_dir_all(path).expect("a directory of the stage");
         }
         for entry in stage.parts.guest_dir.read_dir_utf8().expect("the guest files").flatten() {
-            if entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            // With `default` there, sheds that name no image would be made from it.
+            let other_image =
+                entry.file_name().contains("-rootfs.ext4") && !entry.file_name().starts_with("base-");
+            if entry.file_type().is_ok_and(|kind| kind.is_file()) && !other_image {
                 link_or_copy(entry.path(), &stage.images_dir().join(entry.file_name()));
             }
         }
@@ -132,6 +135,18 @@ impl Stage {
     #[must_use]
     pub fn cli(&self) -> Cli {
         Cli::new(&self.parts, self.home())
+    }
+
+    /// Puts another built image beside the base image.
+    ///
+    /// # Panics
+    /// When it was not built.
+    #[track_caller]
+    pub fn bring_image(&self, name: &str) {
+        let file = format!("{name}-rootfs.ext4");
+        let built = self.parts.guest_dir.join(&file);
+        assert!(built.is_file(), "there is no {built}: build it with `./x image {name}`");
+        link_or_copy(&built, &self.images_dir().join(file));
     }
 
     /// The programs under test.

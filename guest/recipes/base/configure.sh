@@ -4,7 +4,7 @@ set -eu
 
 # ---- the user -------------------------------------------------------------------------------------------------------
 groupadd --gid 1000 shed
-useradd --uid 1000 --gid shed --groups sudo --shell /bin/bash --comment Shed --create-home --home-dir /home/shed shed
+useradd --uid 1000 --gid shed --groups sudo,docker --shell /bin/bash --comment Shed --create-home --home-dir /home/shed shed
 # No password, but not locked either: keys still work.
 usermod --password '*' shed
 chmod 0755 /home/shed
@@ -54,6 +54,14 @@ systemctl mask tmp.mount dev-hugepages.mount dev-mqueue.mount run-lock.mount sys
     sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount
 # A daemon of its own; rsync over SSH needs none.
 systemctl disable rsync.service
+# Started by the first use of its socket, and containerd by it.
+systemctl disable docker.service containerd.service
+systemctl enable docker.socket
+# A shed is reached through its server. `sudo systemctl enable --now ssh` for another way in; keys are made then.
+systemctl disable ssh.service ssh.socket sshd-keygen.service
+# Would open further ways in for ssh, on every boot.
+install -d /etc/systemd/system-generators
+ln -s /dev/null /etc/systemd/system-generators/systemd-ssh-generator
 systemctl mask modprobe@configfs.service modprobe@drm.service modprobe@efi_pstore.service modprobe@fuse.service
 
 # ---- leave nothing of the build behind ------------------------------------------------------------------------------
