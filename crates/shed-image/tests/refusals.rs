@@ -485,7 +485,7 @@ fn archives_of_docker_are_read_old_and_new() {
     let place = Place::new();
     let layer = Layer::default().file("seed", b"docker").end();
     let diff_id = DigestHasher::sha256_of(&layer);
-    let config = config([&diff_id.clone(), diff_id]).to_string();
+    let config = config([&diff_id, &diff_id]).to_string();
     let list = |config: &str, layers: &[&str]| {
         json!([{"Config": config, "RepoTags": ["example/tools:v1"], "Layers": layers}]).to_string()
     };

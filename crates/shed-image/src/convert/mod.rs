@@ -7,6 +7,8 @@
 
 mod apply;
 mod image;
+#[cfg(test)]
+mod model_tests;
 mod problem;
 mod stream;
 mod tree;

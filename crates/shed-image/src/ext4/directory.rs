@@ -158,7 +158,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_directory_takes_no_more_than_was_planned(lengths in prop::collection::vec(1..=MAX_NAME, 0..2000)) {
+        fn a_directory_takes_no_more_than_was_planned(lengths in prop::collection::vec(1..=MAX_NAME, 0..600)) {
             let names: Vec<Vec<u8>> = lengths.iter().map(|length| vec![b'x'; *length]).collect();
             let children: Vec<Child<'_>> = names
                 .iter()

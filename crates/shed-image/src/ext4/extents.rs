@@ -123,3 +123,24 @@ fn index(node: &mut [u8], below: &[(u32, u32)]) {
         put32(node, at + 4, *block);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_extent_ends_at_a_gap_and_at_its_longest() {
+        let mut extents = Extents::default();
+        for block in 0..MAX_LENGTH + 5 {
+            extents.push(block, 100 + block);
+        }
+        extents.push(50_000, 105 + MAX_LENGTH);
+        let expected = [
+            Extent { logical: 0, length: MAX_LENGTH, physical: 100 },
+            Extent { logical: MAX_LENGTH, length: 5, physical: 100 + MAX_LENGTH },
+            Extent { logical: 50_000, length: 1, physical: 105 + MAX_LENGTH },
+        ];
+        assert_eq!(extents.0, expected);
+        assert_eq!(extents.blocks(), u64::from(MAX_LENGTH) + 6);
+    }
+}

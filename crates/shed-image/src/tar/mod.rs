@@ -7,6 +7,8 @@
 mod fields;
 mod pax;
 mod reader;
+#[cfg(test)]
+mod reader_tests;
 mod sparse;
 
 pub(crate) use reader::{Content, Entry, EntryKind, TarReader};
