@@ -129,6 +129,9 @@ impl World<'_> {
             ErrorCode::HijackUnsupported => {
                 self.raw(&format!("GET /api/sheds/{RUNNING}/connect/1 HTTP/1.0\r\n{TUNNEL}\r\n"))
             }
+            ErrorCode::ImagePullFailed => {
+                create(json!({ "name": "fresh", "image": "127.0.0.1:1/no/registry:v1" }))
+            }
             ErrorCode::ConnectFailed => tunnel(RUNNING, "1"),
             ErrorCode::ShedNotRunning => tunnel(STOPPED, "22"),
             ErrorCode::TmuxNotAvailable => self.list_sessions_without_tmux(),

@@ -38,11 +38,15 @@ fn images_go_and_the_sheds_made_from_them_stay() {
     promises.keep("a list has what the config names and what is there", || {
         assert_eq!(names(), ["base", "elsewhere", "named", "pulled", "tools", "unused"]);
     });
-    promises.keep("a reference that is not cached is refused with what there is", || {
-        let refused = http.create(&json!({ "name": SHED, "image": "pulled" })).is(400);
+    promises.keep("a reference that the config does not let be pulled says so, and nothing is left", || {
+        let refused = http.create(&json!({ "name": SHED, "image": "pulled" })).is(502);
         let (code, message) = refused.error();
-        assert_eq!(code, "UNKNOWN_IMAGE");
-        assert!(message.contains("ghcr.io/owner/pulled:v1") && message.contains("base"), "{message}");
+        assert_eq!(code, "IMAGE_PULL_FAILED");
+        assert!(
+            message.contains("ghcr.io/owner/pulled:v1") && message.contains("registries.allow"),
+            "{message}"
+        );
+        stage.assert_only(&[]);
     });
     promises.keep("a shed comes up from an image put there under a new name", || {
         cli.create(SHED, &["--image", "tools", "--memory", "768"]);

@@ -18,6 +18,10 @@ const MAX_SAID: usize = 300;
 pub enum RequestError {
     #[error("{host} is no host")]
     BadHost { host: String },
+    #[error(
+        "the server's config does not allow to ask {registry}; add it to `registries.allow` in server.yaml"
+    )]
+    NotAllowed { registry: String },
     #[error("cannot prepare encrypted connections; are there certificates of authorities on this host?")]
     Setup(#[source] reqwest::Error),
     #[error("cannot reach {host}")]
@@ -77,6 +81,7 @@ impl RequestError {
             | Self::UploadLost { .. } => true,
             Self::Refused { said, .. } => matches!(said.status, 408 | 429 | 500 | 502 | 503 | 504),
             Self::BadHost { .. }
+            | Self::NotAllowed { .. }
             | Self::Setup(_)
             | Self::NoLogin { .. }
             | Self::BadLogin { .. }
@@ -92,6 +97,7 @@ impl RequestError {
         match self {
             Self::Refused { said, .. } => said.retry_after,
             Self::BadHost { .. }
+            | Self::NotAllowed { .. }
             | Self::Setup(_)
             | Self::Unreachable { .. }
             | Self::Broken { .. }

@@ -8,7 +8,7 @@ use std::{fmt, net::IpAddr};
 use reqwest::Url;
 use shed_types::{Digest, ImageReference};
 
-use crate::{RegistrySettings, error::RequestError};
+use crate::{RegistrySettings, error::RequestError, settings::covers};
 
 /// The registry of references that name none, as `docker` writes it.
 const DOCKER_HUB: &str = "docker.io";
@@ -81,7 +81,7 @@ impl Repository {
         let secure: Url = format!("https://{host}/v2/{path}/").parse().map_err(|_| bad())?;
         let name = secure.host_str().ok_or_else(bad)?;
         let plain =
-            is_loopback(&secure) || settings.insecure.contains(host) || settings.insecure.contains(name);
+            is_loopback(&secure) || settings.insecure.contains(name) || covers(&settings.insecure, host);
         let base =
             if plain { format!("http://{host}/v2/{path}/").parse().map_err(|_| bad())? } else { secure };
         Ok(Self { registry: registry.to_owned(), path, base })
@@ -163,7 +163,7 @@ mod tests {
     fn repository(text: &str, insecure: &[&str]) -> Repository {
         let settings = RegistrySettings {
             insecure: insecure.iter().map(|&host| host.to_owned()).collect(),
-            docker_config: None,
+            ..RegistrySettings::default()
         };
         Repository::of(&text.parse().unwrap(), &settings).unwrap()
     }

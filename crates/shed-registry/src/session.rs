@@ -76,12 +76,15 @@ impl Session {
     /// Prepares to speak with the repository of a reference; connects to nothing yet.
     ///
     /// # Errors
-    /// When the reference's registry cannot be a host.
+    /// When the reference's registry cannot be a host, or may not be asked.
     pub(crate) fn new(
         shared: &Arc<Shared>,
         reference: &ImageReference,
         access: Access,
     ) -> Result<Self, RequestError> {
+        if !shared.settings.allows(reference.registry()) {
+            return Err(RequestError::NotAllowed { registry: reference.registry().to_owned() });
+        }
         let repository = Repository::of(reference, &shared.settings)?;
         let key = (repository.registry().to_owned(), repository.path().to_owned(), access);
         let mut slots = shared.slots.lock().expect("nothing panics while it is held");

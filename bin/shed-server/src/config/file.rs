@@ -54,6 +54,7 @@ pub(super) struct TerminalFile {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RegistriesFile {
+    pub(super) allow: Option<Vec<Spanned<String>>>,
     pub(super) insecure: Option<Vec<Spanned<String>>>,
     pub(super) docker_config: Value<String>,
 }

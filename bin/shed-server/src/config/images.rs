@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use serde_saphyr::Spanned;
 use shed_image::ImageLimits;
 use shed_registry::RegistrySettings;
 use shed_types::ImageReference;
@@ -26,24 +27,33 @@ pub(super) fn registries(
     source: Source<'_>,
     surroundings: &Surroundings,
 ) -> Result<RegistrySettings, LoadConfigError> {
-    let mut insecure = BTreeSet::new();
-    for host in raw.insecure.unwrap_or_default() {
-        // What stands before the first slash of a reference, written the same.
-        let reference = format!("{}/x", host.value).parse::<ImageReference>();
-        if reference
-            .is_ok_and(|reference| reference.registry() == host.value && reference.repository() == "x")
-        {
-            let _again = insecure.insert(host.value);
-        } else {
-            let problem = format!(
-                "{:?} is no registry; write host:port as it stands in references, without http://",
-                host.value
-            );
-            return Err(source.bad(&host, "registries.insecure", problem));
-        }
-    }
+    let insecure = hosts(raw.insecure.unwrap_or_default(), source, "registries.insecure")?;
+    let allow = raw.allow.map(|allow| hosts(allow, source, "registries.allow")).transpose()?;
     let docker_config = source.path(raw.docker_config.as_ref(), "registries.docker_config", surroundings)?;
-    Ok(RegistrySettings { insecure, docker_config })
+    Ok(RegistrySettings { insecure, allow, docker_config })
+}
+
+/// Checks registries, each written as it stands before the first slash of a reference.
+fn hosts(
+    raw: Vec<Spanned<String>>,
+    source: Source<'_>,
+    key: &str,
+) -> Result<BTreeSet<String>, LoadConfigError> {
+    let is_registry = |host: &str| {
+        let reference = format!("{host}/x").parse::<ImageReference>();
+        reference.is_ok_and(|reference| reference.registry() == host && reference.repository() == "x")
+    };
+    let checked = raw.into_iter().map(|host| {
+        if is_registry(&host.value) {
+            return Ok(host.value);
+        }
+        let problem = format!(
+            "{:?} is no registry; write host:port as it stands in references, without http://",
+            host.value
+        );
+        Err(source.bad(&host, key, problem))
+    });
+    checked.collect()
 }
 
 /// Checks what an image may take.

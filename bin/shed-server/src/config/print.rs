@@ -38,6 +38,13 @@ impl fmt::Display for Config {
         writeln!(f, "registries:")?;
         let insecure: Vec<_> = self.registries.insecure.iter().map(|host| quoted(host)).collect();
         writeln!(f, "  insecure: [{}]", insecure.join(", "))?;
+        match &self.registries.allow {
+            Some(allow) => {
+                let allow: Vec<_> = allow.iter().map(|host| quoted(host)).collect();
+                writeln!(f, "  allow: [{}]", allow.join(", "))?;
+            }
+            None => writeln!(f, "  # allow: every registry")?,
+        }
         match &self.registries.docker_config {
             Some(dir) => writeln!(f, "  docker_config: {}", quoted(dir.as_str()))?,
             None => writeln!(f, "  # docker_config: DOCKER_CONFIG, else ~/.docker")?,

@@ -102,6 +102,7 @@ terminal:
   term_mappings: {xterm-kitty: xterm-kitty, foot: vt100}
 registries:
   insecure: ['registry.lan:5000', '10.0.0.7']
+  allow: [ghcr.io]
   docker_config: ~/.docker-shed
 image_limits: {max_size: 1536M, max_files: 7}
 qemu:
@@ -133,6 +134,7 @@ qemu:
     assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
     assert_eq!(config.registries.docker_config.as_deref(), Some(Utf8Path::new("/home/ann/.docker-shed")));
     assert_eq!(config.registries.insecure.len(), 2);
+    assert!(config.registries.allows("ghcr.io") && !config.registries.allows("docker.io"));
     assert_eq!((config.image_limits.max_bytes, config.image_limits.max_entries), (1536 << 20, 7));
     let images: Vec<_> = config.qemu.images.iter().map(|(name, origin)| format!("{name} {origin}")).collect();
     assert_eq!(images, ["hub ubuntu", "sh /bin/sh", "tools ghcr.io/owner/tools:v1"]);
@@ -216,6 +218,7 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "registries: {insecure: ['http://registry.lan']}",
         "registries:\n  insecure: [registry.lan, 'a b']",
         "registries: {insecure: [team]}",
+        "registries: {allow: ['https://ghcr.io']}",
         "registries: {insecure: ['registry.lan/team']}",
         "registries: {docker_config: .docker}",
         "image_limits: {max_size: 64}",
