@@ -63,7 +63,7 @@ pub fn convert(
     let _used = blobs.hold().map_err(ConvertError::Hold)?;
     let image = image::read(blobs, manifest)?;
     let planned = write::plan(unpack::unpack(blobs, &image, limits, watch)?)?;
-    check_space(out, planned.length())?;
+    check_space(out, planned.needed())?;
 
     let failed = |source| ConvertError::Write { path: out.to_owned(), source };
     let file = File::options().read(true).write(true).create_new(true).open(out).map_err(failed)?;

@@ -77,9 +77,9 @@ fn each_directory<E>(
 }
 
 impl Planned {
-    /// Returns how long the file system is at most, in bytes.
-    pub(super) const fn length(&self) -> u64 {
-        self.layout.length()
+    /// Returns what the file system takes of its disk at most, in bytes.
+    pub(super) fn needed(&self) -> u64 {
+        self.layout.needed()
     }
 
     /// Writes the file system into an empty file.

@@ -45,6 +45,8 @@ pub(crate) struct Layout {
     descriptor_blocks: u32,
     /// Inodes in use, the reserved ones included.
     used_inodes: u32,
+    /// Blocks that content may take.
+    data: u32,
 }
 
 /// What a file system is called.
@@ -76,6 +78,7 @@ impl Layout {
                     inodes_per_group: number(inodes_per_group)?,
                     descriptor_blocks: number(descriptors)?,
                     used_inodes: number(used_inodes)?,
+                    data: number(data)?,
                 });
             }
             groups = blocks.div_ceil(GROUP);
@@ -83,8 +86,13 @@ impl Layout {
     }
 
     /// Returns the length of the file system in bytes.
-    pub(crate) const fn length(&self) -> u64 {
+    pub(super) const fn length(&self) -> u64 {
         self.blocks as u64 * BLOCK as u64
+    }
+
+    /// Returns what the file takes at most, in bytes; it can be longer, with a hole at its end.
+    pub(crate) fn needed(&self) -> u64 {
+        (u64::from(self.first_data()) + u64::from(self.data)) * BLOCK as u64
     }
 
     /// Returns the number of blocks.
