@@ -110,7 +110,7 @@ fn a_system_has_what_its_image_says() {
     promises.keep("files that are synced are the user's", || {
         fs::create_dir_all(stage.home().join(".shed")).expect("~/.shed");
         fs::write(stage.home().join("notes"), "n").expect("a file");
-        let sync = "features:\n  notes:\n    paths:\n      - {source: ~/notes, target: /srv/app}\nprofiles:\n  default: {features: [notes]}\n";
+        let sync = "features:\n  notes:\n    paths:\n      - {source: ~/notes, target: /srv/app/notes}\nprofiles:\n  default: {features: [notes]}\n";
         fs::write(stage.home().join(".shed/sync.yaml"), sync).expect("sync.yaml");
         cli.run(&["sync", "team"]).ok();
         assert_eq!(cli.sh("team", "stat -c %U /srv/app/notes"), "games");
