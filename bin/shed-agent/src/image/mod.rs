@@ -89,11 +89,8 @@ pub(crate) fn apply(told: Option<&ImageConfig>, state: &State) {
         log::error(&format!("the user of the image is not used: {error}"));
     }
     let user = users::default(&passwd, &group, &image.user);
-    if directory(&image) == WORKSPACE {
-        note(WORKSPACE, hand_over(Path::new(WORKSPACE), &passwd, &user));
-    } else {
-        note(directory(&image), make_directory(Path::new(directory(&image)), &user));
-    }
+    note(WORKSPACE, hand_over(Path::new(WORKSPACE), &passwd, &user));
+    note(directory(&image), make_directory(Path::new(directory(&image)), &user));
     state.set_image(image);
 }
 
