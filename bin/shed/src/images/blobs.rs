@@ -38,7 +38,12 @@ pub(crate) async fn hold(blobs: &BlobStore) -> Result<BlobUse, CommandError> {
 ///
 /// # Errors
 /// When there is no such image, or it cannot be read.
-pub(crate) async fn fetch(place: &Place, source: &Source, watch: Arc<Watch>) -> Result<Digest, CommandError> {
+pub(crate) async fn fetch(
+    place: &Place,
+    source: &Source,
+    limits: ImageLimits,
+    watch: Arc<Watch>,
+) -> Result<Digest, CommandError> {
     match source {
         Source::Reference(reference) => {
             let registry = Registry::new(RegistrySettings::default());
@@ -52,7 +57,9 @@ pub(crate) async fn fetch(place: &Place, source: &Source, watch: Arc<Watch>) -> 
                 }),
             }
         }
-        Source::Archive { path, image } => take_in(&place.blobs, path, image.as_deref(), watch).await,
+        Source::Archive { path, image } => {
+            take_in(&place.blobs, path, image.as_deref(), limits, watch).await
+        }
     }
 }
 
@@ -60,10 +67,10 @@ async fn take_in(
     blobs: &BlobStore,
     path: &Utf8Path,
     image: Option<&str>,
+    limits: ImageLimits,
     watch: Arc<Watch>,
 ) -> Result<Digest, CommandError> {
     let (blobs, from, image) = (blobs.clone(), path.to_owned(), image.map(str::to_owned));
-    let limits = ImageLimits::default();
     let imported =
         blocking(move || import(&from, image.as_deref(), &Platform::of_host(), &blobs, &limits, &*watch))
             .await;
@@ -90,6 +97,7 @@ pub(crate) async fn build(
     place: &Place,
     recipe: &Recipe<'_>,
     tool: Tool,
+    limits: ImageLimits,
     task: &Task<'_>,
     watch: Arc<Watch>,
 ) -> Result<Digest, CommandError> {
@@ -132,7 +140,7 @@ pub(crate) async fn build(
     let id = read_id(tool, &id_file)?;
     task.say(&format!("{} hands over the image", tool.name()));
     running.run(&tool.export(&id, RESULT), Shown::Errors).await.map_err(|failed| failed.error)?;
-    take_in(&place.blobs, &scratch.path().join(RESULT), None, Arc::clone(&watch)).await
+    take_in(&place.blobs, &scratch.path().join(RESULT), None, limits, Arc::clone(&watch)).await
 }
 
 /// What tools call the image: where the next Dockerfile finds it. A name that they would not take has none.

@@ -38,6 +38,7 @@ pub(crate) async fn make(
     name: &ImageName,
     manifest: &Digest,
     source: String,
+    limits: ImageLimits,
     watch: Arc<Watch>,
 ) -> Result<u64, CommandError> {
     let (images, blobs) = (place.images.clone(), place.blobs.clone());
@@ -59,7 +60,6 @@ pub(crate) async fn make(
         let new = images.temporary(&image);
         // Of a process that had this one's id and was killed; the lock is ours, so nobody writes there.
         remove(&new).map_err(|source| MakeError::Left { path: new.clone(), source })?;
-        let limits = ImageLimits::default();
         let converted = convert(&blobs, &manifest, &new, &DiskOptions::default(), &limits, &*watch)?;
         drop(converted);
         let size = fs::metadata(&new).and_then(|metadata| {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
 use serde::Serialize;
-use shed_image::build_source;
+use shed_image::{ImageLimits, build_source};
 use shed_types::{Digest, ImageName};
 
 use crate::{
@@ -76,6 +76,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "DIR")]
     output_dir: Option<Utf8PathBuf>,
 
+    /// Refuse an image whose layers have more content than this, in bytes or with k, m or g
+    #[arg(long, value_name = "SIZE", default_value = "64g", value_parser = sizes::parse)]
+    max_size: u64,
+
     /// Make the image without a question, even when it does not extend Shed's base image
     #[arg(long)]
     force: bool,
@@ -83,6 +87,12 @@ pub(crate) struct BuildArgs {
     /// Directory whose files the Dockerfile can copy
     #[arg(value_name = "CONTEXT", default_value = ".")]
     context: Utf8PathBuf,
+}
+
+impl BuildArgs {
+    fn limits(&self) -> ImageLimits {
+        ImageLimits { max_bytes: self.max_size, ..ImageLimits::default() }
+    }
 }
 
 /// What a build has made.
@@ -122,7 +132,7 @@ pub(crate) fn run(context: &Context, args: &BuildArgs) -> Result<ExitCode, Comma
         }
         let progress = Progress::new(&context.ui);
         let task = progress.task(&args.name, "making the image");
-        let work = |watch| make(&place, &args.name, &digest, source_text(&origin), watch);
+        let work = |watch| make(&place, &args.name, &digest, source_text(&origin), args.limits(), watch);
         let size_bytes = watch::follow(&task, &what(args), work).await?;
         drop(task);
         report(context, args, &place, &digest, size_bytes).await
@@ -194,10 +204,11 @@ async fn get(
     let task = progress.task(&args.name, "getting the image");
     match origin {
         Origin::Source(source) => {
-            watch::follow(&task, &what(args), |watch| blobs::fetch(place, source, watch)).await
+            watch::follow(&task, &what(args), |watch| blobs::fetch(place, source, args.limits(), watch)).await
         }
         Origin::Recipe(recipe, tool) => {
-            watch::follow(&task, &what(args), |watch| blobs::build(place, recipe, *tool, &task, watch)).await
+            watch::follow(&task, &what(args), |watch| blobs::build(place, recipe, *tool, args.limits(), &task, watch))
+                .await
         }
     }
 }
