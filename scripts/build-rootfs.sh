@@ -6,6 +6,9 @@ set -euo pipefail
 arch=$1 default_dir=$2
 shift 2
 caller=$(basename "${SHED_DOOR:?call build-firecracker-rootfs.sh or build-vz-rootfs.sh}")
+# Before the directory changes: relative paths of the caller count from his.
+[ -z "${OUTPUT_DIR:-}" ] || OUTPUT_DIR=$(realpath -m "$OUTPUT_DIR")
+[ -z "${SHED_EXT_DIR:-}" ] || SHED_EXT_DIR=$(realpath -m "$SHED_EXT_DIR")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
@@ -43,7 +46,7 @@ done
 [ "$all" = no ] || [ -z "$variant" ] || fail "--all builds every variant; leave out --variant"
 variant=${variant:-default}
 # Said before minutes go into the kernel.
-if [ "$all" = no ] && { [[ $variant == */* ]] || [ ! -d "guest/recipes/$variant" ]; }; then
+if [ "$all" = no ] && { [[ $variant == */* || $variant == .* ]] || [ ! -d "guest/recipes/$variant" ]; }; then
   fail "there is no variant $variant; there are: $(cd guest/recipes && printf '%s ' */ | tr -d /)"
 fi
 [ "$(uname -s)" = Linux ] || fail "images are built on Linux, with Debian's package tools: build them there and copy OUTPUT_DIR"

@@ -54,8 +54,6 @@ fi
 #   busybox-static    the smallest image a test boots: one static program
 #   python3-venv      the API's fuzzer and SSH's other clients, each in an environment of its own
 #   rsync, tmux       clients of a shed that the tests drive, and the terminal they drive them in
-#   docker-registry, apache2-utils, openssl   a real registry for the tests, with its passwords, tokens and certificates
-#   skopeo, umoci, buildah   other tools' images, for the tests that compare
 #   build-essential   crates with C parts, and libc.a for the static programs of the guest
 needed=(
     "qemu-system-x86"
@@ -82,22 +80,17 @@ needed=(
     "python3-venv"
     "rsync"
     "tmux"
-    "docker-registry"
-    "apache2-utils"
-    "openssl"
-    "skopeo"
-    "umoci"
-    "buildah"
     "procps"
     "util-linux"
 )
 # Only for tests:
-#   docker-registry   a real registry; apache2-utils makes the passwords of one that asks for them
+#   docker-registry   a real registry; apache2-utils and openssl make passwords, tokens and certificates for it
 #   skopeo, umoci     make images and say what is in them
 #   buildah           builds Dockerfiles
 for_tests_alone=(
     "docker-registry"
     "apache2-utils"
+    "openssl"
     "skopeo"
     "umoci"
     "buildah"

@@ -17,7 +17,7 @@ fn base_layout(stage: &Stage, cli: &Cli, tools: &OciTools) -> String {
     let archive = tools.dir().join("base.tar");
     // The store of blobs is beside the image that the builder made.
     let guest_dir = &stage.parts().guest_dir;
-    let arguments = ["image", "save", "base", "-o", archive.as_str(), "--output-dir", guest_dir.as_str()];
+    let arguments = ["image", "save", "base", "-o", archive.as_str(), "--images-dir", guest_dir.as_str()];
     cli.run(&arguments).ok();
     tools.run("skopeo", &["copy", &format!("oci-archive:{archive}"), "oci:layout:base"]);
     fs::remove_file(&archive).expect("the archive was written");

@@ -227,15 +227,12 @@ fn pulled(settings: &Settings, reference: &ImageReference) -> Result<Choice, Cre
     }
     let store = ImageStore::new(settings.images_dir.clone());
     let records = store.list().map_err(|source| CreateShedError::ListImages(source.into()))?;
-    let base = ImageName::configured_base();
-    let found = records.into_iter().find(|record| {
-        record.source.as_deref() == Some(reference.as_str())
-            && (!record.name.is_hidden() || record.name == base)
-    });
+    // A name that the config has given to something else in the meantime may come to be that at any moment.
+    let is_free = |name: &ImageName| !name.is_hidden() && !settings.images.contains_key(name);
+    let found = records
+        .into_iter()
+        .find(|record| record.source.as_deref() == Some(reference.as_str()) && is_free(&record.name));
     Ok(match found {
-        Some(record) if record.name == base => {
-            Choice::There(Chosen { path: record.path, recorded: Recorded::Base })
-        }
         Some(record) => Choice::There(Chosen { path: record.path, recorded: Recorded::Name(record.name) }),
         None => to_make(reference, name_of(reference)),
     })

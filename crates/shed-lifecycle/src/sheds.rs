@@ -227,10 +227,14 @@ impl Sheds {
     ) -> Result<(Chosen, OwnedRwLockReadGuard<()>), CreateShedError> {
         let (context, asked) = (&self.inner.context, Arc::new(asked));
         let mut made = None;
+        if matches!(*asked, Some(AskedImage::Path(_))) {
+            // It may be on a file system that does not answer, and whoever waits for the gate would wait for that, too.
+            let (of, wish) = (Arc::clone(context), Arc::clone(&asked));
+            drop(blocking(move || image_choice::choose(&of.settings, (*wish).as_ref())).await?);
+        }
         loop {
             let gate = Arc::clone(&self.inner.image_gate).read_owned().await;
             let (of, wish) = (Arc::clone(context), Arc::clone(&asked));
-            // A file that the caller names may be on a file system that does not answer.
             let choice = blocking(move || image_choice::choose(&of.settings, (*wish).as_ref())).await?;
             let image = match choice {
                 Choice::There(chosen) => return Ok((chosen, gate)),

@@ -5,7 +5,7 @@ use std::{fs, io, sync::Arc};
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_image::{BlobStore, BlobUse, ImageLimits, Platform, Trailer, import, save};
 use shed_registry::{Registry, RegistrySettings};
-use shed_types::{Digest, ImageName};
+use shed_types::{Digest, ImageName, ImageReference};
 
 use super::{
     dockerfile,
@@ -34,6 +34,12 @@ pub(crate) async fn hold(blobs: &BlobStore) -> Result<BlobUse, CommandError> {
     })
 }
 
+/// Returns the way to the registry of a reference.
+pub(crate) fn registry(reference: &ImageReference, plain_http: bool) -> Registry {
+    let insecure = plain_http.then(|| reference.registry().to_owned()).into_iter().collect();
+    Registry::new(RegistrySettings { insecure, ..RegistrySettings::default() })
+}
+
 /// Brings what `--from` names into the store and returns its manifest.
 ///
 /// # Errors
@@ -41,12 +47,13 @@ pub(crate) async fn hold(blobs: &BlobStore) -> Result<BlobUse, CommandError> {
 pub(crate) async fn fetch(
     place: &Place,
     source: &Source,
+    plain_http: bool,
     limits: ImageLimits,
     watch: Arc<Watch>,
 ) -> Result<Digest, CommandError> {
     match source {
         Source::Reference(reference) => {
-            let registry = Registry::new(RegistrySettings::default());
+            let registry = registry(reference, plain_http);
             let platform = Platform::of_host();
             let pull = registry.pull(reference, &platform, &place.blobs, Arc::clone(&watch) as _);
             tokio::select! {
@@ -57,9 +64,7 @@ pub(crate) async fn fetch(
                 }),
             }
         }
-        Source::Archive { path, image } => {
-            take_in(&place.blobs, path, image.as_deref(), limits, watch).await
-        }
+        Source::Archive { path, image } => take_in(&place.blobs, path, image.as_deref(), limits, watch).await,
     }
 }
 

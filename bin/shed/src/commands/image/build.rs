@@ -64,6 +64,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "REF|ARCHIVE", conflicts_with_all = ["file", "target", "build_arg", "context"])]
     from: Option<Source>,
 
+    /// Speak HTTP without TLS with the registry of --from, as with those of this machine
+    #[arg(long, requires = "from")]
+    plain_http: bool,
+
     /// Build up to this stage of the Dockerfile
     #[arg(long, value_name = "STAGE")]
     target: Option<String>,
@@ -204,11 +208,16 @@ async fn get(
     let task = progress.task(&args.name, "getting the image");
     match origin {
         Origin::Source(source) => {
-            watch::follow(&task, &what(args), |watch| blobs::fetch(place, source, args.limits(), watch)).await
+            watch::follow(&task, &what(args), |watch| {
+                blobs::fetch(place, source, args.plain_http, args.limits(), watch)
+            })
+            .await
         }
         Origin::Recipe(recipe, tool) => {
-            watch::follow(&task, &what(args), |watch| blobs::build(place, recipe, *tool, args.limits(), &task, watch))
-                .await
+            watch::follow(&task, &what(args), |watch| {
+                blobs::build(place, recipe, *tool, args.limits(), &task, watch)
+            })
+            .await
         }
     }
 }

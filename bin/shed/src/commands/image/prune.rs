@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use shed_api::{Image, ImagePruneReport};
+use shed_api::ImagePruneReport;
 use shed_client::Timeouts;
 
 use crate::{
@@ -60,10 +60,10 @@ pub(crate) fn run(context: &Context, args: &PruneArgs) -> Result<ExitCode, Comma
                     ui.print_json(&plan)?;
                     return Ok(ExitCode::SUCCESS);
                 }
-                Format::Text if plan.deleted.is_empty() => return Ok(nothing(context, &server)),
-                Format::Text => ui.print_table(&table(&plan.deleted))?,
+                Format::Text if is_empty(&plan) => return Ok(nothing(context, &server)),
+                Format::Text => ui.print_table(&table(&plan))?,
             }
-            let (what, size) = (count(&plan.deleted), freed(&plan.deleted));
+            let (what, size) = (count(&plan), freed(&plan));
             if args.dry_run {
                 ui.note(&format!("A prune deletes {what} on {} and frees up to {size}.", server.name));
                 return Ok(ExitCode::SUCCESS);
@@ -81,12 +81,12 @@ pub(crate) fn run(context: &Context, args: &PruneArgs) -> Result<ExitCode, Comma
             Format::Json => {
                 ui.print_done(&Done::on_server("image prune", server.name.to_string(), Some(report)))?;
             }
-            Format::Text if report.deleted.is_empty() && report.notes.is_empty() => {
+            Format::Text if is_empty(&report) && report.notes.is_empty() => {
                 return Ok(nothing(context, &server));
             }
             Format::Text => {
-                ui.print_table(&table(&report.deleted))?;
-                let (what, size) = (count(&report.deleted), freed(&report.deleted));
+                ui.print_table(&table(&report))?;
+                let (what, size) = (count(&report), freed(&report));
                 ui.print(&format!("Deleted {what} on {} and freed up to {size}\n", server.name))?;
             }
         }
@@ -106,23 +106,45 @@ fn nothing(context: &Context, server: &Server) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn count(images: &[Image]) -> String {
-    if images.len() == 1 { "1 image".to_owned() } else { format!("{} images", images.len()) }
+fn is_empty(report: &ImagePruneReport) -> bool {
+    report.deleted.is_empty() && report.blobs.is_none()
+}
+
+/// Says what goes, in words: images, and layers that none is made of.
+fn count(report: &ImagePruneReport) -> String {
+    let images = match report.deleted.len() {
+        1 => "1 image".to_owned(),
+        number => format!("{number} images"),
+    };
+    match (&report.blobs, report.deleted.is_empty()) {
+        (None, _) => images,
+        (Some(_), true) => "unused layers".to_owned(),
+        (Some(_), false) => format!("{images} and unused layers"),
+    }
 }
 
 /// Returns the lengths of all files. What they take on the disk may be less: they can have holes, and sheds may share
 /// their blocks.
-fn freed(images: &[Image]) -> String {
-    sizes::human(images.iter().filter_map(|image| image.size_bytes).fold(0, u64::saturating_add))
+fn freed(report: &ImagePruneReport) -> String {
+    let images = report.deleted.iter().filter_map(|image| image.size_bytes);
+    let blobs = report.blobs.iter().map(|blobs| blobs.bytes);
+    sizes::human(images.chain(blobs).fold(0, u64::saturating_add))
 }
 
-fn table(images: &[Image]) -> Table {
+fn table(report: &ImagePruneReport) -> Table {
     let mut table = Table::new(&["NAME", "SIZE", "REF"]).right("SIZE");
-    for image in images {
+    for image in &report.deleted {
         table.row(vec![
             (image.name.clone(), Look::Plain),
             (image.size_bytes.map_or_else(|| "-".to_owned(), sizes::human), Look::Plain),
             (image.docker_ref.clone().unwrap_or_else(|| "-".to_owned()), Look::Plain),
+        ]);
+    }
+    if let Some(blobs) = &report.blobs {
+        table.row(vec![
+            ("(layers)".to_owned(), Look::Plain),
+            (sizes::human(blobs.bytes), Look::Plain),
+            ("-".to_owned(), Look::Plain),
         ]);
     }
     table
@@ -137,14 +159,18 @@ mod tests {
         let json = r#"{"deleted":[
             {"name":"old","docker_ref":"ghcr.io/o/old:v1","size_bytes":2147483648,"cached":true},
             {"name":"huge","size_bytes":18446744073709551615,"cached":true}
-        ]}"#;
+        ],"blobs":{"files":3,"bytes":1048576}}"#;
         let report: ImagePruneReport = serde_json::from_str(json).unwrap();
-        insta::assert_snapshot!(table(&report.deleted).plain(), @r"
-        NAME     SIZE  REF
-        old    2.0GiB  ghcr.io/o/old:v1
-        huge  16.0EiB  -
+        insta::assert_snapshot!(table(&report).plain(), @r"
+        NAME         SIZE  REF
+        old        2.0GiB  ghcr.io/o/old:v1
+        huge      16.0EiB  -
+        (layers)   1.0MiB  -
         ");
-        assert_eq!(freed(&report.deleted), "16.0EiB");
-        assert_eq!(freed(&report.deleted[..1]), "2.0GiB");
+        assert_eq!(freed(&report), "16.0EiB");
+        assert_eq!(count(&report), "2 images and unused layers");
+        let layers = ImagePruneReport { deleted: Vec::new(), ..report };
+        assert_eq!((count(&layers), freed(&layers)), ("unused layers".to_owned(), "1.0MiB".to_owned()));
+        assert!(!is_empty(&layers) && is_empty(&ImagePruneReport { blobs: None, ..layers }));
     }
 }

@@ -5,7 +5,6 @@ use std::{process::ExitCode, sync::Arc};
 use camino::Utf8PathBuf;
 use clap::Args;
 use serde::Serialize;
-use shed_registry::{Registry, RegistrySettings};
 use shed_types::{Digest, ImageName, ImageReference};
 
 use crate::{
@@ -42,6 +41,10 @@ pub(crate) struct PushArgs {
     /// Where to push it, and what it is called there
     #[arg(value_name = "REF")]
     reference: ImageReference,
+
+    /// Speak HTTP without TLS with the registry, as with those of this machine
+    #[arg(long)]
+    plain_http: bool,
 
     /// Take the image from this directory instead of the server's images
     #[arg(long, value_name = "DIR")]
@@ -88,7 +91,7 @@ async fn push(
     digest: &Digest,
     watch: Arc<Watch>,
 ) -> Result<(), CommandError> {
-    let registry = Registry::new(RegistrySettings::default());
+    let registry = blobs::registry(&args.reference, args.plain_http);
     let push = registry.push(digest, &place.blobs, &args.reference, Arc::clone(&watch) as _);
     tokio::select! {
         () = watch.cancelled() => Err(CommandError::new(Kind::Failed, "the push was cancelled")),
