@@ -185,7 +185,7 @@ impl Builder<'_> {
             Some(below) => {
                 let path = work.join("below.tar");
                 let file = File::create_new(&path).with_context(|| format!("cannot create {path}"))?;
-                below.write(BufWriter::with_capacity(1 << 20, file))?;
+                below.without_devices().write(BufWriter::with_capacity(1 << 20, file))?;
                 Some(path)
             }
             None => None,

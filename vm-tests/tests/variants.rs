@@ -44,12 +44,13 @@ fn the_default_image_has_all_that_it_promises() {
     cli.create(SHED, &["--image", "default", "--memory", MEMORY, "--cpus", "2"]);
 
     promises.keep("a boot starts neither Docker nor SSH, and nothing of it fails", || {
-        let state = |unit: &str| shell(&cli, &format!("systemctl is-active {unit}")).out();
+        // A shed is ready before its boot is over. By sudo, systemctl needs no message bus, which comes later still.
+        assert_eq!(shell(&cli, "sudo systemctl is-system-running --wait").out(), "running");
+        let state = |unit: &str| shell(&cli, &format!("sudo systemctl is-active {unit}")).out();
         assert_eq!(state("docker.socket"), "active");
         for unit in ["docker.service", "containerd.service", "ssh.service", "ssh.socket"] {
             assert_eq!(state(unit), "inactive", "{unit}");
         }
-        assert_eq!(cli.sh(SHED, "systemctl list-units --failed --plain --no-legend"), "");
     });
     promises.keep(
         "the user is shed, in the groups of Docker and sudo, and workspace and logs are his",
@@ -105,11 +106,14 @@ fn the_default_image_has_all_that_it_promises() {
         let written = "docker run --name kept tiny:1 /bin/busybox touch /made && docker diff kept && docker rm kept";
         assert!(shell(&cli, written).ok().out().contains("A /made"));
     });
-    promises.keep("it all comes back after a stop", || {
-        cli.run(&["stop", SHED]).ok();
-        cli.run(&["start", SHED]).ok();
-        assert!(shell(&cli, "docker image ls --format '{{.Repository}}'").ok().out().contains("tiny"));
-    });
+    promises.keep(
+        "it all comes back after a stop, and Docker answers as soon as a command can ask it",
+        || {
+            cli.run(&["stop", SHED]).ok();
+            cli.run(&["start", SHED]).ok();
+            assert!(shell(&cli, "docker image ls --format '{{.Repository}}'").ok().out().contains("tiny"));
+        },
+    );
     promises.finish();
     cli.delete(SHED);
     drop(server);

@@ -91,6 +91,13 @@ impl Root {
         }
     }
 
+    /// Returns the root without the files in /dev: whoever unpacks it brings their own, and only root can make them.
+    pub(crate) fn without_devices(&self) -> Self {
+        let mut root = self.clone();
+        root.remove_below(b"dev");
+        root
+    }
+
     fn remove(&mut self, name: &[u8]) {
         self.names.remove(name);
         self.remove_below(name);
