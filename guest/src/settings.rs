@@ -161,7 +161,7 @@ impl Settings {
                 secrets.push(value);
             }
             for address in value.split_whitespace() {
-                let authority = address.split_once("://").map_or("", |(_, rest)| rest);
+                let authority = address.split_once("://").map_or(address, |(_, rest)| rest);
                 let authority = authority.split('/').next().unwrap_or_default();
                 if let Some((user, _host)) = authority.rsplit_once('@') {
                     secrets.push(user);

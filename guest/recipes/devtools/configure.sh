@@ -4,6 +4,8 @@ set -eu
 
 # The newest long-term release; both registries below have it for amd64 and arm64.
 NODE=24
+# Its package is taken apart below, so a new one is tried before it is taken.
+CLAUDE=2.1.330
 
 # ---- uv -------------------------------------------------------------------------------------------------------------
 # Debian's pip leaves /usr to Debian; /usr/local is for what others bring.
@@ -32,7 +34,7 @@ chown shed:shed /home/shed/.npmrc
 
 # ---- Claude Code ----------------------------------------------------------------------------------------------------
 # Its install script would only put the program for this platform in place of a stub, as is done here.
-npm install --global --prefix /usr/local --ignore-scripts --no-audit --no-fund --loglevel=error @anthropic-ai/claude-code
+npm install --global --prefix /usr/local --ignore-scripts --no-audit --no-fund --loglevel=error "@anthropic-ai/claude-code@$CLAUDE"
 case $(uname -m) in aarch64) arch=arm64 ;; *) arch=x64 ;; esac
 claude=/usr/local/lib/node_modules/@anthropic-ai/claude-code
 ln -f "$claude/node_modules/@anthropic-ai/claude-code-linux-$arch/claude" "$claude/bin/claude.exe"
