@@ -519,6 +519,19 @@ fn archives_of_docker_are_read_old_and_new() {
     assert_eq!(see_ext4(&out)[b"/seed".as_slice()].content, b"docker");
     fs::remove_file(out).unwrap();
 
+    // An archive that ends right behind its last content is whole; one that ends in it is not.
+    let place = Place::new();
+    let path = place.dir.join("docker.tar");
+    let whole = Layer::default()
+        .file("layer.tar", &layer)
+        .file("manifest.json", list("config.json", &["layer.tar", "layer.tar"]).as_bytes())
+        .file("config.json", config.as_bytes());
+    let end = whole.0.len() - (config.len().next_multiple_of(512) - config.len());
+    fs::write(&path, &whole.0[..end]).unwrap();
+    assert_eq!(take(&place, &path, None).unwrap(), found[0]);
+    fs::write(&path, &whole.0[..end - 1]).unwrap();
+    says(take(&place, &path, None), "cut off");
+
     let hostile: Vec<(Layer, &str)> = vec![
         (Layer::default().file("../x", b""), "leads out"),
         (Layer::default().file("/x", b""), "leads out"),

@@ -273,6 +273,23 @@ fn layers_of_every_compression_are_read() {
 }
 
 #[test]
+fn layers_that_end_without_padding_are_read() {
+    let place = Place::new();
+    let layout = umoci_image(&place.dir, &[Layer::default().file("lower", b"lower").end()]);
+    let source = place.dir.join("source");
+    // umoci ends a layer right behind the last content, and writes no end mark.
+    for (content, to) in [("hi\n", "/etc/hi"), ("", "/etc/empty"), (&*"x".repeat(512), "/etc/record")] {
+        fs::write(&source, content).unwrap();
+        let image = format!("{layout}:t");
+        run("umoci", &["insert", "--rootless", "--image", &image, source.as_str(), to]);
+    }
+    let seen = see_ext4(&ext4(&place, &take(&place, &layout, Some("t"))));
+    assert_eq!(seen[b"/etc/hi".as_slice()].content, b"hi\n");
+    assert_eq!(seen[b"/etc/empty".as_slice()].content, b"");
+    assert_eq!(seen[b"/etc/record".as_slice()].content, [b'x'; 512]);
+}
+
+#[test]
 fn an_image_built_by_buildah_keeps_its_config() {
     if !is_root() {
         return;

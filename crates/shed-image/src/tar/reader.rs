@@ -88,9 +88,9 @@ pub(crate) struct TarReader<S> {
     source: S,
     /// Bytes taken so far.
     offset: u64,
-    /// Bytes of the present entry's content that are not taken, and the padding behind them.
+    /// Bytes of the present entry's content that are not taken, and of the padding behind them: less than a record.
     unread: u64,
-    padding: u64,
+    padding: usize,
     /// The map of the present entry; none when it has no holes.
     map: Option<Map>,
 }
@@ -111,12 +111,15 @@ impl<S: Source> TarReader<S> {
     }
 
     /// Goes on to the next entry, over what is left of the one before; `None` at the end of the archive, behind which
-    /// there are only zeros. An archive without end mark counts as whole when it ends behind an entry: some builders
-    /// leave it out, and digests tell what was cut off.
+    /// there are only zeros. An archive without end mark counts as whole when it ends behind an entry's content, even
+    /// without padding: `umoci insert` writes such layers, and digests tell what was cut off.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
-        let rest = self.unread + self.padding;
+        self.map = None;
+        let rest = std::mem::take(&mut self.unread);
         self.skip(rest)?;
-        (self.unread, self.padding, self.map) = (0, 0, None);
+        if !self.skip_padding()? {
+            return Ok(None);
+        }
         let mut extensions = Extensions::default();
         let begin = self.offset;
         loop {
@@ -265,7 +268,8 @@ impl<S: Source> TarReader<S> {
     fn expect_content(&mut self, stored: u64, offset: u64) -> Result<(), TarError> {
         let padded = stored.checked_next_multiple_of(RECORD as u64).filter(|padded| *padded < 1 << 62);
         let padded = padded.ok_or(TarError::Damaged { offset, what: "its size is too large" })?;
-        (self.unread, self.padding) = (stored, padded - stored);
+        let padding = usize::try_from(padded - stored).expect("it is less than a record");
+        (self.unread, self.padding) = (stored, padding);
         Ok(())
     }
 
@@ -371,6 +375,15 @@ impl<S: Source> TarReader<S> {
         let there = self.source.fill(buffer).map_err(TarError::Read)?;
         self.offset += there as u64;
         if there == buffer.len() { Ok(()) } else { Err(TarError::CutOff { offset: self.offset }) }
+    }
+
+    /// Passes over the padding; tells whether all of it was there.
+    fn skip_padding(&mut self) -> Result<bool, TarError> {
+        let mut record = [0; RECORD];
+        let padding = &mut record[..std::mem::take(&mut self.padding)];
+        let there = self.source.fill(padding).map_err(TarError::Read)?;
+        self.offset += there as u64;
+        Ok(there == padding.len())
     }
 
     fn skip(&mut self, length: u64) -> Result<(), TarError> {
