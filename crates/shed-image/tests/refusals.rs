@@ -84,6 +84,8 @@ fn entries_that_no_image_can_have_are_refused_by_name() {
         (layer().file("/../x", b""), "`..`"),
         (layer().pax(&[("path", b"a\0b")]).file("x", b""), "zero byte"),
         (layer().file(&long, b""), "255 bytes"),
+        (layer().file(&"d/".repeat(2048), b""), "more than 4095 bytes"),
+        (layer().file("f", b"").hard_link("l", &"./".repeat(2048)), "more than 4095 bytes"),
         (layer().file("", b""), "no name"),
         (layer().file(".", b""), "only a directory"),
         (layer().symlink("/", "x"), "only a directory"),
@@ -276,6 +278,17 @@ fn bombs_stop_at_the_limits() {
     let limits = ImageLimits { max_entries: 1999, ..ImageLimits::default() };
     refused(&place, &digest, &limits, "more than 1999 entries");
     let limits = ImageLimits { max_entries: 2000, ..ImageLimits::default() };
+    check(&converted(&place, &digest, &limits).unwrap());
+}
+
+#[test]
+fn directories_that_no_layer_describes_count_as_entries() {
+    let place = Place::new();
+    let parents = "d/".repeat(2000);
+    let digest = image(&place, &[Layer::default().file(&format!("{parents}f"), b"").end()]);
+    let limits = ImageLimits { max_entries: 2000, ..ImageLimits::default() };
+    refused(&place, &digest, &limits, "more than 2000 entries");
+    let limits = ImageLimits { max_entries: 2001, ..ImageLimits::default() };
     check(&converted(&place, &digest, &limits).unwrap());
 }
 

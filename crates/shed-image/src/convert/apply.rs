@@ -19,6 +19,9 @@ use crate::{
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// Longest name of an entry or of a hard link's target in bytes: one less than the kernel's `PATH_MAX`.
+const MAX_PATH: usize = 4095;
+
 /// Links on the way to an entry; more mean a circle.
 const MAX_SYMLINKS: usize = 255;
 
@@ -90,6 +93,9 @@ pub(super) fn apply(tree: &mut Tree, layer: Layer, entry: &Entry) -> Result<Opti
 
 /// Splits a name. One that begins with `/` is taken as relative.
 fn parts(name: &[u8]) -> Result<Vec<&[u8]>, EntryProblem> {
+    if name.len() > MAX_PATH {
+        return Err(EntryProblem::LongPath);
+    }
     let parts = name.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
     parts
         .map(|part| match part {
@@ -125,6 +131,9 @@ fn white_out(
 fn link_target(tree: &mut Tree, target: &[u8]) -> Result<InodeId, EntryProblem> {
     if target.starts_with(b"/") {
         return Err(EntryProblem::LinkTarget);
+    }
+    if target.len() > MAX_PATH {
+        return Err(EntryProblem::LongPath);
     }
     let parts = parts(target).map_err(|_| EntryProblem::LinkTarget)?;
     let (name, directories) = parts.split_last().ok_or(EntryProblem::LinkTarget)?;

@@ -31,7 +31,7 @@ use crate::{BlobStore, DiskOptions, ImageWatch, Trailer};
 pub struct ImageLimits {
     /// Uncompressed layers together, in bytes.
     pub max_bytes: u64,
-    /// Entries of all layers.
+    /// Entries of all layers; and inodes of all layers, with directories that no layer describes.
     pub max_entries: u64,
 }
 

@@ -91,6 +91,8 @@ pub enum EntryProblem {
     ZeroByte,
     #[error("a part of its name has more than 255 bytes")]
     LongName,
+    #[error("its name, or that of its hard link's target, has more than 4095 bytes")]
+    LongPath,
     #[error("its directory is reached by a symbolic link that leaves the image")]
     ParentOutside,
     #[error("its directory is reached by more than 255 symbolic links: they go in a circle")]

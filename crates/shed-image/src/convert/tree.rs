@@ -161,6 +161,11 @@ impl Tree {
         &self.inodes[inode as usize]
     }
 
+    /// Returns how many inodes were made beside the root's, whether they are still used or not.
+    pub(super) fn made(&self) -> u64 {
+        self.inodes.len() as u64 - 1
+    }
+
     /// Returns all inodes; those without links are no longer used.
     pub(super) fn inodes(&self) -> &[Inode] {
         &self.inodes

@@ -232,6 +232,10 @@ fn take(
                 ApplyError::Entry(source) => refused(layer, &entry.name, source),
                 ApplyError::Full => ConvertError::TooLarge("names and links have more than 4 GiB".to_owned()),
             })?;
+            // Directories that no layer describes are inodes, too.
+            if tree.made() > limits.max_entries {
+                return Err(ConvertError::Entries(limits.max_entries));
+            }
             if matches!(entry.kind, EntryKind::File { .. }) {
                 contents.push(applied);
             }
