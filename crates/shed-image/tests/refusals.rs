@@ -124,6 +124,7 @@ fn entries_that_no_image_can_have_are_refused_by_name() {
             layer().pax(&[("SCHILY.xattr.system.posix_acl_access", b"nonsense")]).file("f", b""),
             "access control",
         ),
+        (layer().pax(&[("SCHILY.xattr.user.a\0b", b"v")]).file("f", b""), "zero byte in its name"),
         (layer().pax(&[("comment", &vec![b'x'; 2 << 20])]).file("f", b""), "1 MiB"),
         (layer().pax(&[("path", b"a")]).pax(&[("size", b"-1")]).file("f", b""), "pax records"),
         (

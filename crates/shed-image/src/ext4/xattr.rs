@@ -25,6 +25,9 @@ pub(crate) enum XattrError {
     Acl,
     #[error("an extended attribute has a name of more than 255 bytes, or two have the same")]
     Name,
+    /// The kernel takes such an inode for damaged.
+    #[error("an extended attribute has a zero byte in its name")]
+    ZeroByte,
 }
 
 /// The attributes of a file that ext4 can store.
@@ -47,6 +50,9 @@ impl Xattrs {
             let Some((namespace, name)) = split(name) else { continue };
             if name.len() > 255 {
                 return Err(XattrError::Name);
+            }
+            if name.contains(&0) {
+                return Err(XattrError::ZeroByte);
             }
             let value = match namespace {
                 ACL_ACCESS | ACL_DEFAULT => acl(value).ok_or(XattrError::Acl)?,
