@@ -246,8 +246,10 @@ impl<S: Source> TarReader<S> {
                 return Err(TarError::Unknown { offset, name, kind: char::from(other) });
             }
         };
-        // Some readers take such a size for content and others do not: the two would see different archives.
-        if !matches!(kind, EntryKind::File { .. }) && stored > 0 {
+        // What the types 1 to 6 say of a size means nothing, to Go's reader, too. A file whose name is a directory's has
+        // content to some readers and none to others: the two would see different archives.
+        let by_name = kind == EntryKind::Directory && header.kind() != b'5';
+        if by_name && stored > 0 {
             return Err(damaged("it says how long its content is, and can have none"));
         }
         let unreadable = || damaged("a number in it cannot be read");
