@@ -595,3 +595,6 @@ fn archives_of_docker_are_read_old_and_new() {
     fs::write(&path, [1; 5000]).unwrap();
     says(take(&place, &path, None), "no tar archive");
 }
+        (Layer::default().file(&"x".repeat(4097), b""), "its name has more than 4096 bytes"),
+        (Layer::default().symlink("a", &"x".repeat(4097)), "its link has more than 4096 bytes"),
+        (Layer::default().hard_link("a", &"./".repeat(2049)), "its link has more than 4096 bytes"),
