@@ -124,6 +124,13 @@ fn entries_that_no_image_can_have_are_refused_by_name() {
             "access control",
         ),
         (layer().pax(&[("SCHILY.xattr.user.a\0b", b"v")]).file("f", b""), "zero byte in its name"),
+        (layer().pax(&[("SCHILY.xattr.user.x", &[1; 65_536])]).file("f", b""), "more than 64 KiB"),
+        (
+            (0..257)
+                .fold(layer(), |layer, i| layer.pax(&[(&*format!("SCHILY.xattr.user.{i}"), b"v")]))
+                .file("f", b""),
+            "more than 256 extended attributes",
+        ),
         (layer().pax(&[("comment", &vec![b'x'; 2 << 20])]).file("f", b""), "1 MiB"),
         (layer().pax(&[("path", b"a")]).pax(&[("size", b"-1")]).file("f", b""), "pax records"),
         (
@@ -319,6 +326,46 @@ fn what_is_cancelled_leaves_nothing() {
         assert!(matches!(result, Err(ConvertError::Cancelled)), "{result:?}");
         assert_eq!(place.left(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn attributes_that_are_not_kept_do_not_count() {
+    let place = Place::new();
+    let layer =
+        (0..300).fold(Layer::default(), |layer, i| layer.pax(&[(&*format!("SCHILY.xattr.btrfs.{i}"), b"v")]));
+    let layer = layer.pax(&[
+        ("SCHILY.xattr.trusted.overlay.redirect", &[b'v'; 100_000]),
+        ("SCHILY.xattr.security.selinux", b"label"),
+        ("SCHILY.xattr.user.kept", b"v"),
+    ]);
+    let digest = image(&place, &[layer.file("f", b"").end()]);
+    let out = converted(&place, &digest, &ImageLimits::default()).unwrap();
+    let xattrs = &see_ext4(&out)[b"/f".as_slice()].xattrs;
+    assert_eq!(xattrs.keys().collect::<Vec<_>>(), ["user.kept"]);
+}
+
+/// Cancels for the thread that asked for the image alone.
+struct CancelHere(std::thread::ThreadId);
+
+impl ImageWatch for CancelHere {
+    fn progress(&self, _: ImageProgress) {}
+
+    fn is_cancelled(&self) -> bool {
+        std::thread::current().id() == self.0
+    }
+}
+
+#[test]
+fn applying_ends_when_it_is_cancelled() {
+    let place = Place::new();
+    // Without files there is no other reason to ask in this thread.
+    let digest = image(&place, &[Layer::default().directory("d").end()]);
+    let out = place.dir.join("images/out.ext4");
+    let watch = CancelHere(std::thread::current().id());
+    let result =
+        convert(&place.blobs, &digest, &out, &DiskOptions::default(), &ImageLimits::default(), &watch);
+    assert!(matches!(result, Err(ConvertError::Cancelled)), "{result:?}");
+    assert_eq!(place.left(), Vec::<String>::new());
 }
 
 #[test]
@@ -551,6 +598,9 @@ fn archives_of_docker_are_read_old_and_new() {
         (Layer::default().symlink("a", "../../x"), "leads out"),
         (Layer::default().symlink("a", "/etc/passwd"), "leads out"),
         (Layer::default().hard_link("a", "../x"), "leads out"),
+        (Layer::default().file(&"x".repeat(4097), b""), "its name has more than 4096 bytes"),
+        (Layer::default().symlink("a", &"x".repeat(4097)), "its link has more than 4096 bytes"),
+        (Layer::default().hard_link("a", &"./".repeat(2049)), "its link has more than 4096 bytes"),
         (Layer::default().file("a", b"").file("a", b""), "twice"),
         (Layer::default().entry(b'3', b"a", b"", PLAIN, b""), "device"),
         (Layer::default().file("x", b""), "neither an OCI layout nor"),
@@ -595,6 +645,3 @@ fn archives_of_docker_are_read_old_and_new() {
     fs::write(&path, [1; 5000]).unwrap();
     says(take(&place, &path, None), "no tar archive");
 }
-        (Layer::default().file(&"x".repeat(4097), b""), "its name has more than 4096 bytes"),
-        (Layer::default().symlink("a", &"x".repeat(4097)), "its link has more than 4096 bytes"),
-        (Layer::default().hard_link("a", &"./".repeat(2049)), "its link has more than 4096 bytes"),

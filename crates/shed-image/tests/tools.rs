@@ -114,6 +114,8 @@ fn lower() -> Vec<u8> {
             ("SCHILY.xattr.user.e", b""),
         ])
         .file("attributes", b"x")
+        .pax(&[("SCHILY.xattr.security.selinux", b"system_u:object_r:etc_t:s0")])
+        .file("labelled", b"x")
         .pax(&[("SCHILY.xattr.user.on-directory", b"1")])
         .directory("with-attributes")
         .pax(&[("SCHILY.xattr.system.posix_acl_access", &acl())])

@@ -6,6 +6,8 @@
 //! with them is so found before anything is written at the target.
 
 mod apply;
+#[cfg(test)]
+mod bounds_tests;
 mod image;
 #[cfg(test)]
 mod model_tests;
