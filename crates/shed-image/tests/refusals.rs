@@ -84,6 +84,8 @@ fn entries_that_no_image_can_have_are_refused_by_name() {
         (layer().file("/../x", b""), "`..`"),
         (layer().pax(&[("path", b"a\0b")]).file("x", b""), "zero byte"),
         (layer().file(&long, b""), "255 bytes"),
+        (layer().file(&"d/".repeat(2048), b""), "more than 4095 bytes"),
+        (layer().file("f", b"").hard_link("l", &"./".repeat(2048)), "more than 4095 bytes"),
         (layer().file("", b""), "no name"),
         (layer().file(".", b""), "only a directory"),
         (layer().symlink("/", "x"), "only a directory"),
@@ -115,12 +117,19 @@ fn entries_that_no_image_can_have_are_refused_by_name() {
         (layer().pax(&[("uid", b"-5")]).file("o", b""), "owner"),
         (layer().entry(b'V', b"volume", b"", PLAIN, b""), "unknown type 'V'"),
         (layer().entry(b'D', b"dump", b"", PLAIN, b""), r#""dump" at byte 0 is of the unknown type"#),
-        (layer().entry(b'5', b"d", b"", PLAIN, b"content"), "can have none"),
-        (layer().file("f", b"").entry(b'1', b"l", b"f", PLAIN, b"content"), "can have none"),
+        (layer().entry(b'0', b"d/", b"", PLAIN, b"content"), "can have none"),
         (layer().pax(&[("SCHILY.xattr.user.x", &[1; 5000])]).file("f", b""), "4096 bytes"),
         (
             layer().pax(&[("SCHILY.xattr.system.posix_acl_access", b"nonsense")]).file("f", b""),
             "access control",
+        ),
+        (layer().pax(&[("SCHILY.xattr.user.a\0b", b"v")]).file("f", b""), "zero byte in its name"),
+        (layer().pax(&[("SCHILY.xattr.user.x", &[1; 65_536])]).file("f", b""), "more than 64 KiB"),
+        (
+            (0..257)
+                .fold(layer(), |layer, i| layer.pax(&[(&*format!("SCHILY.xattr.user.{i}"), b"v")]))
+                .file("f", b""),
+            "more than 256 extended attributes",
         ),
         (layer().pax(&[("comment", &vec![b'x'; 2 << 20])]).file("f", b""), "1 MiB"),
         (layer().pax(&[("path", b"a")]).pax(&[("size", b"-1")]).file("f", b""), "pax records"),
@@ -279,6 +288,17 @@ fn bombs_stop_at_the_limits() {
     check(&converted(&place, &digest, &limits).unwrap());
 }
 
+#[test]
+fn directories_that_no_layer_describes_count_as_entries() {
+    let place = Place::new();
+    let parents = "d/".repeat(2000);
+    let digest = image(&place, &[Layer::default().file(&format!("{parents}f"), b"").end()]);
+    let limits = ImageLimits { max_entries: 2000, ..ImageLimits::default() };
+    refused(&place, &digest, &limits, "more than 2000 entries");
+    let limits = ImageLimits { max_entries: 2001, ..ImageLimits::default() };
+    check(&converted(&place, &digest, &limits).unwrap());
+}
+
 /// Cancels when a step has begun.
 struct CancelAt(shed_image::ImageStep, std::sync::atomic::AtomicBool);
 
@@ -306,6 +326,46 @@ fn what_is_cancelled_leaves_nothing() {
         assert!(matches!(result, Err(ConvertError::Cancelled)), "{result:?}");
         assert_eq!(place.left(), Vec::<String>::new());
     }
+}
+
+#[test]
+fn attributes_that_are_not_kept_do_not_count() {
+    let place = Place::new();
+    let layer =
+        (0..300).fold(Layer::default(), |layer, i| layer.pax(&[(&*format!("SCHILY.xattr.btrfs.{i}"), b"v")]));
+    let layer = layer.pax(&[
+        ("SCHILY.xattr.trusted.overlay.redirect", &[b'v'; 100_000]),
+        ("SCHILY.xattr.security.selinux", b"label"),
+        ("SCHILY.xattr.user.kept", b"v"),
+    ]);
+    let digest = image(&place, &[layer.file("f", b"").end()]);
+    let out = converted(&place, &digest, &ImageLimits::default()).unwrap();
+    let xattrs = &see_ext4(&out)[b"/f".as_slice()].xattrs;
+    assert_eq!(xattrs.keys().collect::<Vec<_>>(), ["user.kept"]);
+}
+
+/// Cancels for the thread that asked for the image alone.
+struct CancelHere(std::thread::ThreadId);
+
+impl ImageWatch for CancelHere {
+    fn progress(&self, _: ImageProgress) {}
+
+    fn is_cancelled(&self) -> bool {
+        std::thread::current().id() == self.0
+    }
+}
+
+#[test]
+fn applying_ends_when_it_is_cancelled() {
+    let place = Place::new();
+    // Without files there is no other reason to ask in this thread.
+    let digest = image(&place, &[Layer::default().directory("d").end()]);
+    let out = place.dir.join("images/out.ext4");
+    let watch = CancelHere(std::thread::current().id());
+    let result =
+        convert(&place.blobs, &digest, &out, &DiskOptions::default(), &ImageLimits::default(), &watch);
+    assert!(matches!(result, Err(ConvertError::Cancelled)), "{result:?}");
+    assert_eq!(place.left(), Vec::<String>::new());
 }
 
 #[test]
@@ -519,12 +579,28 @@ fn archives_of_docker_are_read_old_and_new() {
     assert_eq!(see_ext4(&out)[b"/seed".as_slice()].content, b"docker");
     fs::remove_file(out).unwrap();
 
+    // An archive that ends right behind its last content is whole; one that ends in it is not.
+    let place = Place::new();
+    let path = place.dir.join("docker.tar");
+    let whole = Layer::default()
+        .file("layer.tar", &layer)
+        .file("manifest.json", list("config.json", &["layer.tar", "layer.tar"]).as_bytes())
+        .file("config.json", config.as_bytes());
+    let end = whole.0.len() - (config.len().next_multiple_of(512) - config.len());
+    fs::write(&path, &whole.0[..end]).unwrap();
+    assert_eq!(take(&place, &path, None).unwrap(), found[0]);
+    fs::write(&path, &whole.0[..end - 1]).unwrap();
+    says(take(&place, &path, None), "cut off");
+
     let hostile: Vec<(Layer, &str)> = vec![
         (Layer::default().file("../x", b""), "leads out"),
         (Layer::default().file("/x", b""), "leads out"),
         (Layer::default().symlink("a", "../../x"), "leads out"),
         (Layer::default().symlink("a", "/etc/passwd"), "leads out"),
         (Layer::default().hard_link("a", "../x"), "leads out"),
+        (Layer::default().file(&"x".repeat(4097), b""), "its name has more than 4096 bytes"),
+        (Layer::default().symlink("a", &"x".repeat(4097)), "its link has more than 4096 bytes"),
+        (Layer::default().hard_link("a", &"./".repeat(2049)), "its link has more than 4096 bytes"),
         (Layer::default().file("a", b"").file("a", b""), "twice"),
         (Layer::default().entry(b'3', b"a", b"", PLAIN, b""), "device"),
         (Layer::default().file("x", b""), "neither an OCI layout nor"),

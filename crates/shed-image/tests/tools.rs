@@ -94,6 +94,14 @@ fn lower() -> Vec<u8> {
         .file(&format!("{deep}/{long}"), b"deep")
         .pax(&[("mtime", b"1234567890.123456789"), ("path", "caf\u{e9}".as_bytes())])
         .file("ignored", b"pax")
+        .sized(b'1', "sized-hard-link", "kept", 23)
+        .sized(b'2', "sized-symlink", "kept", 4)
+        .sized(b'3', "sized-character", "", 600)
+        .sized(b'4', "sized-block", "", 1)
+        .sized(b'5', "sized-directory", "", 4096)
+        .sized(b'6', "sized-pipe", "", 1 << 40)
+        .pax(&[("size", b"512")])
+        .directory("sized-by-pax")
         .pax(&[("mtime", b"-1.5")])
         .file("before-1970", b"x")
         .pax(&[("mtime", b"5000000000")])
@@ -106,6 +114,8 @@ fn lower() -> Vec<u8> {
             ("SCHILY.xattr.user.e", b""),
         ])
         .file("attributes", b"x")
+        .pax(&[("SCHILY.xattr.security.selinux", b"system_u:object_r:etc_t:s0")])
+        .file("labelled", b"x")
         .pax(&[("SCHILY.xattr.user.on-directory", b"1")])
         .directory("with-attributes")
         .pax(&[("SCHILY.xattr.system.posix_acl_access", &acl())])
@@ -270,6 +280,23 @@ fn layers_of_every_compression_are_read() {
         assert_eq!(seen[b"/a/one".as_slice()].content, [5; 100_000], "{compression}");
         assert_eq!(seen[b"/a/two".as_slice()].content, b"two", "{compression}");
     }
+}
+
+#[test]
+fn layers_that_end_without_padding_are_read() {
+    let place = Place::new();
+    let layout = umoci_image(&place.dir, &[Layer::default().file("lower", b"lower").end()]);
+    let source = place.dir.join("source");
+    // umoci ends a layer right behind the last content, and writes no end mark.
+    for (content, to) in [("hi\n", "/etc/hi"), ("", "/etc/empty"), (&*"x".repeat(512), "/etc/record")] {
+        fs::write(&source, content).unwrap();
+        let image = format!("{layout}:t");
+        run("umoci", &["insert", "--rootless", "--image", &image, source.as_str(), to]);
+    }
+    let seen = see_ext4(&ext4(&place, &take(&place, &layout, Some("t"))));
+    assert_eq!(seen[b"/etc/hi".as_slice()].content, b"hi\n");
+    assert_eq!(seen[b"/etc/empty".as_slice()].content, b"");
+    assert_eq!(seen[b"/etc/record".as_slice()].content, [b'x'; 512]);
 }
 
 #[test]

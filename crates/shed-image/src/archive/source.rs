@@ -25,6 +25,10 @@ use crate::{
 /// Files in a tar; more are no image.
 const MAX_FILES: usize = 100_000;
 
+/// Longest name and longest target of a link in a tar, in bytes, as the kernel's `PATH_MAX` has it: memory for all of them
+/// is so bounded, too.
+const MAX_NAME: usize = 4096;
+
 /// Links that are followed to a file.
 const MAX_LINKS: usize = 16;
 
@@ -272,12 +276,18 @@ fn list(path: &Utf8Path, file: &File) -> Result<HashMap<String, Place>, SourceEr
         let shown = || String::from_utf8_lossy(&entry.name).chars().take(300).collect::<String>();
         let strange = |what| SourceError::Strange { path: path.to_owned(), name: shown(), what };
         let outside = || SourceError::Outside { path: path.to_owned(), name: shown() };
+        if entry.name.len() > MAX_NAME {
+            return Err(strange("its name has more than 4096 bytes"));
+        }
         let name = std::str::from_utf8(&entry.name).map_err(|_| strange("its name is no text"))?;
         let name = normal(name).ok_or_else(outside)?;
         let target = |target: &[u8]| {
             std::str::from_utf8(target).ok().filter(|target| !target.starts_with('/')).map(str::to_owned)
         };
         let place = match &entry.kind {
+            EntryKind::HardLink(to) | EntryKind::Symlink(to) if to.len() > MAX_NAME => {
+                return Err(strange("the target of its link has more than 4096 bytes"));
+            }
             EntryKind::Directory => continue,
             EntryKind::File { size, stored, .. } if size == stored => {
                 Place::File { at: reader.offset(), length: *size }

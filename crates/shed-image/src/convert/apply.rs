@@ -5,7 +5,7 @@
 
 use super::{
     problem::EntryProblem,
-    tree::{Body, Full, Inode, InodeId, Layer, NodeId, Tree},
+    tree::{Body, Full, Inode, InodeId, Layer, ManyXattrs, NodeId, Tree},
 };
 use crate::{
     ext4::{
@@ -19,8 +19,14 @@ use crate::{
 const WHITEOUT: &[u8] = b".wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// Longest name of an entry or of a hard link's target in bytes: one less than the kernel's `PATH_MAX`.
+const MAX_PATH: usize = 4095;
+
 /// Links on the way to an entry; more mean a circle.
 const MAX_SYMLINKS: usize = 255;
+
+/// Names in the targets of all links that are followed for one entry; more mean a circle, too.
+const MAX_FOLLOWED: usize = 10_000;
 
 /// Why an entry was not applied.
 #[derive(Debug)]
@@ -56,8 +62,9 @@ pub(super) fn apply(tree: &mut Tree, layer: Layer, entry: &Entry) -> Result<Opti
         white_out(tree, layer, directories, name, hidden)?;
         return Ok(None);
     }
+    let mut followed = 0;
     let link = match &entry.kind {
-        EntryKind::HardLink(target) => Some(link_target(tree, target)?),
+        EntryKind::HardLink(target) => Some(link_target(tree, target, &mut followed)?),
         EntryKind::File { .. }
         | EntryKind::Directory
         | EntryKind::Symlink(_)
@@ -65,7 +72,8 @@ pub(super) fn apply(tree: &mut Tree, layer: Layer, entry: &Entry) -> Result<Opti
         | EntryKind::Block { .. }
         | EntryKind::Fifo => None,
     };
-    let parent = walk(tree, directories, Missing::Make(layer))?.ok_or(EntryProblem::ParentNoDirectory)?;
+    let parent = walk(tree, directories, Missing::Make(layer), &mut followed)?;
+    let parent = parent.ok_or(EntryProblem::ParentNoDirectory)?;
     let existing = tree.child(parent, name);
     if let Some(existing) = existing {
         let (set, touched) = tree.is_of(existing, layer);
@@ -90,6 +98,9 @@ pub(super) fn apply(tree: &mut Tree, layer: Layer, entry: &Entry) -> Result<Opti
 
 /// Splits a name. One that begins with `/` is taken as relative.
 fn parts(name: &[u8]) -> Result<Vec<&[u8]>, EntryProblem> {
+    if name.len() > MAX_PATH {
+        return Err(EntryProblem::LongPath);
+    }
     let parts = name.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
     parts
         .map(|part| match part {
@@ -112,9 +123,11 @@ fn white_out(
         return Err(EntryProblem::Whiteout);
     }
     // Where there is no directory, nothing is hidden.
-    let Some(directory) = walk(tree, directories, Missing::Leave)? else { return Ok(()) };
+    let Some(directory) = walk(tree, directories, Missing::Leave, &mut 0)? else { return Ok(()) };
     if name == OPAQUE {
-        tree.make_opaque(directory, layer);
+        if !tree.make_opaque(directory, layer) {
+            return Err(EntryProblem::Twice);
+        }
     } else if let Some(node) = tree.child(directory, hidden) {
         tree.white_out(node, layer);
     }
@@ -122,13 +135,17 @@ fn white_out(
 }
 
 /// Finds what a hard link is to become another name of. Its own last part is not followed: links to symbolic links exist.
-fn link_target(tree: &mut Tree, target: &[u8]) -> Result<InodeId, EntryProblem> {
+fn link_target(tree: &mut Tree, target: &[u8], followed: &mut usize) -> Result<InodeId, EntryProblem> {
     if target.starts_with(b"/") {
         return Err(EntryProblem::LinkTarget);
     }
+    if target.len() > MAX_PATH {
+        return Err(EntryProblem::LongPath);
+    }
     let parts = parts(target).map_err(|_| EntryProblem::LinkTarget)?;
     let (name, directories) = parts.split_last().ok_or(EntryProblem::LinkTarget)?;
-    let node = walk(tree, directories, Missing::Leave)?.and_then(|directory| tree.child(directory, name));
+    let directory = walk(tree, directories, Missing::Leave, followed)?;
+    let node = directory.and_then(|directory| tree.child(directory, name));
     let node = node.ok_or(EntryProblem::LinkToNothing)?;
     if tree.is_directory(node) {
         return Err(EntryProblem::LinkToDirectory);
@@ -143,8 +160,14 @@ enum Missing {
     Leave,
 }
 
-/// Follows directories from the root, through symbolic links; `None` when there is no such directory.
-fn walk(tree: &mut Tree, directories: &[&[u8]], missing: Missing) -> Result<Option<NodeId>, EntryProblem> {
+/// Follows directories from the root, through symbolic links; `None` when there is no such directory. Counts the names in
+/// the links' targets.
+fn walk(
+    tree: &mut Tree,
+    directories: &[&[u8]],
+    missing: Missing,
+    followed: &mut usize,
+) -> Result<Option<NodeId>, EntryProblem> {
     let mut at = Tree::root();
     // What is still to be followed, the next part last.
     let mut left: Vec<Vec<u8>> = Vec::new();
@@ -180,7 +203,8 @@ fn walk(tree: &mut Tree, directories: &[&[u8]], missing: Missing) -> Result<Opti
         let inode = tree.inode_of(node);
         if let Some(target) = tree.target(inode) {
             symlinks += 1;
-            if symlinks > MAX_SYMLINKS {
+            *followed += target.split(|byte| *byte == b'/').count();
+            if symlinks > MAX_SYMLINKS || *followed > MAX_FOLLOWED {
                 return Err(EntryProblem::ParentLoop);
             }
             if target.starts_with(b"/") {
@@ -252,7 +276,7 @@ fn inode(tree: &mut Tree, entry: &Entry, body: Body, blocks: u32) -> Result<Inod
         gid: owner(entry.gid)?,
         links: 0,
         blocks: blocks.saturating_add(u32::from(xattrs.need_block())),
-        xattrs: tree.add_xattrs(xattrs),
+        xattrs: tree.add_xattrs(xattrs).map_err(|ManyXattrs| EntryProblem::ManyXattrs)?,
         mode: u16::try_from(mode).expect("it has twelve bits"),
     })
 }

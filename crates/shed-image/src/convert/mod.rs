@@ -6,6 +6,8 @@
 //! with them is so found before anything is written at the target.
 
 mod apply;
+#[cfg(test)]
+mod bounds_tests;
 mod image;
 #[cfg(test)]
 mod model_tests;
@@ -31,7 +33,7 @@ use crate::{BlobStore, DiskOptions, ImageWatch, Trailer};
 pub struct ImageLimits {
     /// Uncompressed layers together, in bytes.
     pub max_bytes: u64,
-    /// Entries of all layers.
+    /// Entries of all layers; and inodes of all layers, with directories that no layer describes.
     pub max_entries: u64,
 }
 

@@ -28,8 +28,9 @@ struct Known {
     touched: u16,
 }
 
+/// What there is, and the last layer that emptied a directory.
 #[derive(Debug, Default)]
-struct Model(BTreeMap<Path, Known>);
+struct Model(BTreeMap<Path, Known>, BTreeMap<Path, u16>);
 
 /// What a layer has.
 #[derive(Debug, Clone)]
@@ -95,6 +96,7 @@ impl Model {
         self.0.retain(|other, known| {
             !other.starts_with(path) || (other == path && !itself) || known.touched == layer
         });
+        self.1.retain(|path, _| path.is_empty() || self.0.contains_key(path));
     }
 
     fn apply(&mut self, layer: u16, step: &Step, number: u64) -> Result<(), ()> {
@@ -109,6 +111,9 @@ impl Model {
             Step::Opaque(path) => {
                 if let Some(path) = self.follow(path, None)? {
                     self.hide(&path, layer, false);
+                    if self.1.insert(path, layer) == Some(layer) {
+                        return Err(());
+                    }
                 }
                 return Ok(());
             }

@@ -91,9 +91,13 @@ pub enum EntryProblem {
     ZeroByte,
     #[error("a part of its name has more than 255 bytes")]
     LongName,
+    #[error("its name, or that of its hard link's target, has more than 4095 bytes")]
+    LongPath,
     #[error("its directory is reached by a symbolic link that leaves the image")]
     ParentOutside,
-    #[error("its directory is reached by more than 255 symbolic links: they go in a circle")]
+    #[error(
+        "its directory is reached by more than 255 symbolic links, or more than 10,000 names in them: they go in a circle"
+    )]
     ParentLoop,
     #[error("what ought to be its directory is something else")]
     ParentNoDirectory,
@@ -121,6 +125,8 @@ pub enum EntryProblem {
     TooLarge,
     #[error("{0}")]
     Xattrs(String),
+    #[error("with it the image has more than 64 MiB of extended attributes that differ")]
+    ManyXattrs,
 }
 
 impl From<XattrError> for EntryProblem {

@@ -1,7 +1,8 @@
 //! The files of an image while its layers are put on each other: names, and inodes that names share.
 //!
 //! Made for millions of them: numbers instead of pointers, names in one buffer, and one table in which a child is found
-//! by its directory and name. What a later layer removes stays as an unused place.
+//! by its directory and name. What a later layer removes stays as an unused place. A directory's list of what is in it
+//! keeps removed names until it is gone through, and each layer goes through it at most once.
 
 use std::{
     collections::HashMap,
@@ -30,11 +31,15 @@ struct Node {
     parent: NodeId,
     /// Where its name is.
     name: u32,
+    /// None when it was removed.
     inode: InodeId,
     first_child: NodeId,
     next: NodeId,
     name_length: u8,
-    alive: bool,
+    /// Whether it was layer `clean` itself that emptied this directory.
+    opaque: bool,
+    /// The last layer that hid what lower ones have below it: everything there is of this layer then.
+    clean: Layer,
     /// The last layer that has it, and the last that has it or something below it.
     set: Layer,
     touched: Layer,
@@ -86,6 +91,13 @@ impl Inode {
 #[derive(Debug)]
 pub(super) struct Full;
 
+/// Most that different extended attributes of all files take together, in bytes.
+const MAX_XATTRS: usize = 64 << 20;
+
+/// Says that there are more extended attributes than are kept in memory.
+#[derive(Debug)]
+pub(super) struct ManyXattrs;
+
 /// The files of an image.
 #[derive(Debug)]
 pub(super) struct Tree {
@@ -97,6 +109,11 @@ pub(super) struct Tree {
     hasher: RandomState,
     xattrs: Vec<Arc<Xattrs>>,
     known_xattrs: HashMap<Arc<Xattrs>, u32>,
+    /// What they take, in bytes.
+    xattrs_length: usize,
+    /// Names that were met in lists of directories.
+    #[cfg(test)]
+    pub(super) met: std::sync::atomic::AtomicU64,
 }
 
 impl Tree {
@@ -110,7 +127,8 @@ impl Tree {
             first_child: NONE,
             next: NONE,
             name_length: 0,
-            alive: true,
+            opaque: false,
+            clean: 0,
             set: 0,
             touched: 0,
         };
@@ -122,6 +140,9 @@ impl Tree {
             hasher: RandomState::new(),
             known_xattrs: HashMap::from([(none.clone(), 0)]),
             xattrs: vec![none],
+            xattrs_length: 0,
+            #[cfg(test)]
+            met: 0.into(),
         }
     }
 
@@ -159,6 +180,11 @@ impl Tree {
 
     pub(super) fn inode(&self, inode: InodeId) -> &Inode {
         &self.inodes[inode as usize]
+    }
+
+    /// Returns how many inodes were made beside the root's, whether they are still used or not.
+    pub(super) fn made(&self) -> u64 {
+        self.inodes.len() as u64 - 1
     }
 
     /// Returns all inodes; those without links are no longer used.
@@ -205,7 +231,23 @@ impl Tree {
         let there = |node: NodeId| (node != NONE).then_some(node);
         let first = there(self.nodes[parent as usize].first_child);
         std::iter::successors(first, move |node| there(self.nodes[*node as usize].next))
-            .filter(|node| self.nodes[*node as usize].alive)
+            .inspect(|_| {
+                #[cfg(test)]
+                let _before = self.met.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            })
+            .filter(|node| self.nodes[*node as usize].inode != NONE)
+    }
+
+    /// Returns what is in a directory, and takes removed names out of its list.
+    fn pruned_children(&mut self, directory: NodeId) -> Vec<NodeId> {
+        let children: Vec<NodeId> = self.children_of(directory).collect();
+        let mut next = NONE;
+        for child in children.iter().rev() {
+            self.nodes[*child as usize].next = next;
+            next = *child;
+        }
+        self.nodes[directory as usize].first_child = next;
+        children
     }
 
     /// Marks a name, and the directories that lead to it, as part of a layer.
@@ -276,7 +318,8 @@ impl Tree {
             first_child: NONE,
             next,
             name_length,
-            alive: true,
+            opaque: false,
+            clean: 0,
             set: 0,
             touched: 0,
         });
@@ -297,18 +340,22 @@ impl Tree {
     }
 
     /// Keeps attributes, and returns their number.
-    pub(super) fn add_xattrs(&mut self, xattrs: Xattrs) -> u32 {
+    pub(super) fn add_xattrs(&mut self, xattrs: Xattrs) -> Result<u32, ManyXattrs> {
         if xattrs.is_empty() {
-            return 0;
+            return Ok(0);
         }
         if let Some(known) = self.known_xattrs.get(&xattrs) {
-            return *known;
+            return Ok(*known);
+        }
+        self.xattrs_length += xattrs.memory();
+        if self.xattrs_length > MAX_XATTRS {
+            return Err(ManyXattrs);
         }
         let number = u32::try_from(self.xattrs.len()).expect("there are less than inodes");
         let xattrs = Arc::new(xattrs);
         self.xattrs.push(xattrs.clone());
         self.known_xattrs.insert(xattrs, number);
-        number
+        Ok(number)
     }
 
     /// Removes a name and all below it, except for what `layer` itself has, and what leads to that.
@@ -316,7 +363,11 @@ impl Tree {
         let mut left = vec![node];
         while let Some(node) = left.pop() {
             if self.is_of(node, layer).1 {
-                left.extend(self.children_of(node));
+                let this = &mut self.nodes[node as usize];
+                if this.clean != layer {
+                    (this.clean, this.opaque) = (layer, false);
+                    left.extend(self.pruned_children(node));
+                }
             } else {
                 self.remove_children(node);
                 self.remove(node);
@@ -324,12 +375,18 @@ impl Tree {
         }
     }
 
-    /// Removes what is in a directory in the same way, but never the directory.
-    pub(super) fn make_opaque(&mut self, directory: NodeId, layer: Layer) {
-        let children: Vec<NodeId> = self.children_of(directory).collect();
-        for child in children {
+    /// Removes what is in a directory in the same way, but never the directory. Tells whether it is the first time for
+    /// this layer.
+    pub(super) fn make_opaque(&mut self, directory: NodeId, layer: Layer) -> bool {
+        let this = &mut self.nodes[directory as usize];
+        if this.clean == layer {
+            return !std::mem::replace(&mut this.opaque, true);
+        }
+        (this.clean, this.opaque) = (layer, true);
+        for child in self.pruned_children(directory) {
             self.white_out(child, layer);
         }
+        true
     }
 
     fn remove_children(&mut self, node: NodeId) {
@@ -346,9 +403,8 @@ impl Tree {
         if let Ok(entry) = self.children.find_entry(hash, |other| *other == node) {
             let _removed = entry.remove();
         }
-        let this = &mut self.nodes[node as usize];
-        this.alive = false;
-        self.inodes[this.inode as usize].links -= 1;
+        let inode = std::mem::replace(&mut self.nodes[node as usize].inode, NONE);
+        self.inodes[inode as usize].links -= 1;
     }
 
     fn hash(&self, parent: NodeId, name: &[u8]) -> u64 {

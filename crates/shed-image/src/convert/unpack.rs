@@ -30,6 +30,9 @@ use crate::{
 const BATCH: usize = 256;
 const BATCHES: usize = 16;
 
+/// Names and values that travel together, in bytes; a batch ends where it reaches this.
+const BATCH_BYTES: usize = 256 << 10;
+
 /// Longest piece of a name in an error, in bytes.
 const MAX_SHOWN: usize = 300;
 
@@ -40,6 +43,29 @@ pub(super) struct Unpacked {
     pub(super) contents: Vec<Vec<Option<InodeId>>>,
     /// Length of the layers in bytes, compressed as they are.
     pub(super) total: u64,
+}
+
+/// Entries that are to travel together.
+#[derive(Default)]
+pub(super) struct Batch {
+    entries: Vec<Entry>,
+    /// About what their names and attributes take in memory, in bytes.
+    memory: usize,
+}
+
+impl Batch {
+    pub(super) fn push(&mut self, entry: Entry) {
+        self.memory += entry.memory();
+        self.entries.push(entry);
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH || self.memory >= BATCH_BYTES
+    }
+
+    pub(super) fn take(&mut self) -> Vec<Entry> {
+        std::mem::take(self).entries
+    }
 }
 
 /// What a layer's reader tells.
@@ -109,7 +135,7 @@ pub(super) fn unpack(
                 readers.push_back(start(scope, next, &shared));
             }
             let messages: Receiver<Message> = readers.pop_front().expect("one was started for this layer");
-            let contents = take(&mut unpacked.tree, number, layer, &messages, &mut entries, limits)?;
+            let contents = take(&mut unpacked.tree, number, layer, &messages, &mut entries, &shared)?;
             unpacked.contents.push(contents);
             let _before = shared.layers_done.fetch_add(1, Ordering::Relaxed);
             shared.tell();
@@ -163,7 +189,7 @@ fn scan(layer: &LayerBlob, shared: &Shared<'_>, messages: &SyncSender<Message>) 
         let told = || shared.tell();
         let budget = (&shared.unpacked, shared.limits.max_bytes);
         let mut reader = TarReader::new(Stream::new(receiver, Some(hasher), shared.watch, &told, budget));
-        let mut batch = Vec::new();
+        let mut batch = Batch::default();
         loop {
             match reader.next_entry() {
                 Ok(Some(entry)) => batch.push(entry),
@@ -172,12 +198,12 @@ fn scan(layer: &LayerBlob, shared: &Shared<'_>, messages: &SyncSender<Message>) 
                     return Err(stream_error(layer, reader.into_source().stopped(), source, shared.limits));
                 }
             }
-            if batch.len() == BATCH && messages.send(Message::Entries(std::mem::take(&mut batch))).is_err() {
+            if batch.is_full() && messages.send(Message::Entries(batch.take())).is_err() {
                 // Nobody listens: an earlier layer failed.
                 return Ok(());
             }
         }
-        if messages.send(Message::Entries(batch)).is_err() {
+        if messages.send(Message::Entries(batch.take())).is_err() {
             return Ok(());
         }
         let hasher = reader.into_source().into_hasher().expect("it was given one");
@@ -211,9 +237,10 @@ fn take(
     layer: &LayerBlob,
     messages: &Receiver<Message>,
     entries: &mut u64,
-    limits: &ImageLimits,
+    shared: &Shared<'_>,
 ) -> Result<Vec<Option<InodeId>>, ConvertError> {
     let mut contents = Vec::new();
+    let limits = shared.limits;
     loop {
         let batch = match messages.recv().expect("a reader says how it ended") {
             Message::Entries(batch) => batch,
@@ -223,6 +250,10 @@ fn take(
             }
             Message::Failed(error) => return Err(error),
         };
+        // What waits can take long to apply after the last byte was read.
+        if shared.watch.is_cancelled() {
+            return Err(ConvertError::Cancelled);
+        }
         for entry in batch {
             *entries += 1;
             if *entries > limits.max_entries {
@@ -232,6 +263,10 @@ fn take(
                 ApplyError::Entry(source) => refused(layer, &entry.name, source),
                 ApplyError::Full => ConvertError::TooLarge("names and links have more than 4 GiB".to_owned()),
             })?;
+            // Directories that no layer describes are inodes, too.
+            if tree.made() > limits.max_entries {
+                return Err(ConvertError::Entries(limits.max_entries));
+            }
             if matches!(entry.kind, EntryKind::File { .. }) {
                 contents.push(applied);
             }

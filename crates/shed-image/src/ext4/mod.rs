@@ -22,7 +22,7 @@ pub(crate) use extents::blocks_at_most as file_blocks_at_most;
 pub(crate) use inode::{Attributes, FileType, MAX_LINKS, Special};
 pub(crate) use layout::Layout;
 pub(crate) use writer::{Ext4Writer, MAX_SHORT_SYMLINK, WriteError};
-pub(crate) use xattr::{XattrError, Xattrs};
+pub(crate) use xattr::{XattrError, Xattrs, keeps_xattr};
 
 /// Length of a block in bytes.
 pub(crate) const BLOCK: usize = 4096;

@@ -1,7 +1,8 @@
 //! Extended attributes as ext4 stores them: in the inode where they have room, else all in one block.
 //!
 //! Attributes of a namespace that ext4 has no number for are not taken over, nor those by which overlayfs speaks to
-//! itself: below a shed's own disk they would redirect or hide files.
+//! itself: below a shed's own disk they would redirect or hide files. Nor is SELinux's label, which belongs to the policy
+//! of the system it was made on; `umoci unpack` leaves it out, too.
 
 use super::{BLOCK, inode::XATTRS_ROOM, put16, put32, short};
 
@@ -25,6 +26,9 @@ pub(crate) enum XattrError {
     Acl,
     #[error("an extended attribute has a name of more than 255 bytes, or two have the same")]
     Name,
+    /// The kernel takes such an inode for damaged.
+    #[error("an extended attribute has a zero byte in its name")]
+    ZeroByte,
 }
 
 /// The attributes of a file that ext4 can store.
@@ -48,6 +52,9 @@ impl Xattrs {
             if name.len() > 255 {
                 return Err(XattrError::Name);
             }
+            if name.contains(&0) {
+                return Err(XattrError::ZeroByte);
+            }
             let value = match namespace {
                 ACL_ACCESS | ACL_DEFAULT => acl(value).ok_or(XattrError::Acl)?,
                 _ => value.into(),
@@ -68,6 +75,12 @@ impl Xattrs {
     /// Tells whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Returns about what they take in memory, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let one = |xattr: &Xattr| size_of::<Xattr>() + xattr.name.len() + xattr.value.len();
+        size_of::<Self>() + self.0.iter().map(one).sum::<usize>()
     }
 
     /// Tells whether they need a block of their own.
@@ -137,11 +150,17 @@ impl Xattr {
 const ACL_ACCESS: u8 = 2;
 const ACL_DEFAULT: u8 = 3;
 
+/// Tells whether an attribute of this name is taken over.
+pub(crate) fn keeps_xattr(name: &[u8]) -> bool {
+    split(name).is_some()
+}
+
 /// Returns the number of a name's namespace, and what is left of the name.
 fn split(name: &[u8]) -> Option<(u8, &[u8])> {
     match name {
         b"system.posix_acl_access" => return Some((ACL_ACCESS, b"")),
         b"system.posix_acl_default" => return Some((ACL_DEFAULT, b"")),
+        b"security.selinux" => return None,
         _ if name.starts_with(b"trusted.overlay.") => return None,
         _ => {}
     }

@@ -6,9 +6,15 @@ use super::{
     pax::{records, time, unsigned},
     sparse::{self, Map},
 };
+use crate::ext4::keeps_xattr;
 
 /// Longest piece of a name in an error, in bytes.
 const MAX_SHOWN: usize = 200;
+
+/// Extended attributes of one entry, and how long their names and values are together, in bytes. Linux takes no list of
+/// names that is longer (`XATTR_LIST_MAX`), and ext4 has a block for all.
+const MAX_XATTRS: usize = 256;
+const MAX_XATTR_BYTES: usize = 64 << 10;
 
 /// What an entry is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +51,28 @@ pub(crate) struct Entry {
     pub(crate) gid: i64,
     /// Seconds since 1970, rounded down, and nanoseconds.
     pub(crate) modified: (i64, u32),
-    /// Names and values of extended attributes.
+    /// Names and values of those extended attributes that an image can keep.
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Entry {
+    /// Returns about what its names and attributes take in memory, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let link = match &self.kind {
+            EntryKind::Symlink(target) | EntryKind::HardLink(target) => target.len(),
+            EntryKind::File { .. }
+            | EntryKind::Directory
+            | EntryKind::Character { .. }
+            | EntryKind::Block { .. }
+            | EntryKind::Fifo => 0,
+        };
+        let xattrs = length_of(&self.xattrs) + size_of_val(&self.xattrs[..]);
+        self.name.len() + link + xattrs
+    }
+}
+
+fn length_of(xattrs: &[(Vec<u8>, Vec<u8>)]) -> usize {
+    xattrs.iter().map(|(name, value)| name.len() + value.len()).sum()
 }
 
 /// What headers say of the entry behind them.
@@ -88,9 +114,9 @@ pub(crate) struct TarReader<S> {
     source: S,
     /// Bytes taken so far.
     offset: u64,
-    /// Bytes of the present entry's content that are not taken, and the padding behind them.
+    /// Bytes of the present entry's content that are not taken, and of the padding behind them: less than a record.
     unread: u64,
-    padding: u64,
+    padding: usize,
     /// The map of the present entry; none when it has no holes.
     map: Option<Map>,
 }
@@ -111,12 +137,15 @@ impl<S: Source> TarReader<S> {
     }
 
     /// Goes on to the next entry, over what is left of the one before; `None` at the end of the archive, behind which
-    /// there are only zeros. An archive without end mark counts as whole when it ends behind an entry: some builders
-    /// leave it out, and digests tell what was cut off.
+    /// there are only zeros. An archive without end mark counts as whole when it ends behind an entry's content, even
+    /// without padding: `umoci insert` writes such layers, and digests tell what was cut off.
     pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, TarError> {
-        let rest = self.unread + self.padding;
+        self.map = None;
+        let rest = std::mem::take(&mut self.unread);
         self.skip(rest)?;
-        (self.unread, self.padding, self.map) = (0, 0, None);
+        if !self.skip_padding()? {
+            return Ok(None);
+        }
         let mut extensions = Extensions::default();
         let begin = self.offset;
         loop {
@@ -146,7 +175,7 @@ impl<S: Source> TarReader<S> {
                 b'K' => extensions.long_link = Some(self.long(size, &mut extensions, begin)?),
                 b'x' => {
                     let bytes = self.extension(size, &mut extensions, begin)?;
-                    extensions.pax(&bytes).ok_or(damaged("its pax records cannot be read"))?;
+                    extensions.pax(&bytes).map_err(damaged)?;
                 }
                 // What holds for the whole archive are comments; readers differ in what else they would believe.
                 b'g' => {
@@ -243,8 +272,10 @@ impl<S: Source> TarReader<S> {
                 return Err(TarError::Unknown { offset, name, kind: char::from(other) });
             }
         };
-        // Some readers take such a size for content and others do not: the two would see different archives.
-        if !matches!(kind, EntryKind::File { .. }) && stored > 0 {
+        // What the types 1 to 6 say of a size means nothing, to Go's reader, too. A file whose name is a directory's has
+        // content to some readers and none to others: the two would see different archives.
+        let by_name = kind == EntryKind::Directory && header.kind() != b'5';
+        if by_name && stored > 0 {
             return Err(damaged("it says how long its content is, and can have none"));
         }
         let unreadable = || damaged("a number in it cannot be read");
@@ -265,7 +296,8 @@ impl<S: Source> TarReader<S> {
     fn expect_content(&mut self, stored: u64, offset: u64) -> Result<(), TarError> {
         let padded = stored.checked_next_multiple_of(RECORD as u64).filter(|padded| *padded < 1 << 62);
         let padded = padded.ok_or(TarError::Damaged { offset, what: "its size is too large" })?;
-        (self.unread, self.padding) = (stored, padded - stored);
+        let padding = usize::try_from(padded - stored).expect("it is less than a record");
+        (self.unread, self.padding) = (stored, padding);
         Ok(())
     }
 
@@ -373,6 +405,15 @@ impl<S: Source> TarReader<S> {
         if there == buffer.len() { Ok(()) } else { Err(TarError::CutOff { offset: self.offset }) }
     }
 
+    /// Passes over the padding; tells whether all of it was there.
+    fn skip_padding(&mut self) -> Result<bool, TarError> {
+        let mut record = [0; RECORD];
+        let padding = &mut record[..std::mem::take(&mut self.padding)];
+        let there = self.source.fill(padding).map_err(TarError::Read)?;
+        self.offset += there as u64;
+        Ok(there == padding.len())
+    }
+
     fn skip(&mut self, length: u64) -> Result<(), TarError> {
         let all = length == 0 || self.source.skip(length).map_err(TarError::Read)?;
         if !all {
@@ -398,39 +439,60 @@ fn spend(spent: &mut u64, length: u64, begin: u64) -> Result<(), TarError> {
 }
 
 impl Extensions {
-    /// Takes pax records over; later ones replace earlier ones, and an empty one takes back. `None` when one cannot be
-    /// read.
-    fn pax(&mut self, bytes: &[u8]) -> Option<()> {
-        for (key, value) in records(bytes)? {
-            let text = || (!value.is_empty()).then(|| value.to_vec());
-            match key {
-                b"path" => self.name = text(),
-                b"linkpath" => self.link = text(),
-                b"size" => self.size = optional(value, unsigned)?,
-                b"uid" => self.uid = optional(value, signed)?,
-                b"gid" => self.gid = optional(value, signed)?,
-                b"mtime" => self.modified = optional(value, time)?,
-                b"SCHILY.devmajor" => self.device.0 = optional(value, signed)?,
-                b"SCHILY.devminor" => self.device.1 = optional(value, signed)?,
-                b"GNU.sparse.major" => self.sparse.in_content = value == b"1",
-                b"GNU.sparse.name" => self.sparse.name = text(),
-                b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse.length = Some(unsigned(value)?),
-                b"GNU.sparse.map" => self.sparse.map = Some(sparse::list(value)?),
-                b"GNU.sparse.numblocks" => self.sparse.map = Some(Vec::new()),
-                b"GNU.sparse.offset" => self.sparse.offset = Some(unsigned(value)?),
-                b"GNU.sparse.numbytes" => {
-                    let piece = (self.sparse.offset.take()?, unsigned(value)?);
-                    self.sparse.map.get_or_insert_default().push(piece);
-                }
-                _ => {
-                    if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
-                        self.xattrs.retain(|(known, _)| known != name);
-                        if let Some(value) = text() {
-                            self.xattrs.push((name.to_vec(), value));
-                        }
-                    }
-                }
+    /// Takes pax records over; later ones replace earlier ones, and an empty one takes back. Says what is wrong with them
+    /// if something is.
+    fn pax(&mut self, bytes: &[u8]) -> Result<(), &'static str> {
+        let unreadable = "its pax records cannot be read";
+        for (key, value) in records(bytes).ok_or(unreadable)? {
+            match key.strip_prefix(b"SCHILY.xattr.") {
+                Some(name) => self.xattr(name, value)?,
+                None => self.record(key, value).ok_or(unreadable)?,
             }
+        }
+        Ok(())
+    }
+
+    /// Takes an extended attribute over, if an image can keep it.
+    fn xattr(&mut self, name: &[u8], value: &[u8]) -> Result<(), &'static str> {
+        if !keeps_xattr(name) {
+            return Ok(());
+        }
+        self.xattrs.retain(|(known, _)| known != name);
+        if !value.is_empty() {
+            self.xattrs.push((name.to_vec(), value.to_vec()));
+        }
+        if self.xattrs.len() > MAX_XATTRS {
+            return Err("it has more than 256 extended attributes");
+        }
+        if length_of(&self.xattrs) > MAX_XATTR_BYTES {
+            return Err("its extended attributes have more than 64 KiB");
+        }
+        Ok(())
+    }
+
+    /// Takes one other record over. `None` when it cannot be read.
+    fn record(&mut self, key: &[u8], value: &[u8]) -> Option<()> {
+        let text = || (!value.is_empty()).then(|| value.to_vec());
+        match key {
+            b"path" => self.name = text(),
+            b"linkpath" => self.link = text(),
+            b"size" => self.size = optional(value, unsigned)?,
+            b"uid" => self.uid = optional(value, signed)?,
+            b"gid" => self.gid = optional(value, signed)?,
+            b"mtime" => self.modified = optional(value, time)?,
+            b"SCHILY.devmajor" => self.device.0 = optional(value, signed)?,
+            b"SCHILY.devminor" => self.device.1 = optional(value, signed)?,
+            b"GNU.sparse.major" => self.sparse.in_content = value == b"1",
+            b"GNU.sparse.name" => self.sparse.name = text(),
+            b"GNU.sparse.size" | b"GNU.sparse.realsize" => self.sparse.length = Some(unsigned(value)?),
+            b"GNU.sparse.map" => self.sparse.map = Some(sparse::list(value)?),
+            b"GNU.sparse.numblocks" => self.sparse.map = Some(Vec::new()),
+            b"GNU.sparse.offset" => self.sparse.offset = Some(unsigned(value)?),
+            b"GNU.sparse.numbytes" => {
+                let piece = (self.sparse.offset.take()?, unsigned(value)?);
+                self.sparse.map.get_or_insert_default().push(piece);
+            }
+            _ => {}
         }
         Some(())
     }

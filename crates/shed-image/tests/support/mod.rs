@@ -94,6 +94,17 @@ impl Layer {
         self.content(content)
     }
 
+    /// Adds an entry that has a size and no content.
+    pub(crate) fn sized(mut self, kind: u8, name: &str, link: &str, size: u64) -> Self {
+        let at = self.0.len();
+        self = self.entry(kind, name.as_bytes(), link.as_bytes(), Meta { device: (1, 3), ..PLAIN }, b"");
+        let mut header = tar::Header::from_byte_slice(&self.0[at..]).clone();
+        header.set_size(size);
+        header.set_cksum();
+        self.0[at..].copy_from_slice(header.as_bytes());
+        self
+    }
+
     fn long(self, kind: u8, name: &[u8]) -> Self {
         self.entry(kind, b"././@LongLink", b"", PLAIN, &[name, b"\0"].concat())
     }
