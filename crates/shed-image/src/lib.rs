@@ -20,7 +20,7 @@ mod store;
 mod tar;
 mod trailer;
 
-pub use archive::{ImportError, Platform, SaveError, import, save};
+pub use archive::{ImportError, IndexEntry, Platform, SaveError, import, save};
 pub use blobs::{
     BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher, SweepReport,
 };

@@ -425,6 +425,31 @@ fn images_are_chosen_by_name_and_platform() {
 }
 
 #[test]
+fn what_an_error_offers_in_a_nested_index_can_be_named() {
+    let place = Place::new();
+    let layout = Layout::new(&place);
+    let ((one, _), (two, _)) = (layout.image("one"), layout.image("two"));
+    let host = Platform::of_host();
+    let variant = |id: &BlobId, variant: &str| {
+        let mut value = descriptor(MANIFEST, id);
+        value["platform"] = json!({"os": host.os, "architecture": host.architecture, "variant": variant});
+        value
+    };
+    let inner = json!({"schemaVersion": 2, "manifests": [variant(&one, "a"), variant(&two, "b")]});
+    let inner = layout.put(inner.to_string().as_bytes());
+    let absent = BlobId { digest: DigestHasher::sha256_of(b"absent"), size: 6 };
+    let mut attestation = descriptor(MANIFEST, &absent);
+    attestation["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
+    layout.index(&[attestation, descriptor(INDEX, &inner)]);
+    says(layout.import(None), two.digest.as_str());
+    assert_eq!(layout.import(Some(two.digest.as_str())).unwrap(), two.digest);
+    assert_eq!(layout.import(Some(one.digest.as_str())).unwrap(), one.digest);
+    layout.index(&[descriptor(INDEX, &absent), descriptor(INDEX, &inner)]);
+    assert_eq!(layout.import(Some(two.digest.as_str())).unwrap(), two.digest);
+    says(layout.import(Some("v3")), "no such image");
+}
+
+#[test]
 fn hostile_layouts_are_refused() {
     let place = Place::new();
     let layout = Layout::new(&place);

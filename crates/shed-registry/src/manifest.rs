@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Deserialize;
-use shed_image::Platform;
+use shed_image::{IndexEntry, Platform};
 use shed_types::Digest;
 
 use crate::error::clean;
@@ -25,9 +25,6 @@ const MAX_LAYERS: usize = 1000;
 /// What is asked for with `Accept`.
 pub(crate) const ACCEPTED: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 
-/// Marks a manifest in an index that is no image but a statement about one (Docker's buildkit).
-const ATTESTATION: &str = "vnd.docker.reference.type";
-
 /// How many platforms an error lists.
 const MAX_LISTED: usize = 24;
 
@@ -39,6 +36,8 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     #[serde(default)]
     platform: Option<Machine>,
+    #[serde(default)]
+    artifact_type: String,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
@@ -154,43 +153,24 @@ impl Image {
     }
 }
 
-/// Chooses what an index has for a platform; without one, tells what there is instead.
-///
-/// A variant that is not asked for may be any, one that is not said fits all; what says the same as is asked goes first.
+/// Chooses what an index has for a platform, of equals the first; without one, tells what there is instead.
 pub(crate) fn choose<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, String> {
-    let images: Vec<_> = manifests.iter().filter(|entry| !entry.is_statement()).collect();
-    let fit = |entry: &Descriptor| match &entry.platform {
-        Some(machine) => machine.fit(wanted),
-        // Without a word about it, only when there is nothing to choose from; its config will tell.
-        None => (images.len() == 1).then_some(0),
-    };
-    let ranked = images.iter().filter_map(|&entry| Some((fit(entry)?, entry)));
-    // The first of the best.
-    let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map(|(_, entry)| entry).ok_or_else(|| listed(&images))
+    wanted.best(manifests, Descriptor::said).first().copied().ok_or_else(|| listed(manifests))
 }
 
 impl Descriptor {
-    /// Tells whether it is no image but a statement about one.
-    fn is_statement(&self) -> bool {
-        self.annotations.contains_key(ATTESTATION)
-            || self.platform.as_ref().is_some_and(|machine| machine.os == "unknown")
+    /// Returns what an index says of this entry.
+    fn said(&self) -> IndexEntry {
+        let platform = self.platform.clone().map(|Machine { os, architecture, variant }| Platform {
+            os,
+            architecture,
+            variant,
+        });
+        IndexEntry::of(platform, &self.artifact_type, self.annotations.keys().map(String::as_str))
     }
 }
 
 impl Machine {
-    /// Tells how well it fits: the more the better.
-    fn fit(&self, wanted: &Platform) -> Option<u8> {
-        if self.os != wanted.os || self.architecture != wanted.architecture {
-            return None;
-        }
-        match (self.variant.as_str(), wanted.variant.as_str()) {
-            (ours, theirs) if ours == theirs => Some(2),
-            ("", _) | (_, "") => Some(1),
-            _ => None,
-        }
-    }
-
     fn written(&self) -> String {
         let mut text = format!("{}/{}", self.os, self.architecture);
         if !self.variant.is_empty() {
@@ -200,12 +180,16 @@ impl Machine {
     }
 }
 
-fn listed(images: &[&Descriptor]) -> String {
-    let written = |entry: &&Descriptor| {
-        entry.platform.as_ref().map_or_else(|| "one that is not said".to_owned(), Machine::written)
+fn listed(manifests: &[Descriptor]) -> String {
+    let written = |entry: &Descriptor| match entry.said() {
+        IndexEntry::NoImage => None,
+        IndexEntry::Unsaid => Some("one that is not said".to_owned()),
+        IndexEntry::For(platform) => Some(self::written(&platform)),
     };
-    let mut names: Vec<String> = images.iter().take(MAX_LISTED).map(written).collect();
-    names.extend((images.len() > MAX_LISTED).then(|| format!("{} more", images.len() - MAX_LISTED)));
+    let mut names: Vec<String> = manifests.iter().filter_map(written).collect();
+    let more = names.len().saturating_sub(MAX_LISTED);
+    names.truncate(MAX_LISTED);
+    names.extend((more > 0).then(|| format!("{more} more")));
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
@@ -298,7 +282,7 @@ mod tests {
             serde_json::from_str::<Descriptor>(&entry(byte, &machine)).unwrap()
         };
         let attestation = format!(
-            r#","platform":{{"os":"linux","architecture":"amd64"}},"annotations":{{"{ATTESTATION}":"attestation-manifest"}}"#
+            r#","platform":{{"os":"linux","architecture":"amd64"}},"annotations":{{"vnd.docker.reference.type":"attestation-manifest"}}"#
         );
         let entries = [
             serde_json::from_str(&entry("00", &attestation)).unwrap(),
@@ -329,6 +313,12 @@ mod tests {
         assert_eq!(choose(&[], &platform("linux", "amd64", "")).unwrap_err(), "nothing");
         let only = [serde_json::from_str::<Descriptor>(&entry("07", "")).unwrap()];
         assert!(choose(&only, &platform("linux", "amd64", "")).is_ok());
+        // One of which nothing is said goes last, and its config tells then.
+        let beside = [only[0].clone(), for_machine("08", "linux", "amd64", "v2")];
+        let chosen = choose(&beside, &platform("linux", "amd64", "")).unwrap();
+        assert_eq!(chosen.digest.to_string(), digest("08"));
+        let chosen = choose(&beside, &platform("linux", "arm64", "")).unwrap();
+        assert_eq!(chosen.digest.to_string(), digest("07"));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use shed_types::Digest;
 
 use super::{
     INDEX, Platform, docker,
-    index::{Choice, blob_name, choose},
+    index::{Choice, blob_name, choose, is_index},
     source::{Files, Opened, PIECE, SourceError, read_some},
 };
 use crate::{
@@ -25,6 +25,9 @@ use crate::{
 
 /// How deep indexes lie in each other at most.
 const MAX_NESTING: usize = 8;
+
+/// How many indexes are searched for a name at most, in all of an archive.
+const MAX_SEARCHED: usize = 100;
 
 /// Says why an archive was not imported.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ pub enum ImportError {
     Several { path: Utf8PathBuf, names: String },
     #[error("{path} has no image for {wanted}, but for: {found}")]
     Platform { path: Utf8PathBuf, wanted: String, found: String },
-    #[error("the indexes in {path} lie more than {MAX_NESTING} deep in each other")]
+    #[error("the indexes in {path} lie more than {MAX_NESTING} deep in each other, or are too many")]
     Nested { path: Utf8PathBuf },
     #[error("the image has {layers} layers, and its config has {diff_ids}, or more than 1000")]
     Layers { layers: usize, diff_ids: usize },
@@ -140,20 +143,10 @@ impl Import<'_> {
         let index: oci_spec::image::ImageIndex = serde_json::from_slice(&bytes)
             .map_err(|source| ImportError::Parse { path: self.path(), name: INDEX.to_owned(), source })?;
         let top = crate::DigestHasher::sha256_of(&bytes);
-        let mut descriptor = self.choose(index.manifests(), name)?;
+        let mut searched = 0;
+        let mut descriptor = self.find(index.manifests(), &top, name, &mut searched)?;
         for _ in 0..MAX_NESTING {
-            let id = blob_id(&descriptor, &top)?;
-            let bytes = self.files.read(&blob_name(&id.digest), MAX_DOCUMENT)?;
-            if bytes.len() as u64 != id.size {
-                let (name, found) = (blob_name(&id.digest), bytes.len() as u64);
-                return Err(ImportError::Size { path: self.path(), name, found, expected: id.size });
-            }
-            let mut hasher = crate::DigestHasher::new(id.digest.algorithm());
-            hasher.update(&bytes);
-            let found = hasher.finish();
-            if found != id.digest {
-                return Err(BlobError::OtherContent { expected: id.digest, found }.into());
-            }
+            let (id, bytes) = self.document(&descriptor, &top)?;
             match parse_document(&bytes, &id.digest)? {
                 Document::Index(index) => descriptor = self.choose(index.manifests(), None)?,
                 Document::Manifest(manifest) => {
@@ -184,6 +177,57 @@ impl Import<'_> {
             }
         }
         Err(ImportError::Nested { path: self.path() })
+    }
+
+    /// Reads a manifest or an index and compares it with what names it; that is in the document `of`.
+    fn document(&self, descriptor: &Descriptor, of: &Digest) -> Result<(BlobId, Vec<u8>), ImportError> {
+        let id = blob_id(descriptor, of)?;
+        let bytes = self.files.read(&blob_name(&id.digest), MAX_DOCUMENT)?;
+        if bytes.len() as u64 != id.size {
+            let (name, found) = (blob_name(&id.digest), bytes.len() as u64);
+            return Err(ImportError::Size { path: self.path(), name, found, expected: id.size });
+        }
+        let mut hasher = crate::DigestHasher::new(id.digest.algorithm());
+        hasher.update(&bytes);
+        let found = hasher.finish();
+        if found != id.digest {
+            return Err(BlobError::OtherContent { expected: id.digest, found }.into());
+        }
+        Ok((id, bytes))
+    }
+
+    /// Chooses among what an index names. What has a name that is not there may have it in an index below, and this is
+    /// then where an error's digest is found again.
+    fn find(
+        &self,
+        descriptors: &[Descriptor],
+        of: &Digest,
+        name: Option<&str>,
+        searched: &mut usize,
+    ) -> Result<Descriptor, ImportError> {
+        let chosen = self.choose(descriptors, name);
+        if name.is_none() || !matches!(chosen, Err(ImportError::NoSuch { .. })) {
+            return chosen;
+        }
+        for descriptor in descriptors.iter().filter(|descriptor| is_index(descriptor)) {
+            // Also bounds how deep it goes.
+            *searched += 1;
+            if *searched > MAX_SEARCHED {
+                return Err(ImportError::Nested { path: self.path() });
+            }
+            let (id, bytes) = match self.document(descriptor, of) {
+                Ok(found) => found,
+                // Archives need not have all that their indexes name.
+                Err(ImportError::Source(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            let Document::Index(index) = parse_document(&bytes, &id.digest)? else { continue };
+            match self.find(index.manifests(), &id.digest, name, searched) {
+                Err(ImportError::NoSuch { .. }) => {}
+                found => return found,
+            }
+        }
+        chosen
     }
 
     fn choose(&self, descriptors: &[Descriptor], name: Option<&str>) -> Result<Descriptor, ImportError> {

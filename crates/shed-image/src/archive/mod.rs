@@ -7,6 +7,7 @@ mod save;
 mod source;
 
 pub use import::{ImportError, import};
+pub use index::IndexEntry;
 pub use save::{SaveError, save};
 
 /// A machine that an image can be for, in the words of the OCI image specification ("Image index", `platform`).
