@@ -18,6 +18,7 @@ use shed_types::{Digest, DigestAlgorithm};
 use crate::ImageStore;
 
 mod sweep;
+mod verify;
 
 pub use sweep::SweepReport;
 

@@ -100,6 +100,8 @@ impl Pull<'_> {
         progress.begin(size, image.layers.len());
         // The config first: it tells whether the rest is wanted at all.
         let (config, layers) = all.split_first().expect("an image has a config");
+        // It is read at once, and small, so that a damaged one can be noticed before it is taken for present.
+        self.discard_if_damaged(&config.digest).await?;
         self.blob(&session, &hold, config, progress).await?;
         self.check_platform(config).await?;
         let mut coming = Vec::new();
@@ -169,6 +171,8 @@ impl Pull<'_> {
                 return Err(self.lie(digest, format!("{found} where it says {expected}")));
             }
         }
+        // One that is damaged would be taken for present.
+        self.discard_if_damaged(&digest).await?;
         self.store(hold, &digest, bytes.clone()).await.map_err(|source| self.broken_store(source))?;
         Ok((digest, bytes))
     }
@@ -180,6 +184,16 @@ impl Pull<'_> {
         sink.restart().await?;
         sink.write(Bytes::from(bytes)).await?;
         sink.commit().await
+    }
+
+    /// Removes a blob that was damaged in the store.
+    async fn discard_if_damaged(&self, digest: &Digest) -> Result<(), PullError> {
+        let (blobs, wanted) = (self.blobs.clone(), digest.clone());
+        let removed = blocking(move || blobs.discard_if_damaged(&wanted)).await;
+        if removed.map_err(|source| self.broken_store(source))? {
+            tracing::warn!(%digest, "a blob was damaged in the store and is fetched again");
+        }
+        Ok(())
     }
 
     async fn layer(

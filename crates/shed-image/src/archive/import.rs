@@ -165,6 +165,8 @@ impl Import<'_> {
                         self.check_size(blob)?;
                     }
                     self.expect(total, layers.len());
+                    // It is read at once, and small: if the store's is damaged, the archive has a good one.
+                    self.blobs.discard_if_damaged(&config.digest)?;
                     self.copy(&config, &blob_name(&config.digest))?;
                     let config = read_config(self.blobs, &config.digest)?;
                     self.check_platform(&config)?;
@@ -347,6 +349,7 @@ impl Import<'_> {
 
     /// Puts bytes whose digest was compared into the store.
     fn insert_as(&self, id: &BlobId, bytes: &[u8]) -> Result<(), ImportError> {
+        self.blobs.discard_if_damaged(&id.digest)?;
         if let BeginBlob::Write(mut writer) = self.blobs.begin(id)? {
             writer.restart()?;
             writer.write(bytes)?;

@@ -9,7 +9,7 @@ use shed_types::ImageName;
 use crate::{
     Home, Watch,
     fake::{Content, Fake},
-    reference,
+    reference, run,
 };
 
 fn name() -> ImageName {
@@ -102,4 +102,47 @@ async fn what_cannot_be_made_leaves_nothing_but_its_blobs() {
     let error = Home::new();
     let error = registry.fetch(&image, &error.images(), &name(), limits, Arc::new(Unwatched)).await;
     assert!(matches!(error, Err(FetchError::Pull(PullError::TooLarge { limit: 20, .. }))), "{error:?}");
+}
+
+/// Returns an uncompressed layer with one file, and an image of it.
+fn one_file() -> (Vec<u8>, Content) {
+    let dir = Home::new();
+    std::fs::write(dir.path.join("file"), "content").unwrap();
+    let _made = run("tar", &["-cf", "layer.tar", "file"], &dir.path);
+    let layer = std::fs::read(dir.path.join("layer.tar")).unwrap();
+    let content = Content::with_config(&[layer.clone()], |diff_ids| {
+        format!(
+            r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":{diff_ids}}}}}"#
+        )
+    });
+    (layer, content)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_damaged_in_the_store_is_fetched_again_once() {
+    let (layer, content) = one_file();
+    let layer = shed_image::DigestHasher::sha256_of(&layer);
+    let manifest = content.manifests["v1"].1.clone();
+    let manifest = shed_image::DigestHasher::sha256_of(&manifest);
+    let config = content.blobs.keys().find(|digest| **digest != layer.as_str()).unwrap().parse().unwrap();
+    let fake = Fake::good(content).await;
+    let home = Home::new();
+    let image = reference(&format!("{}/image:v1", fake.address));
+    let (registry, store) = (home.registry(), home.images());
+    let limits = ImageLimits::default();
+    assert!(registry.fetch(&image, &store, &name(), limits, Arc::new(Unwatched)).await.unwrap());
+    for damaged in [&layer, &config, &manifest] {
+        std::fs::remove_file(store.rootfs(&name())).unwrap();
+        let path = home.blobs().path(damaged);
+        let mut bytes = std::fs::read(&path).unwrap();
+        // In the layer, in the file's content.
+        let at = if *damaged == layer { 514 } else { bytes.len() - 1 };
+        bytes[at] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let made = registry.fetch(&image, &store, &name(), limits, Arc::new(Unwatched)).await;
+        assert!(made.unwrap(), "{damaged}");
+        assert_eq!(home.check_blobs(), 3);
+    }
+    let asked = fake.seen().iter().filter(|seen| seen.path.ends_with(layer.as_str())).count();
+    assert_eq!(asked, 2);
 }
