@@ -450,6 +450,29 @@ fn what_an_error_offers_in_a_nested_index_can_be_named() {
 }
 
 #[test]
+fn blobs_with_long_names_are_saved_and_come_back() {
+    let place = Place::new();
+    let layer = Layer::default().file("seed", b"long").end();
+    let mut hasher = DigestHasher::new(shed_types::DigestAlgorithm::Sha512);
+    hasher.update(&layer);
+    let id = BlobId { digest: hasher.finish(), size: layer.len() as u64 };
+    let shed_image::BeginBlob::Write(mut writer) = place.blobs.begin(&id).unwrap() else {
+        panic!("it is there")
+    };
+    writer.write(&layer).unwrap();
+    writer.commit().unwrap();
+    let diff_id = DigestHasher::sha256_of(&layer);
+    let digest = manifest(&place, &config([&diff_id]), &[descriptor(LAYER, &id)]);
+    let out = place.dir.join("saved.tar");
+    shed_image::save(&place.blobs, &digest, "example/tools:v1", &out, &Unwatched).unwrap();
+    let listed = run("tar", &["-tf", out.as_str()]);
+    assert!(listed.lines().any(|line| line == format!("blobs/sha512/{}", id.digest.hex())), "{listed}");
+    let other = Place::new();
+    assert_eq!(take(&other, &out, Some("v1")).unwrap(), digest);
+    assert!(other.blobs.verify(&id.digest).unwrap());
+}
+
+#[test]
 fn hostile_layouts_are_refused() {
     let place = Place::new();
     let layout = Layout::new(&place);
