@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,8 +15,12 @@ use shed_image::{
     ImageStore, ImageWatch, Platform, convert,
 };
 use shed_types::{Digest, ImageName, ImageReference};
+use tokio::time::sleep;
 
 use crate::{PullError, blocking::blocking, progress::Progress, pull::Pull, session::Shared};
+
+/// How long to wait before looking again whether an image's lock is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Says why there is no image of a reference. What was there before is there still.
 #[derive(Debug, thiserror::Error)]
@@ -106,19 +111,28 @@ impl Fetch<'_> {
 
     /// Waits for the lock of the image.
     async fn lock(&self, watch: &dyn ImageWatch) -> Result<ImageLock, FetchError> {
-        let (store, name) = (self.store.clone(), self.name.clone());
-        let at_once = blocking(move || {
-            fs::create_dir_all(store.dir())?;
-            store.try_lock(&name)
-        });
-        if let Some(lock) = at_once.await.map_err(|error| self.no_lock(error))? {
+        let store = self.store.clone();
+        let made = blocking(move || fs::create_dir_all(store.dir())).await;
+        made.map_err(|error| self.no_lock(error))?;
+        if let Some(lock) = self.try_lock().await? {
             return Ok(lock);
         }
-        let (store, name) = (self.store.clone(), self.name.clone());
         let progress = Progress::at(ImageStep::Wait);
-        // A thread that waits cannot be called off; when its turn comes, it finds nobody who wants the lock.
-        let waited = progress.watched(watch, blocking(move || store.lock(&name))).await;
-        waited.ok_or(PullError::Cancelled)?.map_err(|error| self.no_lock(error))
+        let waiting = async {
+            loop {
+                // A flock has no event, and a thread that waits in it cannot be called off.
+                sleep(LOCK_PAUSE).await;
+                if let Some(lock) = self.try_lock().await? {
+                    return Ok(lock);
+                }
+            }
+        };
+        progress.watched(watch, waiting).await.ok_or(PullError::Cancelled)?
+    }
+
+    async fn try_lock(&self) -> Result<Option<ImageLock>, FetchError> {
+        let (store, name) = (self.store.clone(), self.name.clone());
+        blocking(move || store.try_lock(&name)).await.map_err(|error| self.no_lock(error))
     }
 
     fn no_lock(&self, source: io::Error) -> FetchError {

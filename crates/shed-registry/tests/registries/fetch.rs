@@ -85,6 +85,34 @@ async fn who_waits_can_be_called_off() {
     drop(lock);
 }
 
+#[test]
+fn who_waited_and_left_holds_no_thread() {
+    let home = Home::new();
+    let store = home.images();
+    std::fs::create_dir_all(store.dir()).unwrap();
+    // With one thread for blocking work, a waiter that blocked it would let nobody else do any.
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build();
+    let runtime = runtime.unwrap();
+    let lock = store.lock(&name()).unwrap();
+    runtime.block_on(async {
+        for _ in 0..3 {
+            let (watch, registry, image) = (Watch::new(), home.registry(), reference("localhost:1/image"));
+            let store = store.clone();
+            let heard = watch.clone();
+            let fetching = tokio::spawn(async move {
+                registry.fetch(&image, &store, &name(), ImageLimits::default(), watch).await
+            });
+            let step = heard.heard_step(ImageStep::Wait);
+            tokio::time::timeout(std::time::Duration::from_secs(60), step).await.unwrap();
+            fetching.abort();
+            assert!(fetching.await.unwrap_err().is_cancelled());
+        }
+        let free = tokio::task::spawn_blocking(|| ());
+        tokio::time::timeout(std::time::Duration::from_secs(60), free).await.unwrap().unwrap();
+    });
+    drop(lock);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_made_leaves_nothing_but_its_blobs() {
     // The layer is no archive of any kind.
