@@ -237,6 +237,16 @@ fn documents_that_do_not_fit_are_refused() {
         let digest = manifest(&place, &config, &[descriptor(LAYER, &id)]);
         refused(&place, &digest, &limits, "sheds on this host need");
     }
+    // What a config does not say of its machine is the host's, and no layers need no list.
+    for (key, value) in [("os", Value::Null), ("architecture", "".into())] {
+        let mut config = good.clone();
+        config[key] = value;
+        let digest = manifest(&place, &config, &[descriptor(LAYER, &id)]);
+        fs::remove_file(converted(&place, &digest, &limits).unwrap()).unwrap();
+    }
+    fs::remove_file(converted(&place, &manifest(&place, &json!({}), &[]), &limits).unwrap()).unwrap();
+    let digest = manifest(&place, &json!({}), &[descriptor(LAYER, &id)]);
+    refused(&place, &digest, &limits, "1 layers, and its config has 0");
     let many = vec![descriptor(LAYER, &id); 1001];
     refused(&place, &manifest(&place, &good, &many), &limits, "1001 layers");
     let long = place.blobs.insert(&vec![b' '; (4 << 20) + 1]).unwrap();

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Deserialize;
-use shed_image::{IndexEntry, Platform};
+use shed_image::{ImageConfig, IndexEntry, Platform};
 use shed_types::Digest;
 
 use crate::error::clean;
@@ -193,21 +193,30 @@ fn listed(manifests: &[Descriptor]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
-/// Checks that a config is one of the platform; what it does not say fits.
-///
-/// # Errors
-/// With the platform that it is for.
-pub(crate) fn check_config(bytes: &[u8], wanted: &Platform) -> Result<(), String> {
-    // A list would be read as an object whose fields are all left out.
-    let is_object = bytes.trim_ascii_start().starts_with(b"{");
-    let Some(machine) = serde_json::from_slice::<Machine>(bytes).ok().filter(|_| is_object) else {
-        return Err("something that is no machine: its config is not an image's".to_owned());
-    };
-    let same = |ours: &str, theirs: &str| ours.is_empty() || theirs.is_empty() || ours == theirs;
-    let fits = same(&machine.os, &wanted.os)
-        && same(&machine.architecture, &wanted.architecture)
-        && same(&machine.variant, &wanted.variant);
-    if fits { Ok(()) } else { Err(machine.written()) }
+/// Why a config cannot be that of the image that is wanted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ConfigProblem {
+    /// With the reason.
+    NoConfig(String),
+    /// With the platform that it is for.
+    Platform(String),
+}
+
+/// Checks that a config is one of the platform, and of an image with so many layers: the same that conversion asks, but
+/// before the layers have come.
+pub(crate) fn check_config(bytes: &[u8], wanted: &Platform, layers: usize) -> Result<(), ConfigProblem> {
+    let config = ImageConfig::parse(bytes).map_err(|error| {
+        ConfigProblem::NoConfig(format!("its config is not an image's: {}", clean(&error.to_string())))
+    })?;
+    if !config.is_for(wanted) {
+        return Err(ConfigProblem::Platform(written(&config.platform)));
+    }
+    let named = config.diff_ids.len();
+    if named != layers {
+        let reason = format!("it has {layers} layers, and its config names {named}");
+        return Err(ConfigProblem::NoConfig(reason));
+    }
+    Ok(())
 }
 
 /// Returns a platform as it is written.
@@ -324,10 +333,14 @@ mod tests {
     #[test]
     fn a_config_of_another_machine_is_noticed() {
         let amd = platform("linux", "amd64", "");
-        assert_eq!(check_config(br#"{"os":"linux","architecture":"amd64","config":{}}"#, &amd), Ok(()));
-        assert_eq!(check_config(b"{}", &amd), Ok(()));
-        let other = check_config(br#"{"os":"linux","architecture":"arm64","variant":"v8"}"#, &amd);
-        assert_eq!(other, Err("linux/arm64/v8".to_owned()));
-        assert!(check_config(b"[]", &amd).is_err());
+        let full = br#"{"os":"linux","architecture":"amd64","config":{},"rootfs":{"diff_ids":["a"]}}"#;
+        assert_eq!(check_config(full, &amd, 1), Ok(()));
+        assert_eq!(check_config(b"{}", &amd, 0), Ok(()));
+        let other = check_config(br#"{"os":"linux","architecture":"arm64","variant":"v8"}"#, &amd, 0);
+        assert_eq!(other, Err(ConfigProblem::Platform("linux/arm64/v8".to_owned())));
+        for (bytes, layers) in [(b"[]".as_slice(), 0), (b"{}", 1), (full, 2), (full, 0)] {
+            let problem = check_config(bytes, &amd, layers);
+            assert!(matches!(problem, Err(ConfigProblem::NoConfig(_))), "{problem:?}");
+        }
     }
 }

@@ -7,10 +7,7 @@
 use std::{cell::Cell, io};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use oci_spec::{
-    OciSpecError,
-    image::{Descriptor, ImageConfiguration},
-};
+use oci_spec::{OciSpecError, image::Descriptor};
 use shed_types::Digest;
 
 use super::{
@@ -19,7 +16,7 @@ use super::{
     source::{Files, Opened, PIECE, SourceError, read_some},
 };
 use crate::{
-    BeginBlob, BlobError, BlobId, BlobStore, ImageLimits, ImageProgress, ImageStep, ImageWatch,
+    BeginBlob, BlobError, BlobId, BlobStore, ImageConfig, ImageLimits, ImageProgress, ImageStep, ImageWatch,
     document::{Document, DocumentError, MAX_DOCUMENT, blob_id, parse_document, read_config},
 };
 
@@ -170,6 +167,10 @@ impl Import<'_> {
                     self.copy(&config, &blob_name(&config.digest))?;
                     let config = read_config(self.blobs, &config.digest)?;
                     self.check_platform(&config)?;
+                    if config.diff_ids.len() != layers.len() {
+                        let (layers, diff_ids) = (layers.len(), config.diff_ids.len());
+                        return Err(ImportError::Layers { layers, diff_ids });
+                    }
                     for layer in &layers {
                         self.copy_layer(layer, &blob_name(&layer.digest))?;
                     }
@@ -246,12 +247,11 @@ impl Import<'_> {
     }
 
     /// Compares what a config says with the platform that is wanted.
-    pub(super) fn check_platform(&self, config: &ImageConfiguration) -> Result<(), ImportError> {
-        let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
-        if os == self.platform.os && architecture == self.platform.architecture {
+    pub(super) fn check_platform(&self, config: &ImageConfig) -> Result<(), ImportError> {
+        if config.is_for(self.platform) {
             return Ok(());
         }
-        let found = format!("{os}/{architecture}");
+        let found = format!("{}/{}", config.platform.os, config.platform.architecture);
         Err(ImportError::Platform { path: self.path(), wanted: self.wanted(), found })
     }
 

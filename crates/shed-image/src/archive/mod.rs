@@ -11,7 +11,7 @@ pub use index::IndexEntry;
 pub use save::{SaveError, save};
 
 /// A machine that an image can be for, in the words of the OCI image specification ("Image index", `platform`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Platform {
     /// Like `linux`.
     pub os: String,

@@ -174,3 +174,26 @@ async fn what_was_damaged_in_the_store_is_fetched_again_once() {
     let asked = fake.seen().iter().filter(|seen| seen.path.ends_with(layer.as_str())).count();
     assert_eq!(asked, 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_config_that_says_little_is_taken_and_one_without_its_layers_is_refused_before_they_come() {
+    let (layer, _) = one_file();
+    let limits = ImageLimits::default();
+    let nothing = Content::with_config(&[], |_| "{}".to_owned());
+    let little = Content::with_config(std::slice::from_ref(&layer), |diff_ids| {
+        format!(r#"{{"architecture":"","rootfs":{{"diff_ids":{diff_ids}}}}}"#)
+    });
+    for content in [nothing, little] {
+        let (home, fake) = (Home::new(), Fake::good(content).await);
+        let image = reference(&format!("{}/image:v1", fake.address));
+        let fetch = home.registry();
+        let made = fetch.fetch(&image, &home.images(), &name(), limits, Arc::new(Unwatched)).await;
+        assert!(made.unwrap());
+    }
+    let digest = shed_image::DigestHasher::sha256_of(&layer);
+    let (home, fake) = (Home::new(), Fake::good(Content::with_config(&[layer], |_| "{}".to_owned())).await);
+    let image = reference(&format!("{}/image:v1", fake.address));
+    let made = home.registry().fetch(&image, &home.images(), &name(), limits, Arc::new(Unwatched)).await;
+    assert!(matches!(made, Err(FetchError::Pull(PullError::Manifest { .. }))), "{made:?}");
+    assert!(!fake.seen().iter().any(|seen| seen.path.ends_with(digest.as_str())));
+}
