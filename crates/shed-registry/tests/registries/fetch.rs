@@ -138,7 +138,7 @@ fn one_file() -> (Vec<u8>, Content) {
     std::fs::write(dir.path.join("file"), "content").unwrap();
     let _made = run("tar", &["-cf", "layer.tar", "file"], &dir.path);
     let layer = std::fs::read(dir.path.join("layer.tar")).unwrap();
-    let content = Content::with_config(&[layer.clone()], |diff_ids| {
+    let content = Content::with_config(std::slice::from_ref(&layer), |diff_ids| {
         format!(
             r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":{diff_ids}}}}}"#
         )
