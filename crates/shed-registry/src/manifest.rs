@@ -290,11 +290,9 @@ mod tests {
             );
             serde_json::from_str::<Descriptor>(&entry(byte, &machine)).unwrap()
         };
-        let attestation = format!(
-            r#","platform":{{"os":"linux","architecture":"amd64"}},"annotations":{{"vnd.docker.reference.type":"attestation-manifest"}}"#
-        );
+        let attestation = r#","platform":{"os":"linux","architecture":"amd64"},"annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#;
         let entries = [
-            serde_json::from_str(&entry("00", &attestation)).unwrap(),
+            serde_json::from_str(&entry("00", attestation)).unwrap(),
             for_machine("01", "linux", "arm", "v6"),
             for_machine("02", "linux", "arm", "v7"),
             for_machine("03", "linux", "arm64", ""),
