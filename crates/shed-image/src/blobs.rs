@@ -18,6 +18,7 @@ use shed_types::{Digest, DigestAlgorithm};
 use crate::ImageStore;
 
 mod sweep;
+mod verify;
 
 pub use sweep::SweepReport;
 
@@ -337,7 +338,8 @@ impl BlobWriter {
         Ok(())
     }
 
-    /// Adds the next bytes.
+    /// Adds the next bytes. If they cannot be written, all that is there is thrown away: on a full disk it would keep the
+    /// disk full.
     ///
     /// # Errors
     /// When they are more than the blob has, or the system refuses.
@@ -345,12 +347,17 @@ impl BlobWriter {
         if self.written + bytes.len() as u64 > self.id.size {
             return Err(BlobError::TooLong { digest: self.id.digest.clone(), size: self.id.size });
         }
-        self.file
-            .write_all(bytes)
-            .map_err(|source| BlobError::Write { path: self.partial.clone(), source })?;
+        self.file.write_all(bytes).map_err(|source| self.given_up(&self.partial, source))?;
         self.hasher.update(bytes);
         self.written += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Removes what cannot be completed, and returns the error of the write that failed.
+    fn given_up(&self, path: &Utf8Path, source: io::Error) -> BlobError {
+        // The first error is the one to report; what stays is continued or swept.
+        let _ignored: io::Result<()> = fs::remove_file(&self.partial);
+        BlobError::Write { path: path.to_owned(), source }
     }
 
     /// Gives the blob up, and leaves nothing to continue.
@@ -361,16 +368,17 @@ impl BlobWriter {
         fs::remove_file(&self.partial).map_err(|source| BlobError::Write { path: self.partial, source })
     }
 
-    /// Checks the blob and puts it into the store. One with other content is removed, so that nobody continues it.
+    /// Checks the blob and puts it into the store. One with other content is removed, so that nobody continues it, and so
+    /// is one that the disk does not take.
     ///
     /// # Errors
     /// When it is too short, has another digest, or the system refuses.
     pub fn commit(self) -> Result<(), BlobError> {
-        let BlobId { digest, size } = self.id;
+        let BlobId { digest, size } = self.id.clone();
         if self.written < size {
             return Err(BlobError::TooShort { digest, size, found: self.written });
         }
-        let found = self.hasher.finish();
+        let found = self.hasher.clone().finish();
         if found != digest {
             let removed = fs::remove_file(&self.partial);
             removed.map_err(|source| BlobError::Write { path: self.partial.clone(), source })?;
@@ -381,7 +389,7 @@ impl BlobWriter {
             .sync_all()
             .and_then(|()| fs::rename(&self.partial, &self.target))
             .and_then(|()| File::open(parent)?.sync_all())
-            .map_err(|source| BlobError::Write { path: self.target.clone(), source })
+            .map_err(|source| self.given_up(&self.target, source))
     }
 }
 
@@ -451,6 +459,29 @@ mod tests {
         honest.write(b"od").unwrap();
         honest.commit().unwrap();
         assert_eq!(store.read(&id.digest, 10).unwrap(), b"good");
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_leaves_nothing_and_other_interruptions_leave_what_they_had() {
+        let (_guard, store) = store();
+        let id = id_of(b"content");
+        let mut interrupted = writer(&store, &id);
+        interrupted.write(b"con").unwrap();
+        drop(interrupted);
+        let mut refused = writer(&store, &id);
+        assert_eq!(refused.written(), 3);
+        // A file that cannot be written stands for a disk that is full.
+        refused.file = File::open(store.partial(&id.digest)).unwrap();
+        assert!(matches!(refused.write(b"tent"), Err(BlobError::Write { .. })));
+        drop(refused);
+        assert!(!store.partial(&id.digest).exists());
+
+        // Nor does one stay that cannot be put in place.
+        fs::create_dir(store.path(&id.digest)).unwrap();
+        let mut whole = writer(&store, &id);
+        whole.write(b"content").unwrap();
+        assert!(matches!(whole.commit(), Err(BlobError::Write { .. })));
+        assert!(!store.partial(&id.digest).exists());
     }
 
     #[test]

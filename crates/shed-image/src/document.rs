@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 use serde::{Deserialize, de::DeserializeOwned};
 use shed_types::{Digest, ParseDigestError};
 
-use crate::{BlobError, BlobId, BlobStore};
+use crate::{BlobError, BlobId, BlobStore, ImageConfig};
 
 /// Longest document that is read, in bytes: what registries accept for a manifest (distribution specification,
 /// "Pushing Manifests").
@@ -77,10 +77,7 @@ pub(crate) fn parse_document(bytes: &[u8], digest: &Digest) -> Result<Document, 
 }
 
 /// Reads the config of an image.
-pub(crate) fn read_config(
-    blobs: &BlobStore,
-    digest: &Digest,
-) -> Result<Box<ImageConfiguration>, DocumentError> {
+pub(crate) fn read_config(blobs: &BlobStore, digest: &Digest) -> Result<ImageConfig, DocumentError> {
     parse(&blobs.read(digest, MAX_DOCUMENT)?, digest, "config of an image")
 }
 

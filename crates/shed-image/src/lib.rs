@@ -6,6 +6,7 @@
 
 mod archive;
 mod blobs;
+mod config;
 mod convert;
 mod disk;
 mod document;
@@ -20,10 +21,11 @@ mod store;
 mod tar;
 mod trailer;
 
-pub use archive::{ImportError, Platform, SaveError, import, save};
+pub use archive::{ImportError, IndexEntry, Platform, SaveError, import, save};
 pub use blobs::{
     BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher, SweepReport,
 };
+pub use config::ImageConfig;
 pub use convert::{ConvertError, EntryProblem, ImageLimits, convert};
 pub use disk::{
     BuildDiskError, CloneError, CloneMethod, DiskOptions, Mke2fs, UPPER_LABEL, clone_sparse, format_upper,

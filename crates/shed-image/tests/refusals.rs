@@ -246,6 +246,16 @@ fn documents_that_do_not_fit_are_refused() {
         let digest = manifest(&place, &config, &[descriptor(LAYER, &id)]);
         refused(&place, &digest, &limits, "sheds on this host need");
     }
+    // What a config does not say of its machine is the host's, and no layers need no list.
+    for (key, value) in [("os", Value::Null), ("architecture", "".into())] {
+        let mut config = good.clone();
+        config[key] = value;
+        let digest = manifest(&place, &config, &[descriptor(LAYER, &id)]);
+        fs::remove_file(converted(&place, &digest, &limits).unwrap()).unwrap();
+    }
+    fs::remove_file(converted(&place, &manifest(&place, &json!({}), &[]), &limits).unwrap()).unwrap();
+    let digest = manifest(&place, &json!({}), &[descriptor(LAYER, &id)]);
+    refused(&place, &digest, &limits, "1 layers, and its config has 0");
     let many = vec![descriptor(LAYER, &id); 1001];
     refused(&place, &manifest(&place, &good, &many), &limits, "1001 layers");
     let long = place.blobs.insert(&vec![b' '; (4 << 20) + 1]).unwrap();
@@ -482,6 +492,54 @@ fn images_are_chosen_by_name_and_platform() {
     assert_eq!(layout.import(None).unwrap(), two.digest);
     layout.index(&[named(&one, "x", Some("s390x"))]);
     says(layout.import(None), "but for: linux/s390x");
+}
+
+#[test]
+fn what_an_error_offers_in_a_nested_index_can_be_named() {
+    let place = Place::new();
+    let layout = Layout::new(&place);
+    let ((one, _), (two, _)) = (layout.image("one"), layout.image("two"));
+    let host = Platform::of_host();
+    let variant = |id: &BlobId, variant: &str| {
+        let mut value = descriptor(MANIFEST, id);
+        value["platform"] = json!({"os": host.os, "architecture": host.architecture, "variant": variant});
+        value
+    };
+    let inner = json!({"schemaVersion": 2, "manifests": [variant(&one, "a"), variant(&two, "b")]});
+    let inner = layout.put(inner.to_string().as_bytes());
+    let absent = BlobId { digest: DigestHasher::sha256_of(b"absent"), size: 6 };
+    let mut attestation = descriptor(MANIFEST, &absent);
+    attestation["annotations"] = json!({"vnd.docker.reference.type": "attestation-manifest"});
+    layout.index(&[attestation, descriptor(INDEX, &inner)]);
+    says(layout.import(None), two.digest.as_str());
+    assert_eq!(layout.import(Some(two.digest.as_str())).unwrap(), two.digest);
+    assert_eq!(layout.import(Some(one.digest.as_str())).unwrap(), one.digest);
+    layout.index(&[descriptor(INDEX, &absent), descriptor(INDEX, &inner)]);
+    assert_eq!(layout.import(Some(two.digest.as_str())).unwrap(), two.digest);
+    says(layout.import(Some("v3")), "no such image");
+}
+
+#[test]
+fn blobs_with_long_names_are_saved_and_come_back() {
+    let place = Place::new();
+    let layer = Layer::default().file("seed", b"long").end();
+    let mut hasher = DigestHasher::new(shed_types::DigestAlgorithm::Sha512);
+    hasher.update(&layer);
+    let id = BlobId { digest: hasher.finish(), size: layer.len() as u64 };
+    let shed_image::BeginBlob::Write(mut writer) = place.blobs.begin(&id).unwrap() else {
+        panic!("it is there")
+    };
+    writer.write(&layer).unwrap();
+    writer.commit().unwrap();
+    let diff_id = DigestHasher::sha256_of(&layer);
+    let digest = manifest(&place, &config([&diff_id]), &[descriptor(LAYER, &id)]);
+    let out = place.dir.join("saved.tar");
+    shed_image::save(&place.blobs, &digest, "example/tools:v1", &out, &Unwatched).unwrap();
+    let listed = run("tar", &["-tf", out.as_str()]);
+    assert!(listed.lines().any(|line| line == format!("blobs/sha512/{}", id.digest.hex())), "{listed}");
+    let other = Place::new();
+    assert_eq!(take(&other, &out, Some("v1")).unwrap(), digest);
+    assert!(other.blobs.verify(&id.digest).unwrap());
 }
 
 #[test]

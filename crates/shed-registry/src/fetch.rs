@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -14,8 +15,12 @@ use shed_image::{
     ImageStore, ImageWatch, Platform, convert,
 };
 use shed_types::{Digest, ImageName, ImageReference};
+use tokio::time::sleep;
 
 use crate::{PullError, blocking::blocking, progress::Progress, pull::Pull, session::Shared};
+
+/// How long to wait before looking again whether an image's lock is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(200);
 
 /// Says why there is no image of a reference. What was there before is there still.
 #[derive(Debug, thiserror::Error)]
@@ -78,39 +83,56 @@ impl Fetch<'_> {
             blobs: &blobs,
             max_bytes: self.limits.max_bytes,
         };
-        let manifest = pull.run(&*watch).await?;
         let abandoned = Arc::new(AtomicBool::new(false));
-        let made = Made {
+        let mut made = Made {
             store: self.store.clone(),
             name: self.name.clone(),
             reference: self.reference.clone(),
             limits: self.limits,
-            blobs,
-            manifest,
-            watch: Wanted { watch, abandoned: Arc::clone(&abandoned) },
+            blobs: blobs.clone(),
+            watch: Wanted { watch: Arc::clone(&watch), abandoned: Arc::clone(&abandoned) },
             _hold: hold,
             lock,
         };
         let _leaving = SetOnDrop(abandoned);
-        blocking(move || made.make()).await?;
+        let manifest = pull.run(&*watch).await?;
+        let repaired = blocking(move || match made.make(&manifest) {
+            Err(error) if made.discard_damaged(&manifest, &error) => Ok(Some(made)),
+            done => done.map(|()| None),
+        });
+        if let Some(again) = repaired.await? {
+            made = again;
+            // Its blobs are good now, so a second failure is the image's own.
+            let manifest = pull.run(&*watch).await?;
+            blocking(move || made.make(&manifest)).await?;
+        }
         Ok(true)
     }
 
     /// Waits for the lock of the image.
     async fn lock(&self, watch: &dyn ImageWatch) -> Result<ImageLock, FetchError> {
-        let (store, name) = (self.store.clone(), self.name.clone());
-        let at_once = blocking(move || {
-            fs::create_dir_all(store.dir())?;
-            store.try_lock(&name)
-        });
-        if let Some(lock) = at_once.await.map_err(|error| self.no_lock(error))? {
+        let store = self.store.clone();
+        let made = blocking(move || fs::create_dir_all(store.dir())).await;
+        made.map_err(|error| self.no_lock(error))?;
+        if let Some(lock) = self.try_lock().await? {
             return Ok(lock);
         }
-        let (store, name) = (self.store.clone(), self.name.clone());
         let progress = Progress::at(ImageStep::Wait);
-        // A thread that waits cannot be called off; when its turn comes, it finds nobody who wants the lock.
-        let waited = progress.watched(watch, blocking(move || store.lock(&name))).await;
-        waited.ok_or(PullError::Cancelled)?.map_err(|error| self.no_lock(error))
+        let waiting = async {
+            loop {
+                // A flock has no event, and a thread that waits in it cannot be called off.
+                sleep(LOCK_PAUSE).await;
+                if let Some(lock) = self.try_lock().await? {
+                    return Ok(lock);
+                }
+            }
+        };
+        progress.watched(watch, waiting).await.ok_or(PullError::Cancelled)?
+    }
+
+    async fn try_lock(&self) -> Result<Option<ImageLock>, FetchError> {
+        let (store, name) = (self.store.clone(), self.name.clone());
+        blocking(move || store.try_lock(&name)).await.map_err(|error| self.no_lock(error))
     }
 
     fn no_lock(&self, source: io::Error) -> FetchError {
@@ -126,19 +148,18 @@ struct Made {
     reference: ImageReference,
     limits: ImageLimits,
     blobs: BlobStore,
-    manifest: Digest,
     watch: Wanted,
     _hold: BlobUse,
     lock: ImageLock,
 }
 
 impl Made {
-    fn make(&self) -> Result<(), FetchError> {
+    fn make(&self, manifest: &Digest) -> Result<(), FetchError> {
         let out = self.store.temporary(&self.name);
         let install = |source| FetchError::Install { path: self.store.rootfs(&self.name), source };
         // Left by a process of the same number that was killed here.
         remove(&out).map_err(install)?;
-        let result = self.convert(&out).and_then(|()| {
+        let result = self.convert(manifest, &out).and_then(|()| {
             let source = self.reference.to_string();
             self.store.install(&self.lock, &self.name, &out, &source).map_err(install)
         });
@@ -150,13 +171,48 @@ impl Made {
         result
     }
 
-    fn convert(&self, out: &Utf8Path) -> Result<(), FetchError> {
+    fn convert(&self, manifest: &Digest, out: &Utf8Path) -> Result<(), FetchError> {
         let options = DiskOptions::default();
-        let made = convert(&self.blobs, &self.manifest, out, &options, &self.limits, &self.watch);
+        let made = convert(&self.blobs, manifest, out, &options, &self.limits, &self.watch);
         let failed = |source| FetchError::Convert { reference: Box::new(self.reference.clone()), source };
         let _trailer = made.map_err(failed)?;
         Ok(())
     }
+
+    /// Removes blobs whose damage may be the reason of an error; returns whether there is something to fetch again.
+    fn discard_damaged(&self, manifest: &Digest, error: &FetchError) -> bool {
+        let FetchError::Convert { source, .. } = error else { return false };
+        if !may_be_damage(source) {
+            return false;
+        }
+        match self.blobs.discard_damaged(manifest) {
+            Ok(absent) => {
+                for digest in &absent {
+                    tracing::warn!(%digest, "a blob was damaged in the store and is fetched again");
+                }
+                !absent.is_empty()
+            }
+            Err(problem) => {
+                let problem = shed_types::error_chain(&problem);
+                tracing::warn!(%problem, "cannot look for damaged blobs");
+                false
+            }
+        }
+    }
+}
+
+/// Tells whether content that is other than its digest can be the reason. All others are not worth hashing an image for.
+const fn may_be_damage(error: &ConvertError) -> bool {
+    matches!(
+        error,
+        ConvertError::Document(_)
+            | ConvertError::Blob { .. }
+            | ConvertError::Size { .. }
+            | ConvertError::Archive { .. }
+            | ConvertError::Entry { .. }
+            | ConvertError::OtherContent { .. }
+            | ConvertError::Changed { .. }
+    )
 }
 
 /// Removes a file that may not be there.

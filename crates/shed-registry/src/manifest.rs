@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use serde::Deserialize;
-use shed_image::Platform;
+use shed_image::{ImageConfig, IndexEntry, Platform};
 use shed_types::Digest;
 
 use crate::error::clean;
@@ -25,9 +25,6 @@ const MAX_LAYERS: usize = 1000;
 /// What is asked for with `Accept`.
 pub(crate) const ACCEPTED: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 
-/// Marks a manifest in an index that is no image but a statement about one (Docker's buildkit).
-const ATTESTATION: &str = "vnd.docker.reference.type";
-
 /// How many platforms an error lists.
 const MAX_LISTED: usize = 24;
 
@@ -39,6 +36,8 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     #[serde(default)]
     platform: Option<Machine>,
+    #[serde(default)]
+    artifact_type: String,
     #[serde(default)]
     annotations: BTreeMap<String, String>,
 }
@@ -154,43 +153,24 @@ impl Image {
     }
 }
 
-/// Chooses what an index has for a platform; without one, tells what there is instead.
-///
-/// A variant that is not asked for may be any, one that is not said fits all; what says the same as is asked goes first.
+/// Chooses what an index has for a platform, of equals the first; without one, tells what there is instead.
 pub(crate) fn choose<'a>(manifests: &'a [Descriptor], wanted: &Platform) -> Result<&'a Descriptor, String> {
-    let images: Vec<_> = manifests.iter().filter(|entry| !entry.is_statement()).collect();
-    let fit = |entry: &Descriptor| match &entry.platform {
-        Some(machine) => machine.fit(wanted),
-        // Without a word about it, only when there is nothing to choose from; its config will tell.
-        None => (images.len() == 1).then_some(0),
-    };
-    let ranked = images.iter().filter_map(|&entry| Some((fit(entry)?, entry)));
-    // The first of the best.
-    let best = ranked.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map(|(_, entry)| entry).ok_or_else(|| listed(&images))
+    wanted.best(manifests, Descriptor::said).first().copied().ok_or_else(|| listed(manifests))
 }
 
 impl Descriptor {
-    /// Tells whether it is no image but a statement about one.
-    fn is_statement(&self) -> bool {
-        self.annotations.contains_key(ATTESTATION)
-            || self.platform.as_ref().is_some_and(|machine| machine.os == "unknown")
+    /// Returns what an index says of this entry.
+    fn said(&self) -> IndexEntry {
+        let platform = self.platform.clone().map(|Machine { os, architecture, variant }| Platform {
+            os,
+            architecture,
+            variant,
+        });
+        IndexEntry::of(platform, &self.artifact_type, self.annotations.keys().map(String::as_str))
     }
 }
 
 impl Machine {
-    /// Tells how well it fits: the more the better.
-    fn fit(&self, wanted: &Platform) -> Option<u8> {
-        if self.os != wanted.os || self.architecture != wanted.architecture {
-            return None;
-        }
-        match (self.variant.as_str(), wanted.variant.as_str()) {
-            (ours, theirs) if ours == theirs => Some(2),
-            ("", _) | (_, "") => Some(1),
-            _ => None,
-        }
-    }
-
     fn written(&self) -> String {
         let mut text = format!("{}/{}", self.os, self.architecture);
         if !self.variant.is_empty() {
@@ -200,30 +180,43 @@ impl Machine {
     }
 }
 
-fn listed(images: &[&Descriptor]) -> String {
-    let written = |entry: &&Descriptor| {
-        entry.platform.as_ref().map_or_else(|| "one that is not said".to_owned(), Machine::written)
+fn listed(manifests: &[Descriptor]) -> String {
+    let written = |entry: &Descriptor| match entry.said() {
+        IndexEntry::NoImage => None,
+        IndexEntry::Unsaid => Some("one that is not said".to_owned()),
+        IndexEntry::For(platform) => Some(self::written(&platform)),
     };
-    let mut names: Vec<String> = images.iter().take(MAX_LISTED).map(written).collect();
-    names.extend((images.len() > MAX_LISTED).then(|| format!("{} more", images.len() - MAX_LISTED)));
+    let mut names: Vec<String> = manifests.iter().filter_map(written).collect();
+    let more = names.len().saturating_sub(MAX_LISTED);
+    names.truncate(MAX_LISTED);
+    names.extend((more > 0).then(|| format!("{more} more")));
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
-/// Checks that a config is one of the platform; what it does not say fits.
-///
-/// # Errors
-/// With the platform that it is for.
-pub(crate) fn check_config(bytes: &[u8], wanted: &Platform) -> Result<(), String> {
-    // A list would be read as an object whose fields are all left out.
-    let is_object = bytes.trim_ascii_start().starts_with(b"{");
-    let Some(machine) = serde_json::from_slice::<Machine>(bytes).ok().filter(|_| is_object) else {
-        return Err("something that is no machine: its config is not an image's".to_owned());
-    };
-    let same = |ours: &str, theirs: &str| ours.is_empty() || theirs.is_empty() || ours == theirs;
-    let fits = same(&machine.os, &wanted.os)
-        && same(&machine.architecture, &wanted.architecture)
-        && same(&machine.variant, &wanted.variant);
-    if fits { Ok(()) } else { Err(machine.written()) }
+/// Why a config cannot be that of the image that is wanted.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ConfigProblem {
+    /// With the reason.
+    NoConfig(String),
+    /// With the platform that it is for.
+    Platform(String),
+}
+
+/// Checks that a config is one of the platform, and of an image with so many layers: the same that conversion asks, but
+/// before the layers have come.
+pub(crate) fn check_config(bytes: &[u8], wanted: &Platform, layers: usize) -> Result<(), ConfigProblem> {
+    let config = ImageConfig::parse(bytes).map_err(|error| {
+        ConfigProblem::NoConfig(format!("its config is not an image's: {}", clean(&error.to_string())))
+    })?;
+    if !config.is_for(wanted) {
+        return Err(ConfigProblem::Platform(written(&config.platform)));
+    }
+    let named = config.diff_ids.len();
+    if named != layers {
+        let reason = format!("it has {layers} layers, and its config names {named}");
+        return Err(ConfigProblem::NoConfig(reason));
+    }
+    Ok(())
 }
 
 /// Returns a platform as it is written.
@@ -297,11 +290,9 @@ mod tests {
             );
             serde_json::from_str::<Descriptor>(&entry(byte, &machine)).unwrap()
         };
-        let attestation = format!(
-            r#","platform":{{"os":"linux","architecture":"amd64"}},"annotations":{{"{ATTESTATION}":"attestation-manifest"}}"#
-        );
+        let attestation = r#","platform":{"os":"linux","architecture":"amd64"},"annotations":{"vnd.docker.reference.type":"attestation-manifest"}"#;
         let entries = [
-            serde_json::from_str(&entry("00", &attestation)).unwrap(),
+            serde_json::from_str(&entry("00", attestation)).unwrap(),
             for_machine("01", "linux", "arm", "v6"),
             for_machine("02", "linux", "arm", "v7"),
             for_machine("03", "linux", "arm64", ""),
@@ -329,15 +320,25 @@ mod tests {
         assert_eq!(choose(&[], &platform("linux", "amd64", "")).unwrap_err(), "nothing");
         let only = [serde_json::from_str::<Descriptor>(&entry("07", "")).unwrap()];
         assert!(choose(&only, &platform("linux", "amd64", "")).is_ok());
+        // One of which nothing is said goes last, and its config tells then.
+        let beside = [only[0].clone(), for_machine("08", "linux", "amd64", "v2")];
+        let chosen = choose(&beside, &platform("linux", "amd64", "")).unwrap();
+        assert_eq!(chosen.digest.to_string(), digest("08"));
+        let chosen = choose(&beside, &platform("linux", "arm64", "")).unwrap();
+        assert_eq!(chosen.digest.to_string(), digest("07"));
     }
 
     #[test]
     fn a_config_of_another_machine_is_noticed() {
         let amd = platform("linux", "amd64", "");
-        assert_eq!(check_config(br#"{"os":"linux","architecture":"amd64","config":{}}"#, &amd), Ok(()));
-        assert_eq!(check_config(b"{}", &amd), Ok(()));
-        let other = check_config(br#"{"os":"linux","architecture":"arm64","variant":"v8"}"#, &amd);
-        assert_eq!(other, Err("linux/arm64/v8".to_owned()));
-        assert!(check_config(b"[]", &amd).is_err());
+        let full = br#"{"os":"linux","architecture":"amd64","config":{},"rootfs":{"diff_ids":["a"]}}"#;
+        assert_eq!(check_config(full, &amd, 1), Ok(()));
+        assert_eq!(check_config(b"{}", &amd, 0), Ok(()));
+        let other = check_config(br#"{"os":"linux","architecture":"arm64","variant":"v8"}"#, &amd, 0);
+        assert_eq!(other, Err(ConfigProblem::Platform("linux/arm64/v8".to_owned())));
+        for (bytes, layers) in [(b"[]".as_slice(), 0), (b"{}", 1), (full, 2), (full, 0)] {
+            let problem = check_config(bytes, &amd, layers);
+            assert!(matches!(problem, Err(ConfigProblem::NoConfig(_))), "{problem:?}");
+        }
     }
 }

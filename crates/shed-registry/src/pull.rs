@@ -12,7 +12,9 @@ use crate::{
     blocking::blocking,
     download::{Flaw, download},
     error::{RequestError, clean},
-    manifest::{ACCEPTED, Descriptor, Image, MAX_MANIFEST, Manifest, check_config, choose, written},
+    manifest::{
+        ACCEPTED, ConfigProblem, Descriptor, Image, MAX_MANIFEST, Manifest, check_config, choose, written,
+    },
     progress::Progress,
     repository::Version,
     retry::Tries,
@@ -100,8 +102,10 @@ impl Pull<'_> {
         progress.begin(size, image.layers.len());
         // The config first: it tells whether the rest is wanted at all.
         let (config, layers) = all.split_first().expect("an image has a config");
+        // It is read at once, and small, so that a damaged one can be noticed before it is taken for present.
+        self.discard_if_damaged(&config.digest).await?;
         self.blob(&session, &hold, config, progress).await?;
-        self.check_platform(config).await?;
+        self.check_config(config, image.layers.len()).await?;
         let mut coming = Vec::new();
         for layer in layers {
             coming.push(self.layer(&session, &hold, layer, &image, progress));
@@ -169,6 +173,8 @@ impl Pull<'_> {
                 return Err(self.lie(digest, format!("{found} where it says {expected}")));
             }
         }
+        // One that is damaged would be taken for present.
+        self.discard_if_damaged(&digest).await?;
         self.store(hold, &digest, bytes.clone()).await.map_err(|source| self.broken_store(source))?;
         Ok((digest, bytes))
     }
@@ -180,6 +186,16 @@ impl Pull<'_> {
         sink.restart().await?;
         sink.write(Bytes::from(bytes)).await?;
         sink.commit().await
+    }
+
+    /// Removes a blob that was damaged in the store.
+    async fn discard_if_damaged(&self, digest: &Digest) -> Result<(), PullError> {
+        let (blobs, wanted) = (self.blobs.clone(), digest.clone());
+        let removed = blocking(move || blobs.discard_if_damaged(&wanted)).await;
+        if removed.map_err(|source| self.broken_store(source))? {
+            tracing::warn!(%digest, "a blob was damaged in the store and is fetched again");
+        }
+        Ok(())
     }
 
     async fn layer(
@@ -210,12 +226,16 @@ impl Pull<'_> {
         })
     }
 
-    /// Looks into the config whether the image is for the platform: without an index nothing else says it.
-    async fn check_platform(&self, config: &Descriptor) -> Result<(), PullError> {
+    /// Looks into the config whether the image is for the platform, which without an index nothing else says, and whether
+    /// it can be converted when its layers have come.
+    async fn check_config(&self, config: &Descriptor, layers: usize) -> Result<(), PullError> {
         let (blobs, digest) = (self.blobs.clone(), config.digest.clone());
         let bytes = blocking(move || blobs.read(&digest, MAX_MANIFEST)).await;
         let bytes = bytes.map_err(|source| self.broken_store(source))?;
-        check_config(&bytes, self.platform).map_err(|available| self.no_platform(available))
+        check_config(&bytes, self.platform, layers).map_err(|problem| match problem {
+            ConfigProblem::NoConfig(reason) => self.no_image(reason),
+            ConfigProblem::Platform(available) => self.no_platform(available),
+        })
     }
 
     fn reference(&self) -> Box<ImageReference> {

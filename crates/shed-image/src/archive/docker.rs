@@ -2,9 +2,7 @@
 //!
 //! Such an image has no manifest. One is made of its parts, always the same one of the same archive.
 
-use oci_spec::image::{
-    Descriptor, DescriptorBuilder, Digest as OciDigest, ImageConfiguration, ImageManifestBuilder, MediaType,
-};
+use oci_spec::image::{Descriptor, DescriptorBuilder, Digest as OciDigest, ImageManifestBuilder, MediaType};
 use serde::Deserialize;
 use shed_types::Digest;
 
@@ -13,7 +11,7 @@ use super::{
     index::{is_named, list},
     source::read_some,
 };
-use crate::{BlobId, DigestHasher, convert::Compression, document::MAX_DOCUMENT};
+use crate::{BlobId, DigestHasher, ImageConfig, convert::Compression, document::MAX_DOCUMENT};
 
 /// The file with the list of images.
 pub(super) const LIST: &str = "manifest.json";
@@ -36,10 +34,13 @@ struct Listed {
 pub(super) fn import(task: &Import<'_>, wanted: Option<&str>) -> Result<Digest, ImportError> {
     let listed = choose(task, wanted)?;
     let config = task.files.read(&listed.config, MAX_DOCUMENT)?;
-    let parsed: ImageConfiguration = serde_json::from_slice(&config)
-        .map_err(|source| ImportError::Parse { path: task.path(), name: listed.config.clone(), source })?;
+    let parsed = ImageConfig::parse(&config).map_err(|source| ImportError::Parse {
+        path: task.path(),
+        name: listed.config.clone(),
+        source,
+    })?;
     let layers = listed.layers.unwrap_or_default();
-    let diff_ids = parsed.rootfs().diff_ids();
+    let diff_ids = &parsed.diff_ids;
     if layers.len() > MAX_LAYERS || layers.len() != diff_ids.len() {
         return Err(ImportError::Layers { layers: layers.len(), diff_ids: diff_ids.len() });
     }

@@ -7,24 +7,24 @@
 use std::{cell::Cell, io};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use oci_spec::{
-    OciSpecError,
-    image::{Descriptor, ImageConfiguration},
-};
+use oci_spec::{OciSpecError, image::Descriptor};
 use shed_types::Digest;
 
 use super::{
     INDEX, Platform, docker,
-    index::{Choice, blob_name, choose},
+    index::{Choice, blob_name, choose, is_index},
     source::{Files, Opened, PIECE, SourceError, read_some},
 };
 use crate::{
-    BeginBlob, BlobError, BlobId, BlobStore, ImageLimits, ImageProgress, ImageStep, ImageWatch,
+    BeginBlob, BlobError, BlobId, BlobStore, ImageConfig, ImageLimits, ImageProgress, ImageStep, ImageWatch,
     document::{Document, DocumentError, MAX_DOCUMENT, blob_id, parse_document, read_config},
 };
 
 /// How deep indexes lie in each other at most.
 const MAX_NESTING: usize = 8;
+
+/// How many indexes are searched for a name at most, in all of an archive.
+const MAX_SEARCHED: usize = 100;
 
 /// Says why an archive was not imported.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +56,7 @@ pub enum ImportError {
     Several { path: Utf8PathBuf, names: String },
     #[error("{path} has no image for {wanted}, but for: {found}")]
     Platform { path: Utf8PathBuf, wanted: String, found: String },
-    #[error("the indexes in {path} lie more than {MAX_NESTING} deep in each other")]
+    #[error("the indexes in {path} lie more than {MAX_NESTING} deep in each other, or are too many")]
     Nested { path: Utf8PathBuf },
     #[error("the image has {layers} layers, and its config has {diff_ids}, or more than 1000")]
     Layers { layers: usize, diff_ids: usize },
@@ -140,20 +140,10 @@ impl Import<'_> {
         let index: oci_spec::image::ImageIndex = serde_json::from_slice(&bytes)
             .map_err(|source| ImportError::Parse { path: self.path(), name: INDEX.to_owned(), source })?;
         let top = crate::DigestHasher::sha256_of(&bytes);
-        let mut descriptor = self.choose(index.manifests(), name)?;
+        let mut searched = 0;
+        let mut descriptor = self.find(index.manifests(), &top, name, &mut searched)?;
         for _ in 0..MAX_NESTING {
-            let id = blob_id(&descriptor, &top)?;
-            let bytes = self.files.read(&blob_name(&id.digest), MAX_DOCUMENT)?;
-            if bytes.len() as u64 != id.size {
-                let (name, found) = (blob_name(&id.digest), bytes.len() as u64);
-                return Err(ImportError::Size { path: self.path(), name, found, expected: id.size });
-            }
-            let mut hasher = crate::DigestHasher::new(id.digest.algorithm());
-            hasher.update(&bytes);
-            let found = hasher.finish();
-            if found != id.digest {
-                return Err(BlobError::OtherContent { expected: id.digest, found }.into());
-            }
+            let (id, bytes) = self.document(&descriptor, &top)?;
             match parse_document(&bytes, &id.digest)? {
                 Document::Index(index) => descriptor = self.choose(index.manifests(), None)?,
                 Document::Manifest(manifest) => {
@@ -172,9 +162,15 @@ impl Import<'_> {
                         self.check_size(blob)?;
                     }
                     self.expect(total, layers.len());
+                    // It is read at once, and small: if the store's is damaged, the archive has a good one.
+                    self.blobs.discard_if_damaged(&config.digest)?;
                     self.copy(&config, &blob_name(&config.digest))?;
                     let config = read_config(self.blobs, &config.digest)?;
                     self.check_platform(&config)?;
+                    if config.diff_ids.len() != layers.len() {
+                        let (layers, diff_ids) = (layers.len(), config.diff_ids.len());
+                        return Err(ImportError::Layers { layers, diff_ids });
+                    }
                     for layer in &layers {
                         self.copy_layer(layer, &blob_name(&layer.digest))?;
                     }
@@ -184,6 +180,57 @@ impl Import<'_> {
             }
         }
         Err(ImportError::Nested { path: self.path() })
+    }
+
+    /// Reads a manifest or an index and compares it with what names it; that is in the document `of`.
+    fn document(&self, descriptor: &Descriptor, of: &Digest) -> Result<(BlobId, Vec<u8>), ImportError> {
+        let id = blob_id(descriptor, of)?;
+        let bytes = self.files.read(&blob_name(&id.digest), MAX_DOCUMENT)?;
+        if bytes.len() as u64 != id.size {
+            let (name, found) = (blob_name(&id.digest), bytes.len() as u64);
+            return Err(ImportError::Size { path: self.path(), name, found, expected: id.size });
+        }
+        let mut hasher = crate::DigestHasher::new(id.digest.algorithm());
+        hasher.update(&bytes);
+        let found = hasher.finish();
+        if found != id.digest {
+            return Err(BlobError::OtherContent { expected: id.digest, found }.into());
+        }
+        Ok((id, bytes))
+    }
+
+    /// Chooses among what an index names. What has a name that is not there may have it in an index below, and this is
+    /// then where an error's digest is found again.
+    fn find(
+        &self,
+        descriptors: &[Descriptor],
+        of: &Digest,
+        name: Option<&str>,
+        searched: &mut usize,
+    ) -> Result<Descriptor, ImportError> {
+        let chosen = self.choose(descriptors, name);
+        if name.is_none() || !matches!(chosen, Err(ImportError::NoSuch { .. })) {
+            return chosen;
+        }
+        for descriptor in descriptors.iter().filter(|descriptor| is_index(descriptor)) {
+            // Also bounds how deep it goes.
+            *searched += 1;
+            if *searched > MAX_SEARCHED {
+                return Err(ImportError::Nested { path: self.path() });
+            }
+            let (id, bytes) = match self.document(descriptor, of) {
+                Ok(found) => found,
+                // Archives need not have all that their indexes name.
+                Err(ImportError::Source(_)) => continue,
+                Err(error) => return Err(error),
+            };
+            let Document::Index(index) = parse_document(&bytes, &id.digest)? else { continue };
+            match self.find(index.manifests(), &id.digest, name, searched) {
+                Err(ImportError::NoSuch { .. }) => {}
+                found => return found,
+            }
+        }
+        chosen
     }
 
     fn choose(&self, descriptors: &[Descriptor], name: Option<&str>) -> Result<Descriptor, ImportError> {
@@ -200,12 +247,11 @@ impl Import<'_> {
     }
 
     /// Compares what a config says with the platform that is wanted.
-    pub(super) fn check_platform(&self, config: &ImageConfiguration) -> Result<(), ImportError> {
-        let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
-        if os == self.platform.os && architecture == self.platform.architecture {
+    pub(super) fn check_platform(&self, config: &ImageConfig) -> Result<(), ImportError> {
+        if config.is_for(self.platform) {
             return Ok(());
         }
-        let found = format!("{os}/{architecture}");
+        let found = format!("{}/{}", config.platform.os, config.platform.architecture);
         Err(ImportError::Platform { path: self.path(), wanted: self.wanted(), found })
     }
 
@@ -303,6 +349,7 @@ impl Import<'_> {
 
     /// Puts bytes whose digest was compared into the store.
     fn insert_as(&self, id: &BlobId, bytes: &[u8]) -> Result<(), ImportError> {
+        self.blobs.discard_if_damaged(&id.digest)?;
         if let BeginBlob::Write(mut writer) = self.blobs.begin(id)? {
             writer.restart()?;
             writer.write(bytes)?;

@@ -1,6 +1,9 @@
-//! Which of the images in an archive is meant, by its names and by the machine it is for.
+//! Which of the images in an index is meant, by its names and by the machine it is for. Import calls it for archives, and
+//! pull for what registries have.
 
-use oci_spec::image::Descriptor;
+use std::collections::BTreeSet;
+
+use oci_spec::image::{Descriptor, MediaType};
 use shed_types::{Digest, ImageReference};
 
 use super::{CONTAINERD_NAME, Platform, REF_NAME};
@@ -38,15 +41,90 @@ pub(super) fn names(descriptor: &Descriptor) -> Vec<&str> {
     [CONTAINERD_NAME, REF_NAME].into_iter().filter_map(annotation).map(String::as_str).collect()
 }
 
-/// Tells whether an image in an index can be for a machine: it says so, or says nothing. Attestations, which some
-/// builders add, are for none.
-pub(super) fn may_be_for(descriptor: &Descriptor, platform: &Platform) -> bool {
-    descriptor.platform().as_ref().is_none_or(|found| {
-        found.os().to_string() == platform.os
-            && found.architecture().to_string() == platform.architecture
-            && (platform.variant.is_empty()
-                || found.variant().as_ref().is_none_or(|variant| *variant == platform.variant))
-    })
+/// Marks a manifest in an index that is no image but a statement about one (Docker's buildkit).
+const ATTESTATION: &str = "vnd.docker.reference.type";
+
+/// Types of the configs of images; an artifact has another one (OCI image specification, "Guidelines for Artifact Usage").
+const IMAGE_CONFIGS: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
+/// What an index says that one of its entries is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum IndexEntry {
+    /// An attestation or another artifact.
+    NoImage,
+    /// An image or an index, and for which machine is not said.
+    Unsaid,
+    /// An image for this machine.
+    For(Platform),
+}
+
+impl IndexEntry {
+    /// Reads an entry from its platform, the type of artifact that it says (empty if none), and the names of its
+    /// annotations.
+    #[must_use]
+    pub fn of<'a>(
+        platform: Option<Platform>,
+        artifact_type: &str,
+        annotations: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let is_artifact = !artifact_type.is_empty() && !IMAGE_CONFIGS.contains(&artifact_type);
+        if is_artifact || annotations.into_iter().any(|name| name == ATTESTATION) {
+            return Self::NoImage;
+        }
+        match platform {
+            Some(platform) if platform.os == "unknown" => Self::NoImage,
+            Some(platform) if platform.os.is_empty() && platform.architecture.is_empty() => Self::Unsaid,
+            Some(platform) => Self::For(platform),
+            None => Self::Unsaid,
+        }
+    }
+
+    /// Tells how well it fits a machine: the more the better. A variant that is not asked for may be any, and one that
+    /// is not said fits all; what says the same as is asked goes first, and last what says nothing at all.
+    fn fit(&self, wanted: &Platform) -> Option<u8> {
+        match self {
+            Self::NoImage => None,
+            Self::Unsaid => Some(0),
+            Self::For(found) if found.os != wanted.os || found.architecture != wanted.architecture => None,
+            Self::For(found) if found.variant == wanted.variant => Some(2),
+            Self::For(found) => (found.variant.is_empty() || wanted.variant.is_empty()).then_some(1),
+        }
+    }
+}
+
+impl Platform {
+    /// Returns those entries of an index that fit this platform best, in their order: none, one, or several that fit
+    /// equally well.
+    pub fn best<'e, E>(
+        &self,
+        entries: impl IntoIterator<Item = &'e E>,
+        said: impl Fn(&E) -> IndexEntry,
+    ) -> Vec<&'e E> {
+        let fitting = entries.into_iter().filter_map(|entry| Some((said(entry).fit(self)?, entry)));
+        let ranked: Vec<_> = fitting.collect();
+        let best = ranked.iter().map(|(rank, _)| *rank).max();
+        ranked.into_iter().filter(|(rank, _)| Some(*rank) == best).map(|(_, entry)| entry).collect()
+    }
+}
+
+/// Returns what an index says of an entry.
+fn said(descriptor: &Descriptor) -> IndexEntry {
+    let platform = descriptor.platform().as_ref().map(|found| Platform {
+        os: found.os().to_string(),
+        architecture: found.architecture().to_string(),
+        variant: found.variant().clone().unwrap_or_default(),
+    });
+    let artifact_type = descriptor.artifact_type().as_ref().map(ToString::to_string).unwrap_or_default();
+    let annotations = descriptor.annotations().iter().flat_map(|all| all.keys()).map(String::as_str);
+    IndexEntry::of(platform, &artifact_type, annotations)
+}
+
+/// Tells whether an entry is an index in an index.
+pub(super) fn is_index(descriptor: &Descriptor) -> bool {
+    const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let media_type = descriptor.media_type();
+    *media_type == MediaType::ImageIndex || media_type.to_string() == DOCKER_LIST
 }
 
 /// Chooses among what an index names; `Err` has the names there are.
@@ -66,14 +144,14 @@ pub(super) fn choose(
     if all.is_empty() {
         return Err(Choice::NoSuch(describe(descriptors)));
     }
-    let mut fitting: Vec<&Descriptor> =
-        all.iter().copied().filter(|descriptor| may_be_for(descriptor, platform)).collect();
-    // One image can have several names.
-    fitting.dedup_by(|a, b| a.digest() == b.digest());
+    let mut fitting = platform.best(all.iter().copied(), said);
+    // One image can have several names, anywhere in the index.
+    let mut seen = BTreeSet::new();
+    fitting.retain(|descriptor| seen.insert(descriptor.digest().to_string()));
     match fitting.as_slice() {
         [] => Err(Choice::Platform(platforms(&all))),
         [one] => Ok((*one).clone()),
-        [..] => Err(Choice::Several(describe(descriptors))),
+        several @ [..] => Err(Choice::Several(describe(several.iter().copied()))),
     }
 }
 
@@ -88,8 +166,8 @@ pub(super) enum Choice {
 /// Most names in an error.
 const MAX_LISTED: usize = 20;
 
-fn describe(descriptors: &[Descriptor]) -> String {
-    list(descriptors.iter().map(|descriptor| match names(descriptor).first() {
+fn describe<'d>(descriptors: impl IntoIterator<Item = &'d Descriptor>) -> String {
+    list(descriptors.into_iter().map(|descriptor| match names(descriptor).first() {
         Some(name) => (*name).to_owned(),
         None => descriptor.digest().to_string(),
     }))
@@ -139,5 +217,70 @@ mod tests {
         {
             assert!(!is_named(wanted, given), "{wanted} {given}");
         }
+    }
+
+    fn entry(byte: &str, rest: &serde_json::Value) -> Descriptor {
+        let mut entry = serde_json::json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json", "size": 3,
+            "digest": format!("sha256:{}", byte.repeat(32)),
+        });
+        entry.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+        serde_json::from_value(entry).unwrap()
+    }
+
+    #[test]
+    fn what_fits_best_is_chosen_and_only_equals_are_several() {
+        use serde_json::json;
+        let machine = |variant: Option<&str>| match variant {
+            Some(variant) => {
+                json!({"platform": {"os": "linux", "architecture": "amd64", "variant": variant}})
+            }
+            None => json!({"platform": {"os": "linux", "architecture": "amd64"}}),
+        };
+        let (plain, v2, v3) = (
+            entry("01", &machine(None)),
+            entry("02", &machine(Some("v2"))),
+            entry("03", &machine(Some("v3"))),
+        );
+        let unsaid = entry("04", &json!({}));
+        let also_unsaid = entry("05", &json!({}));
+        let mut attested = machine(None);
+        attested["annotations"] = json!({ATTESTATION: "attestation-manifest"});
+        let attested = entry("06", &attested);
+        let unknown = entry("07", &json!({"platform": {"os": "unknown", "architecture": "unknown"}}));
+        let mut artifact = machine(None);
+        artifact["artifactType"] = "application/vnd.example.sbom".into();
+        let artifact = entry("08", &artifact);
+        let mut image = machine(None);
+        image["artifactType"] = IMAGE_CONFIGS[0].into();
+        let image = entry("09", &image);
+        let platform = |variant: &str| Platform {
+            os: "linux".to_owned(),
+            architecture: "amd64".to_owned(),
+            variant: variant.to_owned(),
+        };
+        for (entries, variant, expected) in [
+            (vec![&v2, &plain], "", Some(&plain)),
+            (vec![&plain, &v2], "v2", Some(&v2)),
+            (vec![&v2, &plain], "v3", Some(&plain)),
+            (vec![&v2], "", Some(&v2)),
+            (vec![&v2, &v3], "", None),
+            (vec![&unsaid, &v2, &also_unsaid], "", Some(&v2)),
+            (vec![&unsaid, &also_unsaid], "", None),
+            (vec![&attested, &unsaid, &unknown, &artifact], "", Some(&unsaid)),
+            (vec![&attested, &plain, &plain, &unknown, &artifact], "", Some(&plain)),
+            (vec![&artifact, &image], "", Some(&image)),
+            // The same image under two names, with another one between.
+            (vec![&v2, &unsaid, &v2], "", Some(&v2)),
+        ] {
+            let entries: Vec<Descriptor> = entries.into_iter().cloned().collect();
+            match (choose(&entries, None, &platform(variant)), expected) {
+                (Ok(chosen), Some(expected)) => assert_eq!(chosen.digest(), expected.digest()),
+                (Err(Choice::Several(_)), None) => {}
+                (other, _) => panic!("{other:?} of {entries:?}"),
+            }
+        }
+        let none = choose(&[attested, artifact], None, &platform(""));
+        assert!(matches!(none, Err(Choice::Platform(_))), "{none:?}");
     }
 }

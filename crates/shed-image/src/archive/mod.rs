@@ -7,10 +7,11 @@ mod save;
 mod source;
 
 pub use import::{ImportError, import};
+pub use index::IndexEntry;
 pub use save::{SaveError, save};
 
 /// A machine that an image can be for, in the words of the OCI image specification ("Image index", `platform`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Platform {
     /// Like `linux`.
     pub os: String,

@@ -121,28 +121,27 @@ fn write(
     task: &mut Save<'_>,
 ) -> io::Result<()> {
     let mut tar = ::tar::Builder::new(BufWriter::with_capacity(1 << 18, file));
-    tar.append(&header(LAYOUT, LAYOUT_CONTENT.len() as u64)?, LAYOUT_CONTENT.as_bytes())?;
-    tar.append(&header(INDEX, index.len() as u64)?, index.as_bytes())?;
+    // Names of more than 100 characters, which SHA-512 makes, get an entry of their own before their file's.
+    tar.append_data(&mut header(LAYOUT_CONTENT.len() as u64), LAYOUT, LAYOUT_CONTENT.as_bytes())?;
+    tar.append_data(&mut header(index.len() as u64), INDEX, index.as_bytes())?;
     for (digest, size) in contents {
         let blob = blobs.open(digest).map_err(io::Error::other)?;
-        let header = header(&blob_name(digest), *size)?;
-        tar.append(&header, Watched { blob: blob.take(*size), task })?;
+        let content = Watched { blob: blob.take(*size), task };
+        tar.append_data(&mut header(*size), blob_name(digest), content)?;
     }
     tar.into_inner()?.flush()
 }
 
-/// A file that anybody may read, of no time and nobody.
-fn header(name: &str, size: u64) -> io::Result<::tar::Header> {
+/// A file that anybody may read, of no time and nobody, yet without its name.
+fn header(size: u64) -> ::tar::Header {
     let mut header = ::tar::Header::new_ustar();
-    header.set_path(name)?;
     header.set_entry_type(::tar::EntryType::Regular);
     header.set_mode(0o644);
     header.set_uid(0);
     header.set_gid(0);
     header.set_mtime(0);
     header.set_size(size);
-    header.set_cksum();
-    Ok(header)
+    header
 }
 
 /// Tells how far a blob is, and ends when nobody wants it.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use oci_spec::image::{Descriptor, ImageConfiguration};
+use oci_spec::image::Descriptor;
 use shed_types::Digest;
 
 use super::problem::ConvertError;
 use crate::{
-    BlobId, BlobStore, Platform, RunConfig, Trailer,
+    BlobId, BlobStore, ImageConfig, Platform, RunConfig, Trailer,
     document::{Document, blob_id, read_config, read_document},
 };
 
@@ -46,7 +46,7 @@ pub(super) fn read(blobs: &BlobStore, digest: &Digest) -> Result<Image, ConvertE
     }
     let config = read_config(blobs, &blob_id(manifest.config(), digest)?.digest)?;
     check_platform(&config)?;
-    let diff_ids = config.rootfs().diff_ids();
+    let diff_ids = &config.diff_ids;
     if diff_ids.len() != found {
         return Err(ConvertError::DiffIds { layers: found, diff_ids: diff_ids.len() });
     }
@@ -72,17 +72,17 @@ fn check_media_type(number: usize, layer: &Descriptor) -> Result<(), ConvertErro
     Ok(())
 }
 
-fn check_platform(config: &ImageConfiguration) -> Result<(), ConvertError> {
+fn check_platform(config: &ImageConfig) -> Result<(), ConvertError> {
     let host = Platform::of_host();
-    let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
-    if os == host.os && architecture == host.architecture {
+    if config.is_for(&host) {
         return Ok(());
     }
+    let Platform { os, architecture, .. } = config.platform.clone();
     Err(ConvertError::Platform { os, architecture, needed: format!("{}/{}", host.os, host.architecture) })
 }
 
-fn trailer(digest: &Digest, config: &ImageConfiguration) -> Trailer {
-    let Some(run) = config.config() else {
+fn trailer(digest: &Digest, config: &ImageConfig) -> Trailer {
+    let Some(run) = &config.run else {
         return Trailer { manifest: Some(digest.clone()), ..Trailer::default() };
     };
     let list = |list: &Option<Vec<String>>| list.clone().unwrap_or_default();

@@ -60,9 +60,19 @@ struct Inner {
 impl Content {
     /// Returns an image with these layers, under the tag `v1`.
     pub(crate) fn image(layers: &[Vec<u8>]) -> Self {
+        Self::with_config(layers, |diff_ids| {
+            format!(
+                r#"{{"os":"linux","architecture":"amd64","rootfs":{{"type":"layers","diff_ids":{diff_ids}}}}}"#
+            )
+        })
+    }
+
+    /// Returns an image with these layers and a config, which is told the layers' digests as a list.
+    pub(crate) fn with_config(layers: &[Vec<u8>], config: impl FnOnce(&str) -> String) -> Self {
         let mut content = Self::default();
-        let config = br#"{"os":"linux","architecture":"amd64","rootfs":{"type":"layers","diff_ids":[]}}"#;
-        let config = content.blob(config.to_vec());
+        let diff_ids: Vec<_> =
+            layers.iter().map(|layer| format!("\"{}\"", DigestHasher::sha256_of(layer))).collect();
+        let config = content.blob(config(&format!("[{}]", diff_ids.join(","))).into_bytes());
         let layers: Vec<String> = layers.iter().map(|layer| content.blob(layer.clone())).collect();
         let manifest = format!(
             r#"{{"schemaVersion":2,"mediaType":"{OCI_MANIFEST}","config":{config},"layers":[{}]}}"#,
