@@ -182,7 +182,7 @@ impl Made {
     /// Removes blobs whose damage may be the reason of an error; returns whether there is something to fetch again.
     fn discard_damaged(&self, manifest: &Digest, error: &FetchError) -> bool {
         let FetchError::Convert { source, .. } = error else { return false };
-        if !may_be_damage(source) {
+        if !source.may_be_damage() {
             return false;
         }
         match self.blobs.discard_damaged(manifest) {
@@ -199,20 +199,6 @@ impl Made {
             }
         }
     }
-}
-
-/// Tells whether content that is other than its digest can be the reason. All others are not worth hashing an image for.
-const fn may_be_damage(error: &ConvertError) -> bool {
-    matches!(
-        error,
-        ConvertError::Document(_)
-            | ConvertError::Blob { .. }
-            | ConvertError::Size { .. }
-            | ConvertError::Archive { .. }
-            | ConvertError::Entry { .. }
-            | ConvertError::OtherContent { .. }
-            | ConvertError::Changed { .. }
-    )
 }
 
 /// Removes a file that may not be there.

@@ -3,7 +3,9 @@
 use std::{fs, io, sync::Arc};
 
 use camino::Utf8PathBuf;
-use shed_image::{ConvertError, DiskOptions, ImageLimits, ImageProgress, ImageStep, ImageWatch, convert};
+use shed_image::{
+    BlobStore, ConvertError, DiskOptions, ImageLimits, ImageProgress, ImageStep, ImageWatch, convert,
+};
 use shed_types::{Digest, ImageName};
 
 use super::{
@@ -25,6 +27,14 @@ enum MakeError {
     },
     #[error("its blobs make no image")]
     Convert(#[from] ConvertError),
+    #[error(
+        "{count} of its blobs were damaged on the disk and are removed now; run the command again to get them anew"
+    )]
+    Damaged {
+        count: usize,
+        #[source]
+        source: ConvertError,
+    },
     #[error("cannot put it in place")]
     Install(#[source] io::Error),
 }
@@ -60,8 +70,8 @@ pub(crate) async fn make(
         let new = images.temporary(&image);
         // Of a process that had this one's id and was killed; the lock is ours, so nobody writes there.
         remove(&new).map_err(|source| MakeError::Left { path: new.clone(), source })?;
-        let converted = convert(&blobs, &manifest, &new, &DiskOptions::default(), &limits, &*watch)?;
-        drop(converted);
+        let converted = convert(&blobs, &manifest, &new, &DiskOptions::default(), &limits, &*watch);
+        drop(converted.map_err(|error| without_damaged(&blobs, &manifest, error))?);
         let size = fs::metadata(&new).and_then(|metadata| {
             images.install(&lock, &image, &new, &source)?;
             Ok(metadata.len())
@@ -76,6 +86,18 @@ pub(crate) async fn make(
     made.map_err(|error| {
         CommandError::new(Kind::Failed, format!("could not make image {name}")).caused_by(error)
     })
+}
+
+/// Removes the blobs that are not what their digests say, should that be the reason: they would stand in the way for ever.
+fn without_damaged(blobs: &BlobStore, manifest: &Digest, source: ConvertError) -> MakeError {
+    if !source.may_be_damage() {
+        return MakeError::Convert(source);
+    }
+    match blobs.discard_damaged(manifest) {
+        Ok(gone) if !gone.is_empty() => MakeError::Damaged { count: gone.len(), source },
+        // What cannot be looked at is no reason to hide why the image was not made.
+        Ok(_) | Err(_) => MakeError::Convert(source),
+    }
 }
 
 fn remove(path: &camino::Utf8Path) -> io::Result<()> {

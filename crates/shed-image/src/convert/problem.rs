@@ -80,6 +80,37 @@ pub enum ConvertError {
     },
 }
 
+impl ConvertError {
+    /// Tells whether the reason can be a blob that is no longer what its digest says; all others are not worth hashing an
+    /// image for.
+    #[must_use]
+    pub const fn may_be_damage(&self) -> bool {
+        match self {
+            Self::Document(_)
+            | Self::Blob { .. }
+            | Self::Size { .. }
+            | Self::Archive { .. }
+            | Self::Entry { .. }
+            | Self::OtherContent { .. }
+            | Self::Changed { .. } => true,
+            Self::Cancelled
+            | Self::Hold(_)
+            | Self::Index(_)
+            | Self::Platform { .. }
+            | Self::DiffIds { .. }
+            | Self::DiffId { .. }
+            | Self::Layers { .. }
+            | Self::MediaType { .. }
+            | Self::Bytes(_)
+            | Self::Entries(_)
+            | Self::TooLarge(_)
+            | Self::Uuid { .. }
+            | Self::NoSpace { .. }
+            | Self::Write { .. } => false,
+        }
+    }
+}
+
 /// What is wrong with an entry of a layer.
 #[derive(Debug, thiserror::Error)]
 pub enum EntryProblem {
