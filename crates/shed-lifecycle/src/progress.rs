@@ -171,7 +171,9 @@ impl Progress {
             if phases.iter().any(|&(entered, _)| entered == phase) {
                 return;
             }
-            phases.push((phase, elapsed));
+            // What comes before the first phase, the choice of an image, belongs to it: a timeline has no gaps.
+            let start = if phases.is_empty() { Duration::ZERO } else { elapsed };
+            phases.push((phase, start));
         }
         // What was said of the image and not read yet is no news any more.
         let _old = self.image.send_replace(None);

@@ -7,6 +7,8 @@ use shed_image::{ImageLimits, ImageOrigin};
 use shed_registry::RegistrySettings;
 use shed_types::{CpuCount, DiskGb, ImageName, MemoryMb};
 
+use crate::CreateShedError;
+
 /// Paths, defaults and limits of one backend's sheds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -41,4 +43,16 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// Words appended to the guest's kernel command line.
     pub extra_cmdline: Vec<String>,
+}
+
+impl Settings {
+    /// Checks that there is what every guest boots from.
+    pub(crate) fn check_guest_files(&self) -> Result<(), CreateShedError> {
+        for (what, path) in [("the kernel", &self.kernel), ("the initramfs", &self.initrd)] {
+            if !path.is_file() {
+                return Err(CreateShedError::GuestFileMissing { what, path: path.clone() });
+            }
+        }
+        Ok(())
+    }
 }

@@ -174,11 +174,6 @@ impl Sheds {
     pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
         let settings = &self.inner.context.settings;
         let reservation = self.reserve(&new.name)?;
-        for (what, path) in [("the kernel", &settings.kernel), ("the initramfs", &settings.initrd)] {
-            if !path.is_file() {
-                return Err(CreateShedError::GuestFileMissing { what, path: path.clone() });
-            }
-        }
         let (image, gate) = self.get_image(new.image, &progress).await?;
         let (name, image_path) = match image.recorded {
             Recorded::Name(name) => (Some(name), None),
@@ -236,6 +231,8 @@ impl Sheds {
             let gate = Arc::clone(&self.inner.image_gate).read_owned().await;
             let (of, wish) = (Arc::clone(context), Arc::clone(&asked));
             let choice = blocking(move || image_choice::choose(&of.settings, (*wish).as_ref())).await?;
+            // A wrong image is the caller's to mend, and comes first; nothing is pulled for a machine that cannot boot.
+            context.settings.check_guest_files()?;
             let image = match choice {
                 Choice::There(chosen) => return Ok((chosen, gate)),
                 Choice::ToMake(image) => image,

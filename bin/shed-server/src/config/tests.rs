@@ -46,6 +46,7 @@ fn without_a_file_everything_is_at_its_default() {
       term_mappings: {}
     registries:
       insecure: []
+      # allow: every registry
       # docker_config: DOCKER_CONFIG, else ~/.docker
     image_limits:
       max_size: "64G"
