@@ -86,7 +86,7 @@ needed=(
 # Only for tests:
 #   docker-registry   a real registry; apache2-utils and openssl make passwords, tokens and certificates for it
 #   skopeo, umoci     make images and say what is in them
-#   buildah           builds Dockerfiles
+#   buildah, crun     build Dockerfiles
 for_tests_alone=(
     "docker-registry"
     "apache2-utils"
@@ -94,6 +94,7 @@ for_tests_alone=(
     "skopeo"
     "umoci"
     "buildah"
+    "crun|runc"
 )
 [ "$for_tests" = no ] || needed+=("${for_tests_alone[@]}")
 
