@@ -135,17 +135,6 @@ pub enum ImagePathError {
     OfShed { path: Utf8PathBuf },
 }
 
-/// Why a cached file is not the image of a reference.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum NotCached {
-    #[error("is not there")]
-    Missing,
-    #[error("does not say what it was made from")]
-    NoSource,
-    #[error("was made from {0}")]
-    OtherSource(String),
-}
-
 fn list(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }

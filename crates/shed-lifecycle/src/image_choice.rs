@@ -16,9 +16,7 @@ use rustix::fs::OFlags;
 use shed_image::{ImageOrigin, ImageRecord, ImageStore, ListImagesError, reference_in_source};
 use shed_types::{ImageName, ImageReference};
 
-use crate::{
-    AskedImage, CreateShedError, ImagePathError, KnownImage, NotCached, Settings, asked_image::name_of,
-};
+use crate::{AskedImage, CreateShedError, ImagePathError, KnownImage, Settings, asked_image::name_of};
 
 /// Names looked for, in this order, when neither the caller nor the config names an image (spec I.2).
 const DEFAULT_IMAGES: [&str; 2] = ["default", "base"];
@@ -170,9 +168,11 @@ fn configured(
         }
         ImageOrigin::Reference(reference) => {
             let path = store.rootfs(cached_as);
-            Ok(match not_cached(reference, path.is_file(), store.read_source(cached_as)) {
-                None => Choice::There(Chosen { path, recorded }),
-                Some(_) => to_make(reference, cached_as.clone()),
+            let is_there = path.is_file() && is_of(reference, store.read_source(cached_as).as_deref());
+            Ok(if is_there {
+                Choice::There(Chosen { path, recorded })
+            } else {
+                to_make(reference, cached_as.clone())
             })
         }
     }
@@ -238,14 +238,9 @@ fn pulled(settings: &Settings, reference: &ImageReference) -> Result<Choice, Cre
     })
 }
 
-/// Says why a cached file is not the image of a reference; nothing when it is.
-fn not_cached(reference: &ImageReference, is_there: bool, source: Option<String>) -> Option<NotCached> {
-    match (is_there, source) {
-        (false, _) => Some(NotCached::Missing),
-        (true, None) => Some(NotCached::NoSource),
-        (true, Some(source)) if source == reference.as_str() => None,
-        (true, Some(source)) => Some(NotCached::OtherSource(source)),
-    }
+/// Tells whether a file that is there, with this note of its origin, is the image of a reference.
+fn is_of(reference: &ImageReference, source: Option<&str>) -> bool {
+    source == Some(reference.as_str())
 }
 
 /// Returns what to record of a file: its name, if it is in the images directory.
@@ -307,7 +302,7 @@ fn at_path(name: &ImageName, path: &Utf8Path) -> KnownImage {
 
 fn of_reference(name: &ImageName, reference: &ImageReference, record: Option<&ImageRecord>) -> KnownImage {
     // A file that was made from something else is not this image, and a create does not take it.
-    let cached = record.filter(|record| not_cached(reference, true, record.source.clone()).is_none());
+    let cached = record.filter(|record| is_of(reference, record.source.as_deref()));
     KnownImage {
         name: name.clone(),
         path: cached.map(|record| record.path.clone()),

@@ -45,7 +45,7 @@ mod view;
 pub use asked_image::{AskedImage, AskedImageError};
 pub use dial::DialGuestError;
 pub use error::{
-    BootShedError, ClearVmError, CreateShedError, DeleteShedError, ImagePathError, NotCached, OpenShedsError,
+    BootShedError, ClearVmError, CreateShedError, DeleteShedError, ImagePathError, OpenShedsError,
     ReachGuestError, StartShedError, StopShedError,
 };
 pub use files::{FilesPut, PutFilesError};
