@@ -133,7 +133,10 @@ async fn feed(
                 | FrameKind::HealthResponse
                 | FrameKind::Message
                 | FrameKind::FilesRequest
-                | FrameKind::FilesReply => continue,
+                | FrameKind::FilesReply
+                | FrameKind::SetupRequest
+                | FrameKind::SetupEvent
+                | FrameKind::SetupReply => continue,
             },
             Some(Err(error)) => Err(io::Error::other(error)),
             None => Err(io::ErrorKind::UnexpectedEof.into()),

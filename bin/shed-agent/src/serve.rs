@@ -89,7 +89,7 @@ async fn dispatch(incoming: Incoming<MuxStream>, state: Arc<State>) {
         GuestPort::Exec | GuestPort::Health | GuestPort::Messages | GuestPort::Tcp | GuestPort::Files => {
             incoming.accept().await
         }
-        GuestPort::NineP => {
+        GuestPort::Setup | GuestPort::NineP => {
             // The host learns it by the answer; when it has gone there is nobody to tell.
             let _gone = incoming.refuse("this agent does not serve the port").await;
             return;
@@ -109,6 +109,6 @@ pub(crate) async fn serve_stream(port: GuestPort, stream: impl ByteStream, state
         GuestPort::Tcp => tcp::serve(stream).await,
         GuestPort::Files => files::serve(stream, &state).await,
         // Refused before a stream comes to be.
-        GuestPort::NineP => {}
+        GuestPort::Setup | GuestPort::NineP => {}
     }
 }

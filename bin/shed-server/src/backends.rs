@@ -65,6 +65,10 @@ pub fn settings(config: &Config, accelerator: Accelerator) -> Settings {
         start_timeout: qemu.start_timeout.unwrap_or(start),
         stop_timeout: qemu.stop_timeout.unwrap_or(stop),
         extra_cmdline: qemu.extra_cmdline,
+
+        credentials: std::collections::BTreeMap::new(),
+        env_file: None,
+        extra_known_hosts: Vec::new(),
     }
 }
 

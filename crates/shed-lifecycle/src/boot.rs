@@ -15,6 +15,7 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     BootShedError, Phase, Progress,
@@ -39,6 +40,8 @@ pub(crate) struct Machine {
     pub vm: Arc<dyn Vm>,
     /// Holds the message channel open; dropped with the machine.
     pub _keeper: Keeper,
+    /// Keeps credentials in step; dropped with the machine.
+    pub _credentials: AbortOnDropHandle<()>,
 }
 
 /// What one boot works with.
@@ -185,8 +188,15 @@ impl Boot {
             start_time: Some(process.start_time),
         });
         self.write(&record).await?;
+        let shed = record.name.clone();
         let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files);
-        Ok((record, Machine { vm, _keeper: keeper }))
+        let credentials = &self.context.credentials;
+        if !credentials.is_empty() {
+            self.progress.enter(Phase::Credentials);
+            credentials.deliver(&shed, &*vm, &self.progress).await;
+        }
+        let _credentials = credentials.attend(shed, Arc::clone(&vm), keeper.channel());
+        Ok((record, Machine { vm, _keeper: keeper, _credentials }))
     }
 
     /// Describes why a boot may have failed: what the guest wrote, and what else to try.

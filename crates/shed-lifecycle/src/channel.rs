@@ -18,7 +18,11 @@ use shed_types::{GuestPort, ShedName};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::codec::Framed;
 
-use crate::{console, run_config};
+use crate::{
+    console,
+    guest_channel::{self, GuestChannel, Users},
+    run_config,
+};
 
 /// First and longest pause between two attempts to reopen the channel (spec B.5).
 const REOPEN_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -68,12 +72,14 @@ impl ChannelError {
 }
 
 /// What is known of a running guest's health.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Health {
     /// When the last report came.
     pub last_healthy: Option<Timestamp>,
     /// When the agent says it started.
     pub agent_started_at: Option<Timestamp>,
+    /// The last report itself.
+    pub report: Option<HealthReport>,
 }
 
 /// Who a guest is told it is.
@@ -101,9 +107,9 @@ impl Channel {
             features: [].into(),
         };
         let reply: HelloReply = channel.request(SYSTEM_HELLO, &hello).await?;
-        let _unchanged = channel.health.send_replace(Health {
-            last_healthy: Some(Timestamp::now()),
-            agent_started_at: Some(reply.started_at),
+        channel.health.send_modify(|health| {
+            health.last_healthy = Some(Timestamp::now());
+            health.agent_started_at = Some(reply.started_at);
         });
         Ok(channel)
     }
@@ -120,6 +126,7 @@ impl Channel {
             random_seed: seed.iter().map(|byte| format!("{byte:02x}")).collect(),
             network,
             image,
+            mounts: Vec::new(),
         };
         let _reply: serde_json::Value = self.request(SYSTEM_IDENTIFY, &identify).await?;
         Ok(())
@@ -148,14 +155,10 @@ impl Channel {
         let waited = timeouts::SYSTEM_REPLY;
         let reply =
             timeout(waited, exchange).await.map_err(|_| ChannelError::NoReply { namespace, waited })??;
-        if let Some(reason) = reply.payload.get("error").and_then(serde_json::Value::as_str) {
-            let reason = reason.chars().filter(|c| !c.is_control()).take(500).collect();
-            return Err(ChannelError::Refused { namespace, reason });
-        }
-        reply.parse().map_err(|source| ChannelError::Reply { namespace, source })
+        read_reply(namespace, &reply)
     }
 
-    async fn send(&mut self, envelope: &Envelope) -> Result<(), ChannelError> {
+    pub(crate) async fn send(&mut self, envelope: &Envelope) -> Result<(), ChannelError> {
         let sent =
             timeout(timeouts::MESSAGE_WRITE, self.frames.send(Frame::json(FrameKind::Message, envelope)));
         match sent.await {
@@ -165,7 +168,7 @@ impl Channel {
     }
 
     /// Returns the next message; health reports are noted on the way.
-    async fn receive(&mut self) -> Result<Envelope, ChannelError> {
+    pub(crate) async fn receive(&mut self) -> Result<Envelope, ChannelError> {
         loop {
             let frame = self.frames.next().await.ok_or(ChannelError::Closed)??;
             if frame.kind != FrameKind::Message {
@@ -178,6 +181,7 @@ impl Channel {
                 let _before = self.health.send_replace(Health {
                     last_healthy: Some(Timestamp::now()),
                     agent_started_at: Some(report.started_at),
+                    report: Some(report),
                 });
             }
             return Ok(envelope);
@@ -185,13 +189,28 @@ impl Channel {
     }
 }
 
+/// Reads the answer to a request, which may be that it is refused.
+pub(crate) fn read_reply<R: serde::de::DeserializeOwned>(
+    namespace: &'static str,
+    reply: &Envelope,
+) -> Result<R, ChannelError> {
+    if let Some(reason) = reply.payload.get("error").and_then(serde_json::Value::as_str) {
+        let reason = reason.chars().filter(|c| !c.is_control()).take(500).collect();
+        return Err(ChannelError::Refused { namespace, reason });
+    }
+    reply.parse().map_err(|source| ChannelError::Reply { namespace, source })
+}
+
 /// Keeps one guest's channel open and its logs small. Dropping it ends the task.
 #[derive(Debug)]
-pub(crate) struct Keeper(tokio::task::JoinHandle<()>);
+pub(crate) struct Keeper {
+    task: tokio::task::JoinHandle<()>,
+    channel: GuestChannel,
+}
 
 impl Drop for Keeper {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }
 
@@ -204,12 +223,14 @@ impl Keeper {
         health: watch::Sender<Health>,
         files: InstanceFiles,
     ) -> Self {
-        Self(tokio::spawn(async move {
+        let (channel, users) = guest_channel::pair();
+        let task = tokio::spawn(async move {
             tokio::select! {
-                () = keep(vm, identity, Some(open), health) => {}
+                () = keep(vm, identity, Some(open), health, users) => {}
                 never = keep_logs_small(&files) => match never {},
             }
-        }))
+        });
+        Self { task, channel }
     }
 
     /// Starts the task for a machine that is adopted, to which there is no channel yet.
@@ -220,14 +241,21 @@ impl Keeper {
         health: watch::Sender<Health>,
         files: InstanceFiles,
     ) -> Self {
-        Self(tokio::spawn(async move {
+        let (channel, users) = guest_channel::pair();
+        let task = tokio::spawn(async move {
             let image = run_config::read(&shed, files.image.clone()).await;
             let identity = Identity { shed, network, image };
             tokio::select! {
-                () = keep(vm, identity, None, health) => {}
+                () = keep(vm, identity, None, health, users) => {}
                 never = keep_logs_small(&files) => match never {},
             }
-        }))
+        });
+        Self { task, channel }
+    }
+
+    /// Returns the channel as others use it.
+    pub(crate) fn channel(&self) -> GuestChannel {
+        self.channel.clone()
     }
 }
 
@@ -248,7 +276,13 @@ async fn keep_logs_small(files: &InstanceFiles) -> std::convert::Infallible {
     }
 }
 
-async fn keep(vm: Arc<dyn Vm>, identity: Identity, mut open: Option<Channel>, health: watch::Sender<Health>) {
+async fn keep(
+    vm: Arc<dyn Vm>,
+    identity: Identity,
+    mut open: Option<Channel>,
+    health: watch::Sender<Health>,
+    mut users: Users,
+) {
     let mut pause = REOPEN_PAUSE.0;
     let mut was_open = open.is_some();
     let shed = &identity.shed;
@@ -256,12 +290,7 @@ async fn keep(vm: Arc<dyn Vm>, identity: Identity, mut open: Option<Channel>, he
         let result = match open.take() {
             Some(mut channel) => {
                 pause = REOPEN_PAUSE.0;
-                let error = loop {
-                    if let Err(error) = channel.receive().await {
-                        break error;
-                    }
-                };
-                Err(error)
+                Err(users.serve(&mut channel).await)
             }
             None => reopen(&*vm, &identity, health.clone()).await,
         };

@@ -7,7 +7,7 @@ use shed_state::{InstanceDir, InstanceFiles, ShedRecord, VmRecord};
 use shed_types::ShedName;
 use tokio::sync::Mutex;
 
-use crate::{Settings, error::ClearVmError, pids::Pids};
+use crate::{Settings, credentials::Credentials, error::ClearVmError, pids::Pids};
 
 /// Serial by which shed-init finds the image, the guest's lower.
 const IMAGE_SERIAL: &str = "shed-image";
@@ -24,6 +24,8 @@ pub(crate) struct Context {
     pub backend: Arc<dyn Backend>,
     /// Where records are.
     pub instances: InstanceDir,
+    /// What is copied into guests, and back.
+    pub credentials: Arc<Credentials>,
     /// Which VMM processes run.
     pub pids: Pids,
 }

@@ -206,7 +206,9 @@ impl Driver {
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );
-                State::Running(Machine { vm, _keeper: keeper })
+                let shed = self.record.name.clone();
+                let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
+                State::Running(Machine { vm, _keeper: keeper, _credentials })
             }
             Beginning::Create { image, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
@@ -481,8 +483,11 @@ impl Driver {
     }
 
     fn tell_started(&self, work: Work) {
-        let started =
-            |progress: &Progress| Started { shed: self.view.borrow().clone(), timeline: progress.timeline() };
+        let started = |progress: &Progress| Started {
+            shed: self.view.borrow().clone(),
+            timeline: progress.timeline(),
+            warnings: progress.warnings(),
+        };
         match work {
             Work::Creating { progress, reply, .. } => answer(reply, Ok(started(&progress))),
             Work::Starting { progress, replies, .. } => {

@@ -168,7 +168,10 @@ async fn exchange(
             | FrameKind::HealthResponse
             | FrameKind::Message
             | FrameKind::FilesRequest
-            | FrameKind::FilesReply => continue,
+            | FrameKind::FilesReply
+            | FrameKind::SetupRequest
+            | FrameKind::SetupEvent
+            | FrameKind::SetupReply => continue,
         };
         if output.len() + frame.payload.len() > OUTPUT_LIMIT {
             return Err(whose.too_much(name));

@@ -13,11 +13,13 @@ mod bring_up;
 mod channel;
 mod console;
 mod context;
+mod credentials;
 mod dial;
 mod disk;
 mod driver;
 mod error;
 mod files;
+mod guest_channel;
 mod guest_command;
 mod image_blobs;
 mod image_choice;
@@ -43,6 +45,7 @@ mod usage;
 mod view;
 
 pub use asked_image::{AskedImage, AskedImageError};
+pub use credentials::Credential;
 pub use dial::DialGuestError;
 pub use error::{
     BootShedError, ClearVmError, CreateShedError, DeleteShedError, ImagePathError, OpenShedsError,

@@ -26,12 +26,28 @@ pub enum Phase {
     Identify,
     /// The record says `running`.
     Commit,
+    /// The host's credentials are copied into the guest.
+    Credentials,
+    /// The repository is cloned.
+    Repo,
+    /// The hooks of the project run.
+    Provision,
 }
 
 impl Phase {
     /// Every phase in order.
-    pub const ALL: [Self; 7] =
-        [Self::Image, Self::Record, Self::Disk, Self::Vm, Self::Boot, Self::Identify, Self::Commit];
+    pub const ALL: [Self; 10] = [
+        Self::Image,
+        Self::Record,
+        Self::Disk,
+        Self::Vm,
+        Self::Boot,
+        Self::Identify,
+        Self::Commit,
+        Self::Credentials,
+        Self::Repo,
+        Self::Provision,
+    ];
 
     /// Returns the phase's name on the wire.
     #[must_use]
@@ -44,6 +60,9 @@ impl Phase {
             Self::Boot => "boot",
             Self::Identify => "identify",
             Self::Commit => "commit",
+            Self::Credentials => "credentials",
+            Self::Repo => "repo",
+            Self::Provision => "provision",
         }
     }
 
@@ -58,6 +77,9 @@ impl Phase {
             Self::Boot => "Booting the guest",
             Self::Identify => "Telling the guest who it is",
             Self::Commit => "Saving the state",
+            Self::Credentials => "Copying credentials",
+            Self::Repo => "Cloning the repository",
+            Self::Provision => "Running the project's hooks",
         }
     }
 }
@@ -144,6 +166,7 @@ pub struct Progress {
     image: watch::Sender<Option<ProgressUpdate>>,
     listener: Option<mpsc::UnboundedSender<ProgressUpdate>>,
     phases: Mutex<Vec<(Phase, Duration)>>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Progress {
@@ -151,7 +174,13 @@ impl Progress {
     #[must_use]
     pub fn silent() -> Self {
         let image = watch::Sender::new(None);
-        Self { begun: Instant::now(), image, listener: None, phases: Mutex::default() }
+        Self {
+            begun: Instant::now(),
+            image,
+            listener: None,
+            phases: Mutex::default(),
+            warnings: Mutex::default(),
+        }
     }
 
     /// Begins now and returns the listener's end.
@@ -186,6 +215,19 @@ impl Progress {
         let (phase, elapsed) = (Phase::Image, self.begun.elapsed());
         let update = ProgressUpdate { phase, message, elapsed, warning: false, image: Some(image) };
         let _unread = self.image.send_replace(Some(update));
+    }
+
+    /// Tells of something that went wrong without failing the whole, and keeps it for the end.
+    #[expect(dead_code, reason = "the steps that may fail without failing the whole are not there yet")]
+    pub(crate) fn warn(&self, phase: Phase, message: String) {
+        let elapsed = self.begun.elapsed();
+        self.warnings.lock().expect("no code panics while it holds this lock").push(message.clone());
+        self.send(ProgressUpdate { phase, message, elapsed, warning: true, image: None });
+    }
+
+    /// Returns everything that went wrong.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().expect("no code panics while it holds this lock").clone()
     }
 
     /// Returns how long each phase took; the last one ends now.

@@ -5,9 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use camino::Utf8PathBuf;
 use shed_image::{ImageLimits, ImageOrigin};
 use shed_registry::RegistrySettings;
-use shed_types::{CpuCount, DiskGb, ImageName, MemoryMb};
+use shed_types::{CpuCount, CredentialName, DiskGb, ImageName, MemoryMb};
 
-use crate::CreateShedError;
+use crate::{CreateShedError, Credential};
 
 /// Paths, defaults and limits of one backend's sheds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +43,12 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// Words appended to the guest's kernel command line.
     pub extra_cmdline: Vec<String>,
+    /// What is copied into each shed, and back, by name.
+    pub credentials: BTreeMap<CredentialName, Credential>,
+    /// File of `NAME=value` lines that clones and hooks get as environment. It is read at each create, start and stop.
+    pub env_file: Option<Utf8PathBuf>,
+    /// Lines for known_hosts in sheds besides those of well-known hosts.
+    pub extra_known_hosts: Vec<String>,
 }
 
 impl Settings {

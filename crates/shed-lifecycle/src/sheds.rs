@@ -25,6 +25,7 @@ use crate::{
     Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView, StartShedError, Started,
     StopShedError,
     context::{Context, blocking},
+    credentials::Credentials,
     driver::{Beginning, Driver, Handle, Message, NotAtRest},
     image_choice::{self, Choice, Chosen, Recorded},
     image_news,
@@ -124,7 +125,8 @@ impl Sheds {
             shed_state::LockError::Io { path, source } => OpenShedsError::Prepare { path, source },
         })?;
         let instances = InstanceDir::new(directory);
-        let context = Arc::new(Context { settings, backend, instances, pids: Pids::default() });
+        let credentials = Arc::new(Credentials::new(settings.credentials.clone()));
+        let context = Arc::new(Context { settings, backend, instances, credentials, pids: Pids::default() });
         let found = reconcile::reconcile(&context).await?;
         let sheds = Self {
             inner: Arc::new(Inner {
@@ -488,7 +490,7 @@ fn now() -> Timestamp {
 fn snapshot(handle: &Handle) -> ShedView {
     let mut view = handle.view.borrow().clone();
     if view.status == ShedStatus::Running {
-        let health = *handle.health.borrow();
+        let health = handle.health.borrow();
         view.last_healthy = health.last_healthy;
         view.agent_started_at = health.agent_started_at;
     }

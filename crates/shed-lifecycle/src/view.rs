@@ -69,10 +69,12 @@ pub struct NewShed {
     pub cpus: Option<CpuCount>,
     /// Memory in MiB.
     pub memory_mb: Option<MemoryMb>,
-    /// Repository, as the caller gave it.
+    /// Repository, as the caller gave it. A password in it is used for the clone and never kept.
     pub repo: Option<String>,
-    /// Host directory for /workspace.
+    /// Host directory for /workspace; absolute, and a directory when it was looked at.
     pub local_dir: Option<Utf8PathBuf>,
+    /// Whether install and startup hooks are left out.
+    pub no_provision: bool,
 }
 
 /// The result of a create or start.
@@ -82,4 +84,6 @@ pub struct Started {
     pub shed: ShedView,
     /// How long each phase took.
     pub timeline: Vec<PhaseTiming>,
+    /// What went wrong without failing the whole: credentials, clone, hooks.
+    pub warnings: Vec<String>,
 }

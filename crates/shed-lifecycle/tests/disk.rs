@@ -93,8 +93,15 @@ fn name(text: &str) -> ShedName {
 
 async fn running(sheds: &Sheds, shed: &str) -> ShedName {
     let shed = name(shed);
-    let new =
-        NewShed { name: shed.clone(), image: None, cpus: None, memory_mb: None, repo: None, local_dir: None };
+    let new = NewShed {
+        name: shed.clone(),
+        image: None,
+        cpus: None,
+        memory_mb: None,
+        repo: None,
+        local_dir: None,
+        no_provision: false,
+    };
     sheds.create(new, Progress::silent()).await.unwrap();
     shed
 }
@@ -297,6 +304,7 @@ async fn an_image_goes_with_the_last_shed_that_was_made_from_it_even_in_a_dry_ru
         memory_mb: None,
         repo: None,
         local_dir: None,
+        no_provision: false,
     };
     sheds.create(new, Progress::silent()).await.unwrap();
     sheds.stop(&shed).await.unwrap();

@@ -96,7 +96,7 @@ fn reference(text: &str) -> ImageOrigin {
 
 fn new(name: &str, asked: Option<&str>) -> NewShed {
     let (name, image) = (shed(name), asked.map(|text| AskedImage::parse(text, None).unwrap()));
-    NewShed { name, image, cpus: None, memory_mb: None, repo: None, local_dir: None }
+    NewShed { name, image, cpus: None, memory_mb: None, repo: None, local_dir: None, no_provision: false }
 }
 
 async fn create(sheds: &Sheds, name: &str, asked: Option<&str>) -> Result<Started, CreateShedError> {

@@ -373,7 +373,15 @@ impl Host {
 
 fn new(name: &str, asked: &str) -> NewShed {
     let image = Some(AskedImage::parse(asked, None).unwrap());
-    NewShed { name: name.parse().unwrap(), image, cpus: None, memory_mb: None, repo: None, local_dir: None }
+    NewShed {
+        name: name.parse().unwrap(),
+        image,
+        cpus: None,
+        memory_mb: None,
+        repo: None,
+        local_dir: None,
+        no_provision: false,
+    }
 }
 
 /// Begins a create; returns when it has come to this phase.

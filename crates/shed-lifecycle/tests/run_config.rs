@@ -32,8 +32,15 @@ async fn server(world: &FakeWorld, settings: &Settings) -> Sheds {
 
 async fn create(sheds: &Sheds, text: &str) -> ShedName {
     let name: ShedName = text.parse().unwrap();
-    let new =
-        NewShed { name: name.clone(), image: None, cpus: None, memory_mb: None, repo: None, local_dir: None };
+    let new = NewShed {
+        name: name.clone(),
+        image: None,
+        cpus: None,
+        memory_mb: None,
+        repo: None,
+        local_dir: None,
+        no_provision: false,
+    };
     sheds.create(new, Progress::silent()).await.unwrap();
     name
 }

@@ -37,6 +37,7 @@ impl Host {
             memory_mb: None,
             repo: None,
             local_dir: None,
+            no_provision: false,
         };
         let _started = self.sheds.create(new, Progress::silent()).await.unwrap();
         name

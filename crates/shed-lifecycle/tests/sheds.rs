@@ -65,7 +65,15 @@ fn name(text: &str) -> ShedName {
 }
 
 fn new(shed: &ShedName) -> NewShed {
-    NewShed { name: shed.clone(), image: None, cpus: None, memory_mb: None, repo: None, local_dir: None }
+    NewShed {
+        name: shed.clone(),
+        image: None,
+        cpus: None,
+        memory_mb: None,
+        repo: None,
+        local_dir: None,
+        no_provision: false,
+    }
 }
 
 async fn create(sheds: &Sheds, shed: &ShedName) -> shed_lifecycle::Started {
@@ -89,12 +97,12 @@ async fn a_create_goes_through_every_phase_in_order_and_ends_running() {
     let api = name("api");
     let started = sheds.create(new(&api), progress).await.unwrap();
     assert_eq!(started.shed.status, ShedStatus::Running);
-    assert_eq!(started.timeline.iter().map(|timing| timing.phase).collect::<Vec<_>>(), Phase::ALL[1..]);
+    assert_eq!(started.timeline.iter().map(|timing| timing.phase).collect::<Vec<_>>(), Phase::ALL[1..7]);
     let mut seen = Vec::new();
     while let Some(update) = updates.recv().await {
         seen.push(update.phase);
     }
-    assert_eq!(seen, Phase::ALL[1..]);
+    assert_eq!(seen, Phase::ALL[1..7]);
     assert_eq!(host.world.identified(&api).unwrap().hostname, "api");
     assert_eq!(started.shed.image.unwrap().as_str(), "base");
 }

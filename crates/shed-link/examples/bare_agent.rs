@@ -73,6 +73,7 @@ async fn main() -> anyhow::Result<ExitCode> {
                     _ => None,
                 },
                 image: None,
+                mounts: Vec::new(),
             };
             println!("{}", ask(&agent, SYSTEM_IDENTIFY, &identity).await?.payload);
         }

@@ -184,9 +184,12 @@ impl MuxHandle {
 const fn stream_limit(port: GuestPort) -> usize {
     match port {
         GuestPort::Tcp => MAX_STREAMS - NOT_FOR_TCP,
-        GuestPort::Exec | GuestPort::Health | GuestPort::Messages | GuestPort::Files | GuestPort::NineP => {
-            MAX_STREAMS
-        }
+        GuestPort::Exec
+        | GuestPort::Health
+        | GuestPort::Messages
+        | GuestPort::Setup
+        | GuestPort::Files
+        | GuestPort::NineP => MAX_STREAMS,
     }
 }
 

@@ -24,7 +24,22 @@ pub enum FilesRequest {
         /// What is left out: shell globs, matched with paths relative to `source`.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         excludes: Vec<String>,
+        /// What is sent of it, as paths relative to `source`; empty means everything. One that is no file any more is left
+        /// out.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        only: Vec<String>,
+        /// Longest file that is sent, in bytes; a longer one is left out, with a warning. 0 means no limit.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        max_file: u64,
+        /// Most bytes of content that are sent in all; what is beyond is left out, with a warning. 0 means no limit.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        max_total: u64,
     },
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// How a transfer ended; the last frame of the stream.
@@ -97,11 +112,18 @@ mod tests {
     fn the_json_of_each_payload_stays_what_it_was() {
         let put = FilesRequest::Put { target: "~/.config".parse().unwrap() };
         assert_eq!(serde_json::to_string(&put).unwrap(), r#"{"op":"put","target":"~/.config"}"#);
-        let get = FilesRequest::Get { source: "/etc".parse().unwrap(), excludes: vec!["*.o".into()] };
-        assert_eq!(
-            serde_json::to_string(&get).unwrap(),
-            r#"{"op":"get","source":"/etc","excludes":["*.o"]}"#
-        );
+        let get = FilesRequest::Get {
+            source: "/etc".parse().unwrap(),
+            excludes: vec!["*.o".into()],
+            only: Vec::new(),
+            max_file: 0,
+            max_total: 0,
+        };
+        let text = r#"{"op":"get","source":"/etc","excludes":["*.o"]}"#;
+        assert_eq!(serde_json::to_string(&get).unwrap(), text);
+        assert_eq!(request(text).unwrap(), get);
+        let some = r#"{"op":"get","source":"/etc","only":["a/b"],"max_file":10,"max_total":50}"#;
+        assert_eq!(serde_json::to_string(&request(some).unwrap()).unwrap(), some);
         let done = FilesReply { files: 1, directories: 2, links: 3, bytes: 4, ..FilesReply::default() };
         let text = r#"{"files":1,"directories":2,"links":3,"bytes":4}"#;
         assert_eq!(serde_json::to_string(&done).unwrap(), text);

@@ -36,11 +36,17 @@ pub enum FrameKind {
     FilesRequest,
     /// JSON [`FilesReply`](crate::FilesReply); the last frame of a stream of files.
     FilesReply,
+    /// JSON [`SetupRequest`](crate::SetupRequest); the first frame of a setup.
+    SetupRequest,
+    /// JSON [`SetupEvent`](crate::SetupEvent): a step of a setup begins or ends.
+    SetupEvent,
+    /// JSON [`SetupReply`](crate::SetupReply); the last frame of a setup.
+    SetupReply,
 }
 
 impl FrameKind {
     /// Every kind, for tables and tests.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::ExecRequest,
         Self::Resize,
         Self::Signal,
@@ -53,6 +59,9 @@ impl FrameKind {
         Self::Message,
         Self::FilesRequest,
         Self::FilesReply,
+        Self::SetupRequest,
+        Self::SetupEvent,
+        Self::SetupReply,
     ];
 
     /// Returns the type byte.
@@ -71,6 +80,9 @@ impl FrameKind {
             Self::Message => 0x20,
             Self::FilesRequest => 0x30,
             Self::FilesReply => 0x31,
+            Self::SetupRequest => 0x32,
+            Self::SetupEvent => 0x33,
+            Self::SetupReply => 0x34,
         }
     }
 

@@ -8,19 +8,34 @@
 //! golden files in `tests/` keep what was once sent readable for ever.
 
 pub mod connect;
+pub mod credentials;
 pub mod exec;
 pub mod files;
 pub mod frame;
+pub mod guest_event;
 pub mod image;
+pub mod logs;
 pub mod message;
+pub mod metrics;
+pub mod setup;
 pub mod timeouts;
 
 pub use connect::{ConnectReply, ParseConnectError};
+pub use credentials::{CredentialChanged, WatchCredentials, WatchedCredential};
 pub use exec::{Command, ExecRequest, ExitStatus, Resize, Signal};
 pub use files::{FilesError, FilesErrorKind, FilesReply, FilesRequest};
 pub use frame::{Frame, FrameCodec, FrameError, FrameKind, MAX_PAYLOAD};
+pub use guest_event::GuestEvent;
 pub use image::{ImageConfig, MAX_COMMAND, MAX_DIRECTORY, MAX_ENV, MAX_USER};
+pub use logs::{CloseLogs, LogEntries, LogEntry, NextLogs, OpenLogs};
 pub use message::{
-    Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthStatus, HelloReply, HelloRequest,
-    Identify, NetworkIdentity, PowerOff, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
+    Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthRequest, HealthStatus, HelloReply,
+    HelloRequest, Identify, Mount, NetworkIdentity, PowerOff, SYSTEM_CREDENTIALS, SYSTEM_EVENT,
+    SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN,
+    SYSTEM_POWER_OFF,
+};
+pub use metrics::Metrics;
+pub use setup::{
+    CloneRequest, Failure, Occasion, SetupEvent, SetupReply, SetupReport, SetupRequest, Step, StepEnd,
+    StepReport,
 };

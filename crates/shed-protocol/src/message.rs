@@ -7,9 +7,10 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use shed_types::GuestPath;
 use uuid::Uuid;
 
-use crate::ImageConfig;
+use crate::{ImageConfig, Metrics, SetupReport};
 
 /// Generation of this protocol. It grows when a message changes its meaning, which adding a field does not do.
 pub const GENERATION: u32 = 1;
@@ -20,6 +21,17 @@ pub const SYSTEM_HELLO: &str = "system:hello";
 pub const SYSTEM_IDENTIFY: &str = "system:identify";
 /// Namespace of [`HealthReport`]: the answer to a request, and an event every 30 s.
 pub const SYSTEM_HEALTH: &str = "system:health";
+/// Namespace of [`GuestEvent`](crate::GuestEvent)s.
+pub const SYSTEM_EVENT: &str = "system:event";
+/// Namespace of [`WatchCredentials`](crate::WatchCredentials) requests and
+/// [`CredentialChanged`](crate::CredentialChanged) events.
+pub const SYSTEM_CREDENTIALS: &str = "system:credentials";
+/// Namespace of [`OpenLogs`](crate::OpenLogs); the reply's payload is empty or has an `error`.
+pub const SYSTEM_LOGS_OPEN: &str = "system:logs-open";
+/// Namespace of [`NextLogs`](crate::NextLogs), answered by [`LogEntries`](crate::LogEntries).
+pub const SYSTEM_LOGS_NEXT: &str = "system:logs-next";
+/// Namespace of [`CloseLogs`](crate::CloseLogs).
+pub const SYSTEM_LOGS_CLOSE: &str = "system:logs-close";
 /// Namespace of [`PowerOff`].
 pub const SYSTEM_POWER_OFF: &str = "system:power-off";
 
@@ -152,6 +164,21 @@ pub struct Identify {
     /// How the programs of its image are to be run; absent when nothing of that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageConfig>,
+    /// Host directories that the machine was started with. A mount that fails fails the identity.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+}
+
+/// A host directory in the guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// By which the guest finds the device: letters, digits and hyphens, at most 36 (virtio 1.2, 5.11.4).
+    pub tag: String,
+    /// Where it is mounted; made when it is missing.
+    pub target: GuestPath,
+    /// Whether the guest may only read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
 }
 
 /// How the machine reaches its network.
@@ -168,13 +195,28 @@ pub struct NetworkIdentity {
     pub mtu: Option<u16>,
 }
 
+/// Asks for a [`HealthReport`], which is measured anew.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct HealthRequest {
+    /// Milliseconds between the reports that follow as events, at least 500; absent leaves it as it is, 30,000 at first. It
+    /// holds for this channel only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub every_ms: Option<u64>,
+}
+
 /// How the guest is; answer and event of [`SYSTEM_HEALTH`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HealthReport {
     /// In one word.
     pub status: HealthStatus,
     /// When the agent started, by the guest's clock.
     pub started_at: Timestamp,
+    /// What the guest uses of its machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// The setup in progress, or else the last one of this boot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<SetupReport>,
 }
 
 /// How the guest is, in one word.

@@ -1,4 +1,4 @@
-//! The names a user gives: sheds, images and tmux sessions.
+//! The names a user gives: sheds, images, credentials and tmux sessions.
 //!
 //! A name becomes a file name, a host name, an SSH user and a URL segment, so each rule here is the strictest of
 //! those: no separators, no upper case where a host name would fold it, no leading dash that a tool could read as
@@ -13,6 +13,10 @@ const SHED_NAME_MAX: usize = 63;
 
 /// Longest image name in bytes; with `-rootfs.ext4.source` it stays far below the 255 of Linux's NAME_MAX.
 const IMAGE_NAME_MAX: usize = 128;
+
+/// Longest credential name in bytes: with `cred-` before it, it is the tag of a virtio-fs device, which has 36 (virtio 1.2,
+/// 5.11.4).
+const CREDENTIAL_NAME_MAX: usize = 31;
 
 /// Longest session name in bytes (spec A.1).
 const SESSION_NAME_MAX: usize = 63;
@@ -46,6 +50,11 @@ pub struct ImageName(String);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct SessionName(String);
+
+/// The name of a credential: `^[A-Za-z0-9][A-Za-z0-9_-]*$` (spec E), at most 31 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct CredentialName(String);
 
 impl FromStr for ShedName {
     type Err = ParseNameError;
@@ -88,17 +97,31 @@ impl FromStr for SessionName {
     type Err = ParseNameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const WHAT: &str = "session";
-        check_length(WHAT, text, SESSION_NAME_MAX)?;
-        let malformed = |rule| ParseNameError::Malformed { what: WHAT, name: text.to_owned(), rule };
-        if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-            return Err(malformed("it begins with a letter or a digit"));
-        }
-        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
-            return Err(malformed("it has only letters, digits, underscores and hyphens"));
-        }
+        check_word("session", text, SESSION_NAME_MAX)?;
         Ok(Self(text.to_owned()))
     }
+}
+
+impl FromStr for CredentialName {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        check_word("credential", text, CREDENTIAL_NAME_MAX)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Checks for `^[A-Za-z0-9][A-Za-z0-9_-]*$`.
+fn check_word(what: &'static str, text: &str, max: usize) -> Result<(), ParseNameError> {
+    check_length(what, text, max)?;
+    let malformed = |rule| Err(ParseNameError::Malformed { what, name: text.to_owned(), rule });
+    if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        return malformed("it begins with a letter or a digit");
+    }
+    if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-')) {
+        return malformed("it has only letters, digits, underscores and hyphens");
+    }
+    Ok(())
 }
 
 fn check_length(what: &'static str, text: &str, max: usize) -> Result<(), ParseNameError> {
@@ -156,6 +179,7 @@ impl ImageName {
 text_type!(ShedName);
 text_type!(ImageName);
 text_type!(SessionName);
+text_type!(CredentialName);
 
 #[cfg(test)]
 mod tests {

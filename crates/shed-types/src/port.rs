@@ -16,6 +16,8 @@ pub enum GuestPort {
     Health,
     /// The message channel: hello, identity, health events, shutdown, later the plugin bus.
     Messages,
+    /// Brings a shed's project up, and down: clone and hooks.
+    Setup,
     /// Proxies TCP to the guest's loopback.
     Tcp,
     /// Moves files as tar streams.
@@ -26,8 +28,8 @@ pub enum GuestPort {
 
 impl GuestPort {
     /// Every port, for tables and tests.
-    pub const ALL: [Self; 6] =
-        [Self::Exec, Self::Health, Self::Messages, Self::Tcp, Self::Files, Self::NineP];
+    pub const ALL: [Self; 7] =
+        [Self::Exec, Self::Health, Self::Messages, Self::Setup, Self::Tcp, Self::Files, Self::NineP];
 
     /// Returns the port's number on the wire.
     #[must_use]
@@ -36,6 +38,7 @@ impl GuestPort {
             Self::Exec => 1024,
             Self::Health => 1025,
             Self::Messages => 1026,
+            Self::Setup => 1027,
             Self::Tcp => 1028,
             Self::Files => 1029,
             Self::NineP => 1030,
@@ -117,6 +120,6 @@ mod tests {
         for port in GuestPort::ALL {
             assert_eq!(GuestPort::from_number(port.number()), Some(port));
         }
-        assert_eq!(GuestPort::from_number(1027), None);
+        assert_eq!(GuestPort::from_number(1031), None);
     }
 }

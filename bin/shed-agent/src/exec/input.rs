@@ -66,7 +66,10 @@ impl Input {
                 | FrameKind::HealthResponse
                 | FrameKind::Message
                 | FrameKind::FilesRequest
-                | FrameKind::FilesReply => {}
+                | FrameKind::FilesReply
+                | FrameKind::SetupRequest
+                | FrameKind::SetupEvent
+                | FrameKind::SetupReply => {}
             }
         }
     }

@@ -51,6 +51,7 @@ struct Checked {
     memory_mb: Option<MemoryMb>,
     image: Option<String>,
     backend: Option<String>,
+    no_provision: bool,
 }
 
 error_responses! {
@@ -220,6 +221,7 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
         memory_mb: sized(request.memory_mb).map(MemoryMb::try_from).transpose().map_err(out_of_range)?,
         image: given(request.image),
         backend: given(request.backend),
+        no_provision: request.no_provision,
     })
 }
 
@@ -269,6 +271,7 @@ fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
         memory_mb: checked.memory_mb,
         repo: checked.repo,
         local_dir: None::<Utf8PathBuf>,
+        no_provision: checked.no_provision,
     })
 }
 

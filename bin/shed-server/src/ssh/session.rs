@@ -196,7 +196,10 @@ impl Session {
                 | FrameKind::HealthResponse
                 | FrameKind::Message
                 | FrameKind::FilesRequest
-                | FrameKind::FilesReply => continue,
+                | FrameKind::FilesReply
+                | FrameKind::SetupRequest
+                | FrameKind::SetupEvent
+                | FrameKind::SetupReply => continue,
             }
             let _before = moved.fetch_add(length, Relaxed);
         }

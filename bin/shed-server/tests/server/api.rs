@@ -191,6 +191,10 @@ fn settings(root: &Utf8Path) -> Settings {
         start_timeout: PATIENCE,
         stop_timeout: Duration::from_secs(5),
         extra_cmdline: Vec::new(),
+
+        credentials: Default::default(),
+        env_file: None,
+        extra_known_hosts: Vec::new(),
     }
 }
 

@@ -67,7 +67,10 @@ pub(crate) async fn run_quietly(
             | FrameKind::HealthResponse
             | FrameKind::Message
             | FrameKind::FilesRequest
-            | FrameKind::FilesReply => {}
+            | FrameKind::FilesReply
+            | FrameKind::SetupRequest
+            | FrameKind::SetupEvent
+            | FrameKind::SetupReply => {}
         }
     }
     Err(SessionError::HungUp { source: None })

@@ -248,7 +248,10 @@ async fn receive_all(
             | FrameKind::HealthResponse
             | FrameKind::Message
             | FrameKind::FilesRequest
-            | FrameKind::FilesReply => continue,
+            | FrameKind::FilesReply
+            | FrameKind::SetupRequest
+            | FrameKind::SetupEvent
+            | FrameKind::SetupReply => continue,
         };
         if let Some(terminal) = terminal {
             // Lines of the server come while the shed starts, the command's output when it runs.

@@ -73,7 +73,10 @@ pub(crate) async fn run(
             | FrameKind::HealthResponse
             | FrameKind::Message
             | FrameKind::FilesRequest
-            | FrameKind::FilesReply => {}
+            | FrameKind::FilesReply
+            | FrameKind::SetupRequest
+            | FrameKind::SetupEvent
+            | FrameKind::SetupReply => {}
         }
     }
     Err(GuestError::HungUp)

@@ -32,7 +32,7 @@ pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service
         GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
         GuestPort::Tcp => Some(Box::new(|stream| Box::pin(tcp::serve(stream, machine)))),
         GuestPort::Files => Some(serve(|frames| files::serve(frames, machine))),
-        GuestPort::NineP => None,
+        GuestPort::Setup | GuestPort::NineP => None,
     }
 }
 
@@ -70,7 +70,7 @@ async fn messages(mut frames: Frames, machine: Arc<Machine>) -> Result<(), Frame
         if request.kind != EnvelopeKind::Request {
             continue;
         }
-        let report = HealthReport { status: HealthStatus::Ok, started_at };
+        let report = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup: None };
         let mut event = None;
         let reply = match request.namespace.as_str() {
             SYSTEM_HELLO => {
@@ -252,7 +252,10 @@ async fn copy(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::HealthResponse
             | FrameKind::Message
             | FrameKind::FilesRequest
-            | FrameKind::FilesReply => {}
+            | FrameKind::FilesReply
+            | FrameKind::SetupRequest
+            | FrameKind::SetupEvent
+            | FrameKind::SetupReply => {}
         }
     }
     Ok(None)
@@ -278,7 +281,10 @@ async fn count(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::HealthResponse
             | FrameKind::Message
             | FrameKind::FilesRequest
-            | FrameKind::FilesReply => {}
+            | FrameKind::FilesReply
+            | FrameKind::SetupRequest
+            | FrameKind::SetupEvent
+            | FrameKind::SetupReply => {}
         }
     }
     Ok(None)
@@ -303,7 +309,10 @@ async fn sizes(frames: &mut Frames) -> Result<Option<ExitStatus>, FrameError> {
             | FrameKind::HealthResponse
             | FrameKind::Message
             | FrameKind::FilesRequest
-            | FrameKind::FilesReply => {}
+            | FrameKind::FilesReply
+            | FrameKind::SetupRequest
+            | FrameKind::SetupEvent
+            | FrameKind::SetupReply => {}
         }
     }
     Ok(None)

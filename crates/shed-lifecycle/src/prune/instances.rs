@@ -130,6 +130,10 @@ mod tests {
             start_timeout: Duration::from_secs(20),
             stop_timeout: Duration::from_secs(20),
             extra_cmdline: Vec::new(),
+
+            credentials: Default::default(),
+            env_file: None,
+            extra_known_hosts: Vec::new(),
         };
         let sheds = Sheds::open(settings, Arc::new(FakeWorld::new().backend())).await.unwrap();
         let new = NewShed {
@@ -139,6 +143,7 @@ mod tests {
             memory_mb: None,
             repo: None,
             local_dir: None,
+            no_provision: false,
         };
         sheds.create(new, Progress::silent()).await.unwrap();
         sheds.stop(shed).await.unwrap();

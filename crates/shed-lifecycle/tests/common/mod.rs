@@ -36,6 +36,10 @@ pub(crate) fn settings() -> (TempDir, Settings) {
         start_timeout: DEADLINE,
         stop_timeout: DEADLINE,
         extra_cmdline: Vec::new(),
+
+        credentials: Default::default(),
+        env_file: None,
+        extra_known_hosts: Vec::new(),
     };
     // Stands for what mke2fs would make, which is no part of these tests.
     let cache = images_dir.join(file_name::CACHE);
