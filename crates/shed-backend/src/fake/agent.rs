@@ -15,7 +15,7 @@ use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
 use super::{
-    AskedBy, BootFault, Machine, files, tcp,
+    AskedBy, BootFault, Machine, files, setup, tcp,
     tmux::{self, Reply},
 };
 
@@ -32,7 +32,8 @@ pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service
         GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
         GuestPort::Tcp => Some(Box::new(|stream| Box::pin(tcp::serve(stream, machine)))),
         GuestPort::Files => Some(serve(|frames| files::serve(frames, machine))),
-        GuestPort::Setup | GuestPort::NineP => None,
+        GuestPort::Setup => Some(serve(|frames| setup::serve(frames, machine))),
+        GuestPort::NineP => None,
     }
 }
 
