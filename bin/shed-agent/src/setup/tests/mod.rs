@@ -1,0 +1,5 @@
+//! The whole service over an in-memory stream, with real bash and real git.
+
+mod clones;
+mod hooks;
+mod host;
