@@ -74,8 +74,8 @@ impl State {
         *lock(&self.image) = Arc::new(image);
     }
 
-    /// Sends the host a message on the channel, when there is one.
-    pub(crate) fn post(&self, _envelope: Envelope) {}
+    /// Has an event sent to the host, when there is a channel for it.
+    pub(crate) fn post(&self, _event: &Envelope) {}
 
     /// Makes the caller the one message channel and ends the one before: the newest wins (spec B.5). Nothing is
     /// cleared when a channel ends, so a late end cannot hurt a newer one.

@@ -7,11 +7,11 @@ use crate::{health, state::State};
 
 /// The setup stands otherwise than before.
 pub(super) fn changed(state: &State) {
-    state.post(Envelope::event(SYSTEM_HEALTH, &health::report(state)));
+    state.post(&Envelope::event(SYSTEM_HEALTH, &health::report(state)));
 }
 
 /// A step has ended.
 pub(super) fn ended(state: &State, occasion: Occasion, step: Step, end: &StepEnd) {
     let event = GuestEvent::StepEnded { occasion, step, end: end.clone(), at: Timestamp::now() };
-    state.post(Envelope::event(SYSTEM_EVENT, &event));
+    state.post(&Envelope::event(SYSTEM_EVENT, &event));
 }

@@ -132,14 +132,8 @@ impl Run {
     async fn occupants(&self) -> io::Result<Option<String>> {
         let place = self.workspace().to_owned();
         let look = move || {
-            for entry in fs::read_dir(place)? {
-                let name = entry?.file_name();
-                // Every ext4 has it.
-                if name != "lost+found" {
-                    return Ok(Some(name.to_string_lossy().into_owned()));
-                }
-            }
-            Ok(None)
+            let first = fs::read_dir(place)?.next().transpose()?;
+            Ok(first.map(|entry| entry.file_name().to_string_lossy().into_owned()))
         };
         as_user(&self.user, FILES, look).await.map_err(io::Error::other)?
     }

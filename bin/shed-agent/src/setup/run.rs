@@ -201,13 +201,20 @@ impl Run {
             Ending::Exited(code) => (format!("{what} ended with exit code {code}"), Some(code), false),
             Ending::Signalled(signal) => (format!("{what} was ended by signal {signal}"), None, false),
             Ending::TimedOut => {
-                let limit = GoDuration::saturating_from(limit);
+                let limit = GoDuration::saturating_from(rounded(limit));
                 (format!("{what} took longer than {limit} and was ended"), None, true)
             }
             Ending::Stopped => (format!("{what} was ended, because the shed is being stopped"), None, false),
         };
         Err(Failure { message: sentence(&message), code, timed_out, last_lines, log })
     }
+}
+
+/// What is left of a limit, as one would have said it.
+fn rounded(limit: Duration) -> Duration {
+    let unit = if limit < Duration::from_secs(10) { 100 } else { 1000 };
+    let millis = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+    Duration::from_millis(millis.div_ceil(unit).saturating_mul(unit))
 }
 
 /// A failure of which there is no more to say.

@@ -28,7 +28,7 @@ impl Guest {
     pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (uid, gid) = if rustix::process::geteuid().is_root() {
-            (4711, 4711)
+            (65534, 65534)
         } else {
             (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
         };
