@@ -22,7 +22,7 @@ use crate::{
 
 /// Events of one create or start, ending after `Complete` or `Error`, or with an `Err` when the connection does.
 ///
-/// Dropping it earlier closes the connection, which cancels a create.
+/// Dropping it earlier closes the connection, which cancels a create whose shed does not run yet.
 pub struct EventStream {
     server: ServerAddress,
     request: String,

@@ -206,14 +206,13 @@ impl Host<'_> {
 
     /// Says why a step failed, in the words of the guest, with its last lines and where the rest is.
     fn describe(&self, step: Step, failure: &Failure) -> String {
-        let mut text = match (failure.timed_out, failure.code) {
-            (true, _) => format!("{} took too long and was ended", name(step)),
-            (false, Some(code)) => format!("{} failed with exit code {code}", name(step)),
-            (false, None) => format!("{} failed", name(step)),
-        };
-        match self.line(&failure.message, MAX_MESSAGE) {
-            message if message.is_empty() => {}
-            message => text.push_str(&format!(": {message}")),
+        let mut text = self.line(&failure.message, MAX_MESSAGE);
+        if text.is_empty() {
+            text = match (failure.timed_out, failure.code) {
+                (true, _) => format!("{} took too long and was ended", name(step)),
+                (false, Some(code)) => format!("{} ended with exit code {code}", name(step)),
+                (false, None) => format!("{} failed, and the shed does not say why", name(step)),
+            };
         }
         let last: Vec<String> =
             failure.last_lines.iter().take(LAST_LINES).map(|line| self.line(line, MAX_LINE)).collect();

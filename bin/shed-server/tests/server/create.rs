@@ -206,7 +206,7 @@ async fn what_fails_after_the_boot_is_a_warning_in_the_reply() {
     let api = Api::new().await;
     let name = "api".parse().unwrap();
     let failure = Failure {
-        message: "it was asked for".into(),
+        message: "the startup hook ended badly".into(),
         code: Some(3),
         timed_out: false,
         last_lines: vec!["the last line".into()],
@@ -216,8 +216,7 @@ async fn what_fails_after_the_boot_is_a_warning_in_the_reply() {
         let ended = FakeStep::ended(Step::Startup, StepEnd::Failed(failure.clone()));
         api.world.set_setup(&name, occasion, vec![ended, FakeStep::done()]);
     }
-    let expected =
-        "the startup hook failed with exit code 3: it was asked for\nits last lines:\n  the last line";
+    let expected = "the startup hook ended badly\nits last lines:\n  the last line";
     let reply = api.send("POST", "/api/sheds", r#"{"name":"api"}"#).await;
     assert_eq!((reply.status, &reply.json()["warnings"]), (201, &json!([expected])));
     api.client.stop(&name).await.unwrap();
