@@ -171,7 +171,7 @@ impl Host<'_> {
             }
             SetupEvent::Warning { step, message } => {
                 let message = self.line(&message, MAX_MESSAGE);
-                self.warn(phase(step), format!("{}: {message}", name(step)));
+                self.warn(phase(step), message);
             }
             SetupEvent::Ended { step, end } => match end {
                 StepEnd::Done | StepEnd::Skipped => {}
