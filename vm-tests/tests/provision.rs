@@ -139,7 +139,7 @@ fn hooks_that_never_stop_printing_or_never_end_are_survived() {
     let mut promises = Promises::new();
     promises.keep("50 MB: shown from the beginning on, whole in the log, and the create ends", || {
         let told = create(&cli, &format!("{daemon}/flood.git"), &[]).err();
-        assert!(told.contains("hooks | first line"), "{:.500}", told);
+        assert!(told.contains("hooks | first line"), "{told:.500}");
         assert!(told.contains("x.sh, ended with exit code 7"), "the failure is told");
         assert!(told.contains("\n    last line\n"), "the last lines are told");
         let log = "stat -c %s /var/log/shed/install.log; tail -n 1 /var/log/shed/install.log";

@@ -242,14 +242,13 @@ impl Driver {
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );
-                let shed = self.record.name.clone();
-                let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-                // A setup that a former server asked for goes on in the guest by itself.
-                State::Running(Machine { vm, keeper }, Settling::Done { _credentials })
+                let machine = Machine { vm, keeper };
+                let settling = self.resume_settling(&machine);
+                State::Running(machine, settling)
             }
             Beginning::Create { image, project, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
-                self.record.vm = Some(new_launch());
+                self.record.vm = Some(new_launch(&project));
                 let (boot, progress) = self.boot(progress);
                 let record = self.record.clone();
                 let boot = Box::pin(async move { boot.create(record, image).await });
@@ -351,7 +350,7 @@ impl Driver {
             return;
         }
         self.record.status = RecordStatus::Starting;
-        self.record.vm = Some(new_launch());
+        self.record.vm = Some(new_launch(&Project::START));
         self.record.last_error = None;
         let (boot, progress) = self.boot(progress);
         let record = self.record.clone();
@@ -544,15 +543,8 @@ impl Driver {
             Work::Starting { progress, replies, .. } => (Project::START, progress, None, replies),
             Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
         };
-        let settle = Settle {
-            context: Arc::clone(&self.context),
-            shed: self.record.name.clone(),
-            vm: Arc::clone(&machine.vm),
-            channel: machine.keeper.channel(),
-            progress: Arc::clone(&progress),
-        };
-        let span = tracing::info_span!("settle", shed = %self.record.name);
-        let work = Box::pin(settle.run(project).instrument(span));
+        let settle = self.settle_of(&machine, &progress);
+        let work = Box::pin(settle.run(project).instrument(self.settle_span()));
         let (now, later): (Vec<_>, Vec<_>) =
             replies.into_iter().partition(|(until, _)| matches!(until, Until::Running));
         let starts = later.into_iter().map(|(_, reply)| reply).collect();
@@ -562,6 +554,34 @@ impl Driver {
         for (_, reply) in now {
             answer(reply, Ok(self.started(&progress)));
         }
+    }
+
+    /// Goes on with what a former server had to do for a machine. Nobody waits for it.
+    fn resume_settling(&self, machine: &Machine) -> Settling {
+        let progress = Arc::new(Progress::silent());
+        let settle = self.settle_of(machine, &progress);
+        match Project::of_record(&self.record) {
+            Some((project, lost)) => {
+                let work = Box::pin(settle.resume(project, lost).instrument(self.settle_span()));
+                let waiters = Waiters { progress, create: None, starts: Vec::new() };
+                Settling::InProgress { work, waiters }
+            }
+            None => Settling::Done { _credentials: settle.attend() },
+        }
+    }
+
+    fn settle_of(&self, machine: &Machine, progress: &Arc<Progress>) -> Settle {
+        Settle {
+            context: Arc::clone(&self.context),
+            shed: self.record.name.clone(),
+            vm: Arc::clone(&machine.vm),
+            channel: machine.keeper.channel(),
+            progress: Arc::clone(progress),
+        }
+    }
+
+    fn settle_span(&self) -> tracing::Span {
+        tracing::info_span!("settle", shed = %self.record.name)
     }
 
     fn settled(&mut self, _credentials: AbortOnDropHandle<()>) {
@@ -840,8 +860,9 @@ pub(crate) fn unusable(files: &shed_state::InstanceFiles) -> Option<String> {
         .map(|path| format!("{path} is missing"))
 }
 
-fn new_launch() -> VmRecord {
-    VmRecord { launch_id: LaunchId::generate(), pid: None, start_time: None }
+fn new_launch(project: &Project) -> VmRecord {
+    let setup = project.planned();
+    VmRecord { launch_id: LaunchId::generate(), pid: None, start_time: None, setup }
 }
 
 /// Answers a request; one whose caller is gone needs no answer.

@@ -71,7 +71,8 @@ async fn messages(mut frames: Frames, machine: Arc<Machine>) -> Result<(), Frame
         if request.kind != EnvelopeKind::Request {
             continue;
         }
-        let report = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup: None };
+        let setup = machine.setup();
+        let report = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup };
         let mut event = None;
         let reply = match request.namespace.as_str() {
             SYSTEM_HELLO => {
