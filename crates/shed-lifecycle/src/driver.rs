@@ -23,7 +23,7 @@ use crate::{
     error::ClearVmError,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
-    settle::{Project, Settle},
+    settle::{Project, Settle, Settling, Unsettled, Waiters},
     shutdown,
 };
 
@@ -31,7 +31,7 @@ use crate::{
 const QUEUE: usize = 64;
 
 pub(crate) type CreateReply = oneshot::Sender<Result<Started, CreateShedError>>;
-type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
+pub(crate) type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
 type StopReply = oneshot::Sender<Result<ShedView, StopShedError>>;
 type DeleteReply = oneshot::Sender<Result<(), DeleteShedError>>;
 /// Says at once whether the delete begins, and where its end will be told.
@@ -116,29 +116,6 @@ enum State {
     Gone,
 }
 
-/// How far what comes after a boot is. It belongs to the machine and goes with it.
-enum Settling {
-    /// It goes on.
-    InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
-    /// It has ended, and credentials are kept in step.
-    Done { _credentials: AbortOnDropHandle<()> },
-}
-
-/// Those who wait until a shed has settled, and what they will be told.
-struct Waiters {
-    progress: Arc<Progress>,
-    create: Option<CreateReply>,
-    starts: Vec<StartReply>,
-}
-
-/// Why a shed does not settle.
-#[derive(Debug, Clone, Copy)]
-enum Unsettled {
-    Stopped,
-    MachineEnded,
-    ServerEnds,
-}
-
 /// An operation in progress and those who wait for it.
 enum Work {
     Creating {
@@ -173,7 +150,7 @@ enum AfterDelete {
 /// Takes a shed out of the table.
 pub(crate) type Forget = Box<dyn FnOnce(&ShedName) + Send>;
 
-type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the driver woke up for.
 enum Event {
@@ -566,7 +543,7 @@ impl Driver {
                 let waiters = Waiters { progress, create: None, starts: Vec::new() };
                 Settling::InProgress { work, waiters }
             }
-            None => Settling::Done { _credentials: settle.attend() },
+            None => Settling::Done(settle.attend()),
         }
     }
 
@@ -584,9 +561,9 @@ impl Driver {
         tracing::info_span!("settle", shed = %self.record.name)
     }
 
-    fn settled(&mut self, _credentials: AbortOnDropHandle<()>) {
+    fn settled(&mut self, credentials: AbortOnDropHandle<()>) {
         let State::Running(_, settling) = &mut self.state else { return };
-        let before = std::mem::replace(settling, Settling::Done { _credentials });
+        let before = std::mem::replace(settling, Settling::Done(credentials));
         if let Some(waiters) = before.leave() {
             self.tell_started(waiters);
         }
@@ -604,16 +581,7 @@ impl Driver {
     }
 
     fn tell_unsettled(&self, waiters: Waiters, why: Unsettled) {
-        let shed = &self.record.name;
-        let warning = match why {
-            Unsettled::Stopped => format!("shed {shed} was stopped before its project was set up"),
-            Unsettled::MachineEnded => {
-                format!("the machine of shed {shed} ended before its project was set up")
-            }
-            Unsettled::ServerEnds => format!(
-                "the server ends; the setup of shed {shed} goes on, and `shed status {shed}` tells how it stands"
-            ),
-        };
+        let warning = why.explain(&self.record.name);
         waiters.progress.warn(Phase::Provision, warning);
         self.tell_started(waiters);
     }
@@ -799,24 +767,6 @@ impl Driver {
             };
         });
         let _before = self.vm.send_replace(machine);
-    }
-}
-
-impl Settling {
-    /// Waits for its end; for ever when that has been.
-    async fn ended(&mut self) -> AbortOnDropHandle<()> {
-        match self {
-            Self::InProgress { work, .. } => work.await,
-            Self::Done { .. } => std::future::pending().await,
-        }
-    }
-
-    /// Ends it, and returns those who wait for it.
-    fn leave(self) -> Option<Waiters> {
-        match self {
-            Self::InProgress { waiters, .. } => Some(waiters),
-            Self::Done { .. } => None,
-        }
     }
 }
 

@@ -18,7 +18,14 @@ use shed_state::{PlannedSetup, ShedRecord};
 use shed_types::{Repo, ShedName, error_chain};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Phase, Progress, context::Context, env_file, guest_channel::GuestChannel, known_hosts, setup};
+use crate::{
+    Phase, Progress,
+    context::Context,
+    driver::{CreateReply, Pending, StartReply},
+    env_file,
+    guest_channel::GuestChannel,
+    known_hosts, setup,
+};
 
 /// What a boot leads to besides a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +67,60 @@ impl Project {
             format!("the repository {text} was not cloned: the server that ended had its password in memory alone; clone it in the shed")
         });
         Some((Self { repo, hooks, occasion }, lost))
+    }
+}
+
+/// How far what comes after a boot is. It belongs to the machine and goes with it.
+pub(crate) enum Settling {
+    /// It goes on.
+    InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
+    /// It has ended, and credentials are kept in step.
+    Done(#[expect(dead_code, reason = "dropped with the machine")] AbortOnDropHandle<()>),
+}
+
+/// Those who wait until a shed has settled, and what they will be told.
+pub(crate) struct Waiters {
+    pub progress: Arc<Progress>,
+    pub create: Option<CreateReply>,
+    pub starts: Vec<StartReply>,
+}
+
+impl Settling {
+    /// Waits for its end; for ever when that has been.
+    pub(crate) async fn ended(&mut self) -> AbortOnDropHandle<()> {
+        match self {
+            Self::InProgress { work, .. } => work.await,
+            Self::Done(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends it, and returns those who wait for it.
+    pub(crate) fn leave(self) -> Option<Waiters> {
+        match self {
+            Self::InProgress { waiters, .. } => Some(waiters),
+            Self::Done(_) => None,
+        }
+    }
+}
+
+/// Why a shed does not settle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Unsettled {
+    Stopped,
+    MachineEnded,
+    ServerEnds,
+}
+
+impl Unsettled {
+    /// Says it to whoever waited.
+    pub(crate) fn explain(self, shed: &ShedName) -> String {
+        match self {
+            Self::Stopped => format!("shed {shed} was stopped before its project was set up"),
+            Self::MachineEnded => format!("the machine of shed {shed} ended before its project was set up"),
+            Self::ServerEnds => format!(
+                "the server ends; the setup of shed {shed} goes on, and `shed status {shed}` tells how it stands"
+            ),
+        }
     }
 }
 
@@ -115,7 +176,7 @@ impl Settle {
             match self.channel.request(SYSTEM_HEALTH, &request, patience).await {
                 Ok(HealthReport { setup, .. }) => return setup.is_some(),
                 Err(error) => {
-                    tracing::debug!(error = %error_chain(&error), "the guest did not say how its setup stands")
+                    tracing::debug!(error = %error_chain(&error), "the guest did not say how its setup stands");
                 }
             }
             // The sender goes with the machine, and this future, too.
