@@ -74,7 +74,7 @@ pub(super) fn parse(file: &[u8]) -> Result<(Provision, Vec<String>), ProvisionEr
     };
     let mut warnings = document.warnings();
     let Document { hooks, env, timeout, .. } = document;
-    let mut variables = Vec::new();
+    let (mut variables, mut reserved) = (Vec::new(), Vec::new());
     for (name, value) in env {
         if !is_name(&name) {
             return Err(ProvisionError::Name(name));
@@ -83,10 +83,18 @@ pub(super) fn parse(file: &[u8]) -> Result<(Provision, Vec<String>), ProvisionEr
             return Err(ProvisionError::Value(name));
         }
         if name.starts_with("SHED_") {
-            warnings.push(format!("env: {name} is left as it is: variables of this name are shed's own"));
+            reserved.push(name);
         } else {
             variables.push((name, value));
         }
+    }
+    if let Some(first) = reserved.first() {
+        let more = if reserved.len() > 1 {
+            format!(" and {} more are", reserved.len() - 1)
+        } else {
+            " is".to_owned()
+        };
+        warnings.push(format!("env: {first}{more} not taken: variables that begin with SHED_ are shed's own"));
     }
     let provision = Provision {
         install: path("install", hooks.install)?,
@@ -140,7 +148,7 @@ fn duration(text: &str) -> Result<Duration, ProvisionError> {
 }
 
 /// Whether a shell takes it as the name of a variable (POSIX, Base Definitions 3.216).
-fn is_name(name: &str) -> bool {
+pub(super) fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
@@ -401,8 +409,10 @@ mod tests {
     fn the_sheds_own_variables_stay() {
         let (provision, warnings) = parse(b"env: {SHED_NAME: x, SHED_FOO: y, SHEDS: z}").unwrap();
         assert_eq!(provision.env, [("SHEDS".to_owned(), "z".to_owned())]);
-        assert_eq!(warnings.len(), 2);
-        assert!(warnings[0].contains("SHED_NAME"));
+        assert_eq!(
+            warnings,
+            ["env: SHED_NAME and 1 more are not taken: variables that begin with SHED_ are shed's own"]
+        );
     }
 
     #[test]
