@@ -6,7 +6,7 @@ use shed_link::{Incoming, MuxStream, guest_handshake, mux};
 use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{exec, files, health, log, messages, state::State, tcp, transport::VirtioPort};
+use crate::{exec, files, health, log, messages, setup, state::State, tcp, transport::VirtioPort};
 
 /// What every service runs on.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -86,10 +86,13 @@ async fn serve_host(port: &mut VirtioPort, generation: u32, state: &Arc<State>) 
 async fn dispatch(incoming: Incoming<MuxStream>, state: Arc<State>) {
     let port = incoming.port();
     let accepted = match port {
-        GuestPort::Exec | GuestPort::Health | GuestPort::Messages | GuestPort::Tcp | GuestPort::Files => {
-            incoming.accept().await
-        }
-        GuestPort::Setup | GuestPort::NineP => {
+        GuestPort::Exec
+        | GuestPort::Health
+        | GuestPort::Messages
+        | GuestPort::Tcp
+        | GuestPort::Files
+        | GuestPort::Setup => incoming.accept().await,
+        GuestPort::NineP => {
             // The host learns it by the answer; when it has gone there is nobody to tell.
             let _gone = incoming.refuse("this agent does not serve the port").await;
             return;
@@ -108,7 +111,8 @@ pub(crate) async fn serve_stream(port: GuestPort, stream: impl ByteStream, state
         GuestPort::Messages => messages::serve(stream, &state).await,
         GuestPort::Tcp => tcp::serve(stream).await,
         GuestPort::Files => files::serve(stream, &state).await,
+        GuestPort::Setup => setup::serve(stream, &state).await,
         // Refused before a stream comes to be.
-        GuestPort::Setup | GuestPort::NineP => {}
+        GuestPort::NineP => {}
     }
 }

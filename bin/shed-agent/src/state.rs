@@ -6,10 +6,14 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shed_protocol::ImageConfig;
+use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{identify::ENVIRONMENT_FILE, image};
+use crate::{
+    identify::ENVIRONMENT_FILE,
+    image,
+    setup::{Ground, Setups},
+};
 
 /// One for each agent process.
 #[derive(Debug)]
@@ -18,6 +22,8 @@ pub(crate) struct State {
     pub(crate) started_at: Timestamp,
     /// The kernel's boot id, or nothing where /proc has none.
     pub(crate) boot_id: String,
+    /// Clones and hooks.
+    pub(crate) setups: Setups,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -35,10 +41,17 @@ impl State {
         Self {
             started_at: Timestamp::now(),
             boot_id,
+            setups: Setups::new(Ground::guest()),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),
         }
+    }
+
+    /// Makes one for tests, whose setups are on other ground than a guest's.
+    #[cfg(test)]
+    pub(crate) fn on(ground: Ground) -> Self {
+        Self { setups: Setups::new(ground), ..Self::new() }
     }
 
     /// The shed's name, once the host has told it.
@@ -60,6 +73,9 @@ impl State {
     pub(crate) fn set_image(&self, image: ImageConfig) {
         *lock(&self.image) = Arc::new(image);
     }
+
+    /// Has an event sent to the host, when there is a channel for it.
+    pub(crate) fn post(&self, _event: &Envelope) {}
 
     /// Makes the caller the one message channel and ends the one before: the newest wins (spec B.5). Nothing is
     /// cleared when a channel ends, so a late end cannot hurt a newer one.
