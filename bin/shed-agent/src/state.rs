@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{identify::ENVIRONMENT_FILE, image, messages::outbox::Outbox};
+use crate::{identify::ENVIRONMENT_FILE, image, messages::outbox::Outbox, meter::Meter};
 
 /// One for each agent process.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) boot_id: String,
     /// What the message channel tells the host, or will.
     pub(crate) outbox: Outbox,
+    /// Measures the machine.
+    pub(crate) meter: Meter,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -38,6 +40,7 @@ impl State {
             started_at: Timestamp::now(),
             boot_id,
             outbox: Outbox::default(),
+            meter: Meter::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),

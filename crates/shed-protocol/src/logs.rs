@@ -4,6 +4,7 @@
 //! slow reader holds up nothing else on the channel. Readers end with the channel.
 
 use serde::{Deserialize, Serialize};
+use shed_types::UnitName;
 use uuid::Uuid;
 
 /// Most readers of one channel at a time.
@@ -25,7 +26,7 @@ pub struct OpenLogs {
     pub reader: Uuid,
     /// Only entries of this unit of systemd; absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<String>,
+    pub unit: Option<UnitName>,
     /// How many entries of the past come first; absent means all of this boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,
@@ -34,7 +35,7 @@ pub struct OpenLogs {
     pub follow: bool,
 }
 
-/// Asks for more entries.
+/// Asks for more entries; of one reader, one at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextLogs {
     /// The reader.
