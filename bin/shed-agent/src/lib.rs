@@ -17,6 +17,8 @@ mod health;
 mod identify;
 mod image;
 mod inheritance;
+mod journal;
+mod kernel_log;
 mod log;
 mod messages;
 mod meter;

@@ -161,15 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_odd_counts_as_nothing() {
-        for text in [
-            "",
-            "\n",
-            "cpu",
-            "cpu  - y z . . . .",
-            "MemTotal",
-            "MemTotal: -1 kB",
-            "NaN inf - 1/x",
-        ] {
+        for text in ["", "\n", "cpu", "cpu  - y z . . . .", "MemTotal", "MemTotal: x kB", "NaN inf - 1/x"] {
             assert_eq!(cpu_time(text), None, "{text:?}");
             assert_eq!(kibibytes(text, "MemTotal"), 0, "{text:?}");
             assert_eq!(load(text), Load::default(), "{text:?}");

@@ -18,6 +18,8 @@ pub(crate) struct State {
     pub(crate) started_at: Timestamp,
     /// The kernel's boot id, or nothing where /proc has none.
     pub(crate) boot_id: String,
+    /// Cancelled once the host has told this agent who the shed is.
+    pub(crate) identified: CancellationToken,
     /// What the message channel tells the host, or will.
     pub(crate) outbox: Outbox,
     /// Measures the machine.
@@ -39,6 +41,7 @@ impl State {
         Self {
             started_at: Timestamp::now(),
             boot_id,
+            identified: CancellationToken::new(),
             outbox: Outbox::default(),
             meter: Meter::default(),
             name: Mutex::new(name),

@@ -6,11 +6,16 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 use shed_protocol::{
     Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, PowerOff, SYSTEM_HEALTH,
-    SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
+    SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF,
 };
 use shed_types::error_chain;
 
-use crate::{health, identify, log, power_off, state::State};
+use crate::{
+    health, identify,
+    journal::readers::{LogsError, Readers},
+    log, power_off,
+    state::State,
+};
 
 /// An answer, and what is done once it is on its way.
 pub(super) struct Outcome {
@@ -25,7 +30,7 @@ pub(super) struct Outcome {
 const PACE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3600));
 
 /// Answers one request. Failures are answered, too, with a payload `{"error": "…"}`.
-pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
+pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers) -> Outcome {
     let reply = |reply| Outcome { reply, pace: None, then: None };
     match request.namespace.as_str() {
         SYSTEM_HELLO => reply(with(request, |_: HelloRequest| request.reply(&hello(state)))),
@@ -39,7 +44,10 @@ pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
         },
         SYSTEM_IDENTIFY => reply(match request.parse::<Identify>() {
             Ok(identity) => match identify::apply(&identity, state).await {
-                Ok(()) => request.reply(&json!({})),
+                Ok(()) => {
+                    state.identified.cancel();
+                    request.reply(&json!({}))
+                }
                 Err(error) => {
                     log::failed(&error);
                     refuse(request, &error_chain(&error))
@@ -47,10 +55,29 @@ pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
             },
             Err(error) => refuse(request, &error.to_string()),
         }),
+        SYSTEM_LOGS_OPEN => reply(match request.parse() {
+            Ok(asked) => logs(request, readers.open(asked).await.map(|()| json!({}))),
+            Err(error) => refuse(request, &error.to_string()),
+        }),
+        SYSTEM_LOGS_NEXT => reply(match request.parse() {
+            Ok(asked) => logs(request, readers.next(&asked).await),
+            Err(error) => refuse(request, &error.to_string()),
+        }),
+        SYSTEM_LOGS_CLOSE => reply(with(request, |asked| {
+            readers.close(&asked);
+            request.reply(&json!({}))
+        })),
         SYSTEM_POWER_OFF => {
             Outcome { reply: request.reply(&PowerOff {}), pace: None, then: Some(power_off::begin) }
         }
         other => reply(refuse(request, &format!("this agent does not know {other:?}"))),
+    }
+}
+
+fn logs<T: serde::Serialize>(request: &Envelope, result: Result<T, LogsError>) -> Envelope {
+    match result {
+        Ok(payload) => request.reply(&payload),
+        Err(error) => refuse(request, &error_chain(&error)),
     }
 }
 
