@@ -35,6 +35,26 @@ pub struct OpenLogs {
     pub follow: bool,
 }
 
+/// Answers [`OpenLogs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogsOpened {
+    /// Why there is no reader, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<LogsRefusal>,
+}
+
+/// Why a guest opens no reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogsRefusal {
+    /// Its image has no journal.
+    NoJournal,
+    /// It has no such unit, and its journal nothing of one.
+    NoUnit,
+    /// [`MAX_READERS`] are open.
+    TooManyReaders,
+}
+
 /// Asks for more entries; of one reader, one at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextLogs {

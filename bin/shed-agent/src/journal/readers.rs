@@ -11,7 +11,7 @@ use std::{
 
 use futures::FutureExt;
 use shed_protocol::{
-    CloseLogs, LogEntries, LogEntry, MAX_PAYLOAD, NextLogs, OpenLogs,
+    CloseLogs, LogEntries, LogEntry, LogsRefusal, MAX_PAYLOAD, NextLogs, OpenLogs,
     logs::{MAX_ENTRIES, MAX_MESSAGE, MAX_READERS, NEXT_PATIENCE_MS},
 };
 use shed_types::UnitName;
@@ -33,12 +33,8 @@ const NAME: usize = 256;
 /// Why there are no entries.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LogsError {
-    #[error("the image of this shed has no journal: there is no journalctl in it")]
-    NoJournal,
-    #[error("this shed has no unit `{0}`, and its journal nothing of one")]
-    NoUnit(UnitName),
-    #[error("{MAX_READERS} readers are open already")]
-    TooMany,
+    #[error("no reader is opened: {0:?}")]
+    Refused(LogsRefusal),
     #[error("a reader with this id is open already")]
     Open,
     #[error("there is no such reader")]
@@ -74,11 +70,11 @@ impl Readers {
     /// Opens a reader.
     pub(crate) async fn open(&self, asked: OpenLogs) -> Result<(), LogsError> {
         self.check_room(asked.reader)?;
-        let journalctl = find("journalctl").ok_or(LogsError::NoJournal)?;
+        let journalctl = find("journalctl").ok_or(LogsError::Refused(LogsRefusal::NoJournal))?;
         if let Some(unit) = &asked.unit
             && !exists(unit).await
         {
-            return Err(LogsError::NoUnit(unit.clone()));
+            return Err(LogsError::Refused(LogsRefusal::NoUnit));
         }
         let child = spawn(&journalctl, &arguments(&asked)).map_err(LogsError::Run)?;
         let entries = Entries::of(child).map_err(LogsError::Run)?;
@@ -116,7 +112,7 @@ impl Readers {
         match (readers.contains_key(&reader), readers.len() < MAX_READERS) {
             (true, _) => Err(LogsError::Open),
             (false, true) => Ok(()),
-            (false, false) => Err(LogsError::TooMany),
+            (false, false) => Err(LogsError::Refused(LogsRefusal::TooManyReaders)),
         }
     }
 

@@ -5,8 +5,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use shed_protocol::{
-    Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, PowerOff, SYSTEM_HEALTH,
-    SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF,
+    Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, LogsOpened, PowerOff,
+    SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN,
+    SYSTEM_POWER_OFF,
 };
 use shed_types::error_chain;
 
@@ -56,11 +57,18 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
             Err(error) => refuse(request, &error.to_string()),
         }),
         SYSTEM_LOGS_OPEN => reply(match request.parse() {
-            Ok(asked) => logs(request, readers.open(asked).await.map(|()| json!({}))),
+            Ok(asked) => match readers.open(asked).await {
+                Ok(()) => request.reply(&LogsOpened::default()),
+                Err(LogsError::Refused(refusal)) => request.reply(&LogsOpened { refusal: Some(refusal) }),
+                Err(error) => refuse(request, &error_chain(&error)),
+            },
             Err(error) => refuse(request, &error.to_string()),
         }),
         SYSTEM_LOGS_NEXT => reply(match request.parse() {
-            Ok(asked) => logs(request, readers.next(&asked).await),
+            Ok(asked) => match readers.next(&asked).await {
+                Ok(entries) => request.reply(&entries),
+                Err(error) => refuse(request, &error_chain(&error)),
+            },
             Err(error) => refuse(request, &error.to_string()),
         }),
         SYSTEM_LOGS_CLOSE => reply(with(request, |asked| {
@@ -71,13 +79,6 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
             Outcome { reply: request.reply(&PowerOff {}), pace: None, then: Some(power_off::begin) }
         }
         other => reply(refuse(request, &format!("this agent does not know {other:?}"))),
-    }
-}
-
-fn logs<T: serde::Serialize>(request: &Envelope, result: Result<T, LogsError>) -> Envelope {
-    match result {
-        Ok(payload) => request.reply(&payload),
-        Err(error) => refuse(request, &error_chain(&error)),
     }
 }
 
