@@ -7,10 +7,12 @@
 
 mod agent;
 mod files;
+mod messages;
 mod tcp;
 mod tmux;
 
 pub use files::{FakeFiles, FakePut};
+pub use messages::FakeLogs;
 pub use tcp::FakeService;
 
 use std::{
@@ -22,7 +24,8 @@ use std::{
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_protocol::Identify;
+use serde_json::Value;
+use shed_protocol::{Identify, OpenLogs};
 use shed_types::{BackendKind, GuestPort, LaunchId, ShedName, TcpPort};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -127,6 +130,7 @@ struct Host {
     services: BTreeMap<(ShedName, TcpPort), FakeService>,
     files: BTreeMap<ShedName, FakeFiles>,
     puts: BTreeMap<ShedName, Vec<FakePut>>,
+    said: BTreeMap<ShedName, messages::Said>,
     /// Whether backends say that they keep no console logs.
     no_console_logs: bool,
 }
@@ -248,6 +252,41 @@ impl FakeWorld {
     #[must_use]
     pub fn puts(&self, shed: &ShedName) -> Vec<FakePut> {
         self.host().puts.get(shed).cloned().unwrap_or_default()
+    }
+
+    /// Makes guests of `shed` say this when they say how they are, whatever it is.
+    pub fn set_health(&self, shed: &ShedName, payload: Value) {
+        self.host().said.entry(shed.clone()).or_default().health = Some(payload);
+    }
+
+    /// Makes guests of `shed` tell an event, on the channel that is open and on each later one.
+    pub fn tell(&self, shed: &ShedName, namespace: &str, payload: Value) {
+        let mut host = self.host();
+        let said = host.said.entry(shed.clone()).or_default();
+        said.events.send_modify(|events| events.push((namespace.to_owned(), payload)));
+    }
+
+    /// Says what the journal of `shed`'s guests does.
+    pub fn set_logs(&self, shed: &ShedName, logs: FakeLogs) {
+        self.host().said.entry(shed.clone()).or_default().logs = logs;
+    }
+
+    /// Returns how many readers of the journal of `shed`'s guests are open.
+    #[must_use]
+    pub fn log_readers(&self, shed: &ShedName) -> usize {
+        self.host().said.get(shed).map_or(0, |said| said.readers.len())
+    }
+
+    /// Returns what was asked last when a reader of the journal was opened.
+    #[must_use]
+    pub fn logs_asked(&self, shed: &ShedName) -> Option<OpenLogs> {
+        self.host().said.get(shed)?.opened.clone()
+    }
+
+    /// Returns which pauses between health reports were asked of `shed`'s guests, in milliseconds, in order.
+    #[must_use]
+    pub fn health_paces(&self, shed: &ShedName) -> Vec<u64> {
+        self.host().said.get(shed).map(|said| said.paces.clone()).unwrap_or_default()
     }
 
     fn machines_of(&self, shed: &ShedName) -> Vec<Arc<Machine>> {

@@ -20,6 +20,7 @@ use crate::{
     channel::{Health, Keeper},
     context::{Context, FileLane},
     error::ClearVmError,
+    guest_channel::GuestChannel,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
     shutdown,
@@ -60,6 +61,7 @@ pub(crate) struct Handle {
     pub messages: mpsc::Sender<Message>,
     pub view: watch::Receiver<ShedView>,
     pub vm: watch::Receiver<Option<Arc<dyn Vm>>>,
+    pub guest: watch::Receiver<Option<GuestChannel>>,
     pub health: watch::Receiver<Health>,
 }
 
@@ -88,6 +90,7 @@ pub(crate) struct Driver {
     messages: mpsc::Receiver<Message>,
     view: watch::Sender<ShedView>,
     vm: watch::Sender<Option<Arc<dyn Vm>>>,
+    guest: watch::Sender<Option<GuestChannel>>,
     health: watch::Sender<Health>,
     /// The VMM process, from its start on, before its guest is ready.
     pid: Place,
@@ -165,11 +168,13 @@ impl Driver {
         let files = context.files(&record.name);
         let view = watch::Sender::new(initial_view(&record, files.rootfs));
         let (vm, health) = (watch::Sender::new(None), watch::Sender::new(Health::default()));
+        let guest = watch::Sender::new(None);
         let pid = context.pids.place();
         let handle = Handle {
             messages: sender,
             view: view.subscribe(),
             vm: vm.subscribe(),
+            guest: guest.subscribe(),
             health: health.subscribe(),
         };
         let mut driver = Self {
@@ -180,6 +185,7 @@ impl Driver {
             messages,
             view,
             vm,
+            guest,
             health,
             pid,
             shutdown,
@@ -208,7 +214,7 @@ impl Driver {
                 );
                 let shed = self.record.name.clone();
                 let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-                State::Running(Machine { vm, _keeper: keeper, _credentials })
+                State::Running(Machine { vm, keeper, _credentials })
             }
             Beginning::Create { image, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
@@ -645,9 +651,9 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let machine = match &self.state {
-            State::Running(machine) => Some(Arc::clone(&machine.vm)),
-            State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => None,
+        let (machine, guest) = match &self.state {
+            State::Running(machine) => (Some(Arc::clone(&machine.vm)), Some(machine.keeper.channel())),
+            State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => (None, None),
         };
         self.view.send_modify(|view| {
             view.status = match self.activity() {
@@ -666,6 +672,14 @@ impl Driver {
             };
         });
         let _before = self.vm.send_replace(machine);
+        // The channel of a machine is the same from its start to its end.
+        let _told = self.guest.send_if_modified(|known| {
+            let changed = known.is_some() != guest.is_some();
+            if changed {
+                *known = guest;
+            }
+            changed
+        });
     }
 }
 

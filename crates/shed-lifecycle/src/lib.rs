@@ -11,7 +11,9 @@ mod asked_image;
 mod boot;
 mod bring_up;
 mod channel;
+mod clean;
 mod console;
+mod console_log;
 mod context;
 mod credentials;
 mod dial;
@@ -21,6 +23,7 @@ mod error;
 mod files;
 mod guest_channel;
 mod guest_command;
+mod guest_events;
 mod image_blobs;
 mod image_choice;
 mod image_make;
@@ -28,6 +31,7 @@ mod image_news;
 mod image_policy;
 mod images;
 mod log_cut;
+mod logs;
 mod pids;
 mod policy;
 mod progress;
@@ -40,11 +44,13 @@ mod settings;
 mod sheds;
 mod shutdown;
 mod space;
+mod status;
 mod tmux;
 mod usage;
 mod view;
 
 pub use asked_image::{AskedImage, AskedImageError};
+pub use console_log::{ConsoleError, ConsoleLines};
 pub use credentials::Credential;
 pub use dial::DialGuestError;
 pub use error::{
@@ -60,6 +66,7 @@ pub use image_news::tell as tell_image_progress;
 pub use images::{
     DeleteImageError, ImagePrune, KeptImage, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
+pub use logs::{LogQuery, LogStream, LogsError};
 pub use policy::Activity;
 pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate, Updates};
 pub use prune::{
@@ -71,6 +78,7 @@ pub use sessions::{AllSessions, KillSessionError, ListSessionsError, TmuxError};
 pub use settings::Settings;
 pub use sheds::Sheds;
 pub use space::Space;
+pub use status::{GuestState, ShedNews, ShedReport, ShedWatch};
 pub use tmux::{ParseSessionsError, TmuxSession};
 pub use usage::{FileRole, FileUsage, ImageUsage, ShedUsage, Usage};
 pub use view::{NewShed, ShedStatus, ShedView, Started};

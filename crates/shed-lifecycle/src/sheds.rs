@@ -152,13 +152,13 @@ impl Sheds {
     /// Returns all sheds, sorted by name.
     #[must_use]
     pub fn list(&self) -> Vec<ShedView> {
-        self.table().sheds.values().map(snapshot).collect()
+        self.table().sheds.values().map(Handle::snapshot).collect()
     }
 
     /// Returns one shed.
     #[must_use]
     pub fn get(&self, name: &ShedName) -> Option<ShedView> {
-        self.table().sheds.get(name).map(snapshot)
+        self.table().sheds.get(name).map(Handle::snapshot)
     }
 
     /// Returns one shed and what becomes of it; the sender goes when the shed does.
@@ -410,6 +410,11 @@ impl Sheds {
         self.inner.tasks.wait().await;
     }
 
+    /// Returns how a shed's task is reached and what it publishes.
+    pub(crate) fn handle(&self, name: &ShedName) -> Option<Handle> {
+        self.table().sheds.get(name).cloned()
+    }
+
     async fn ask(&self, name: &ShedName, message: Message) -> Option<()> {
         let handle = self.table().sheds.get(name).cloned()?;
         handle.messages.send(message).await.ok()
@@ -485,16 +490,6 @@ impl Sheds {
 /// Returns the time in whole seconds, as records and the wire show it.
 fn now() -> Timestamp {
     Timestamp::from_second(Timestamp::now().as_second()).expect("the present is within jiff's range")
-}
-
-fn snapshot(handle: &Handle) -> ShedView {
-    let mut view = handle.view.borrow().clone();
-    if view.status == ShedStatus::Running {
-        let health = handle.health.borrow();
-        view.last_healthy = health.last_healthy;
-        view.agent_started_at = health.agent_started_at;
-    }
-    view
 }
 
 fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {

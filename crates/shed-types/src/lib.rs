@@ -22,6 +22,6 @@ pub use go_duration::{GoDuration, ParseGoDurationError};
 pub use guest_path::{GuestPath, ParseGuestPathError};
 pub use ids::LaunchId;
 pub use image_reference::{ImageReference, ParseReferenceError};
-pub use names::{CredentialName, ImageName, ParseNameError, SessionName, ShedName};
+pub use names::{CredentialName, ImageName, ParseNameError, SessionName, ShedName, UnitName};
 pub use port::{GuestPort, ParsePortError, TcpPort};
 pub use sizes::{CpuCount, DiskGb, MemoryMb, SizeError};

@@ -5,27 +5,16 @@
 //! often it tries one, and of a few warnings besides. Only of an image on its way the last word alone waits. The task ends with the reply's body: hyper drops that when
 //! the client goes away, which drops the work's future. What dropping means is up to the work; a create is undone.
 
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{convert::Infallible, pin::Pin};
 
-use axum::{
-    http::HeaderName,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
-};
+use axum::response::{Response, sse::Event};
 use futures::{Stream, stream};
 use shed_api::{CreateEvent, ErrorCode, ProgressEvent};
 use shed_lifecycle::{Started, Updates};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ApiError, wire};
-
-/// Time between comments that keep an idle stream alive (spec M: idle streams need keep-alives).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+use super::{ApiError, event_stream, wire};
 
 /// The work and what it has yet to say.
 struct Events {
@@ -47,9 +36,7 @@ where
     let span = tracing::Span::current();
     let work = AbortOnDropHandle::new(tokio::spawn(tracing::Instrument::instrument(work, span)));
     let events = Events { updates, warnings, work: Some(work), result: None };
-    let sse = Sse::new(events.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    // For proxies that would hold events back until they have many (nginx, X-Accel-Buffering).
-    ([(ACCEL_BUFFERING, "no")], sse).into_response()
+    event_stream::reply(events.into_stream())
 }
 
 impl Events {
@@ -113,11 +100,13 @@ impl Events {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::StreamExt;
     use shed_lifecycle::ProgressUpdate;
     use tokio::{sync::mpsc, time::Instant};
 
-    use super::*;
+    use super::{event_stream::KEEP_ALIVE, *};
 
     fn silent_work() -> Response {
         let (keep, updates) = mpsc::unbounded_channel();

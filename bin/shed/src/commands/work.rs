@@ -20,9 +20,6 @@ use crate::{
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 
-/// Status of an error event whose code is not known here; it stands for "the server failed" (spec A.2).
-const STATUS_UNKNOWN: u16 = 500;
-
 /// Why the work did not come to its own end.
 #[derive(Debug)]
 pub(crate) enum GivenUp {
@@ -66,8 +63,7 @@ pub(crate) async fn follow(mut events: EventStream, task: &Task<'_>) -> Result<S
             Some(Ok(CreateEvent::Progress(event))) => task.event(&event),
             Some(Ok(CreateEvent::Complete(shed))) => return Ok(*shed),
             Some(Ok(CreateEvent::Error(detail))) => {
-                let status = ErrorCode::from_wire(&detail.code).map_or(STATUS_UNKNOWN, ErrorCode::status);
-                return Err(ClientError::Api { status, code: detail.code, message: detail.message });
+                return Err(ClientError::of_event(detail));
             }
             Some(Err(error)) => return Err(error),
             None => unreachable!("a stream of events ends with a result or an error"),
