@@ -19,6 +19,7 @@ mod image;
 mod inheritance;
 mod log;
 mod messages;
+mod mounts;
 mod network;
 mod pid1;
 mod power_off;

@@ -20,6 +20,7 @@ use crate::{
     channel::{Health, Keeper},
     context::{Context, FileLane},
     error::ClearVmError,
+    local_dir,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
     shutdown,
@@ -147,6 +148,7 @@ enum Event {
     Deleted(Result<(), DeleteShedError>),
     CreatorGone,
     MachineEnded,
+    ShareLost,
     Message(Option<Message>),
     Shutdown,
 }
@@ -203,12 +205,13 @@ impl Driver {
                     Arc::clone(&vm),
                     self.record.name.clone(),
                     network,
+                    local_dir::mounts(&self.record),
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );
                 let shed = self.record.name.clone();
                 let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-                State::Running(Machine { vm, _keeper: keeper, _credentials })
+                State::Running(Machine { vm, shares_served: true, _keeper: keeper, _credentials })
             }
             Beginning::Create { image, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
@@ -239,6 +242,7 @@ impl Driver {
                 Event::Deleted(result) => self.deleted(&result),
                 Event::CreatorGone => self.creator_gone(),
                 Event::MachineEnded => self.machine_ended().await,
+                Event::ShareLost => self.share_lost().await,
                 Event::Message(Some(message)) => self.handle(message).await,
                 Event::Message(None) | Event::Shutdown => break,
             }
@@ -586,6 +590,16 @@ impl Driver {
         self.set_stopped().await;
     }
 
+    /// Tells everybody that looks at the shed that its directory hangs: what uses it in the guest cannot tell.
+    async fn share_lost(&mut self) {
+        let State::Running(machine) = &mut self.state else { return };
+        machine.shares_served = false;
+        let shed = self.record.name.clone();
+        tracing::error!(%shed, "the process that serves the shed's host directory has ended; what uses it in the guest hangs");
+        self.record.last_error = Some(local_dir::lost(&shed));
+        self.save().await;
+    }
+
     async fn set_stopped(&mut self) {
         self.record.status = RecordStatus::Stopped;
         self.record.vm = None;
@@ -674,8 +688,11 @@ async fn happened(state: &mut State) -> Event {
     match state {
         State::Stopped | State::Broken(_) | State::Gone => std::future::pending().await,
         State::Running(machine) => {
-            machine.vm.ended().await;
-            Event::MachineEnded
+            tokio::select! {
+                biased;
+                () = machine.vm.ended() => Event::MachineEnded,
+                () = machine.vm.share_lost(), if machine.shares_served => Event::ShareLost,
+            }
         }
         State::Working(Work::Creating { boot, reply, .. }) => tokio::select! {
             biased;

@@ -27,6 +27,7 @@ mod image_make;
 mod image_news;
 mod image_policy;
 mod images;
+mod local_dir;
 mod log_cut;
 mod pids;
 mod policy;
@@ -60,6 +61,7 @@ pub use image_news::tell as tell_image_progress;
 pub use images::{
     DeleteImageError, ImagePrune, KeptImage, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
+pub use local_dir::LocalDirError;
 pub use policy::Activity;
 pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate, Updates};
 pub use prune::{

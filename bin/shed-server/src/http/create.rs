@@ -4,8 +4,7 @@
 //! for events as a plain error, too. Whether backend, image and name are to be had is found out afterwards and
 //! reaches that caller as an `error` event.
 //!
-//! This version mounts no host directories and clones no repositories. A `local_dir` is checked and then refused,
-//! because a shed without the directory is not what was asked for. A `repo` is checked and kept, and the reply says
+//! This version clones no repositories. A `repo` is checked and kept, and the reply says
 //! in a warning that it was not cloned: cloning later does what was asked for.
 
 use std::time::Duration;
@@ -22,7 +21,7 @@ use axum::{
 };
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
-use shed_lifecycle::{NewShed, Progress, Started};
+use shed_lifecycle::{NewShed, Progress, Sheds, Started};
 use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName, error_chain};
 use tokio::time::timeout;
 
@@ -47,6 +46,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 struct Checked {
     name: ShedName,
     repo: Option<String>,
+    local_dir: Option<Utf8PathBuf>,
     cpus: Option<CpuCount>,
     memory_mb: Option<MemoryMb>,
     image: Option<String>,
@@ -93,7 +93,8 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
     }
     let request = parse(&body)?;
     // A directory that the request names may be on a file system that does not answer.
-    let checked = tokio::task::spawn_blocking(move || check(request));
+    let sheds = app.sheds.clone();
+    let checked = tokio::task::spawn_blocking(move || check(&sheds, request));
     let checked = checked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let warnings: Vec<String> = checked.repo.iter().map(|_| NOT_CLONED.to_owned()).collect();
     match ReplyForm::of(&parts.headers) {
@@ -198,13 +199,13 @@ fn is_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{")
 }
 
-fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
+fn check(sheds: &Sheds, request: CreateShedRequest) -> Result<Checked, ApiError> {
     let name = parse_name(&request.name)?;
     // Clients of the seed's time send empty texts for fields that are not set.
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let (repo, local_dir) = (given(request.repo), given(request.local_dir));
     if let Some(dir) = &local_dir {
-        check_local_dir(dir, repo.is_some())?;
+        check_local_dir(sheds, dir, repo.is_some())?;
     }
     if let Some(repo) = &repo {
         repo::check(repo).map_err(|error| {
@@ -217,6 +218,7 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
     Ok(Checked {
         name,
         repo,
+        local_dir: local_dir.map(Utf8PathBuf::from),
         cpus: sized(request.cpus).map(CpuCount::try_from).transpose().map_err(out_of_range)?,
         memory_mb: sized(request.memory_mb).map(MemoryMb::try_from).transpose().map_err(out_of_range)?,
         image: given(request.image),
@@ -225,29 +227,17 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
     })
 }
 
-fn check_local_dir(text: &str, with_repo: bool) -> Result<(), ApiError> {
+fn check_local_dir(sheds: &Sheds, text: &str, with_repo: bool) -> Result<(), ApiError> {
     let bad = |problem: &str| {
         Err(ApiError::new(ErrorCode::InvalidLocalDir, format!("local_dir {text:?} {problem}")))
     };
-    let path = Utf8Path::new(text);
     if with_repo {
         return bad("and repo exclude each other; give one of them");
     }
-    if !path.is_absolute() {
-        return bad("is not an absolute path");
+    match sheds.check_local_dir(Utf8Path::new(text)) {
+        Ok(()) => Ok(()),
+        Err(error) => bad(&format!("cannot be mounted: {}", error_chain(&error))),
     }
-    if text.contains(',') {
-        return bad("has a comma, which separates options on a VMM's command line");
-    }
-    if text.contains('\0') || !path.exists() {
-        return bad("does not exist on the server's host");
-    }
-    if !path.is_dir() {
-        return bad("is not a directory");
-    }
-    bad(
-        "cannot be mounted: this version of shed-server has no shared directories; copy the files into the shed instead",
-    )
 }
 
 /// Finds out whether the server has what was asked for.
@@ -270,7 +260,7 @@ fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
         cpus: checked.cpus,
         memory_mb: checked.memory_mb,
         repo: checked.repo,
-        local_dir: None::<Utf8PathBuf>,
+        local_dir: checked.local_dir,
         no_provision: checked.no_provision,
     })
 }

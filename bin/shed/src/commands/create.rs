@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use camino::Utf8PathBuf;
 use clap::Args;
 use shed_api::{CreateShedRequest, Shed};
 use shed_types::{BackendChoice, BackendKind, CpuCount, MemoryMb, ShedName};
@@ -19,7 +20,7 @@ use crate::{
     sync::ProfileName,
     times, trace,
     ui::{Done, Format},
-    values::{Timeout, parse_cpus, parse_memory},
+    values::{self, Timeout, parse_cpus, parse_memory},
 };
 
 const AFTER_HELP: &str = "\
@@ -28,6 +29,7 @@ Ctrl-C cancels: the server undoes what it has begun.
 Examples:
   shed create web
   shed create api --cpus 4 --memory 8g
+  shed create site --local-dir .
   shed create big --image experimental --trace";
 
 /// Make a shed and start it
@@ -43,6 +45,14 @@ pub(crate) struct CreateArgs {
     /// Make the shed from this image instead of the server's default
     #[arg(short, long)]
     image: Option<String>,
+
+    /// Mount this directory of the server's host at /workspace; both sides see each other's changes at once
+    ///
+    /// A relative path and `~` are those of this machine, which is the same when the server runs here. The shed changes the
+    /// files themselves: there is no copy.
+    // `--repo` fills /workspace as well: clap must learn that the two exclude each other when it comes.
+    #[arg(long, value_name = "DIR", value_parser = values::parse_local_dir)]
+    local_dir: Option<Utf8PathBuf>,
 
     /// Run the shed on this backend: qemu, firecracker, vz, or detect for the best one
     #[arg(long)]
@@ -143,6 +153,7 @@ fn request(args: &CreateArgs) -> CreateShedRequest {
         name: args.name.to_string(),
         image: args.image.clone(),
         backend: args.backend.map(|choice| choice.kind().map_or("detect", BackendKind::as_str).to_owned()),
+        local_dir: args.local_dir.as_ref().map(Utf8PathBuf::to_string),
         cpus: args.cpus.map(|cpus| i64::from(cpus.get())),
         memory_mb: args.memory.map(|memory| i64::from(memory.get())),
         ..CreateShedRequest::default()
