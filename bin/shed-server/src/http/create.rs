@@ -21,7 +21,7 @@ use axum::{
 };
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
-use shed_lifecycle::{NewShed, Progress, Sheds, Started};
+use shed_lifecycle::{LocalDirError, NewShed, Progress, Started};
 use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName, error_chain};
 use tokio::time::timeout;
 
@@ -94,7 +94,7 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
     let request = parse(&body)?;
     // A directory that the request names may be on a file system that does not answer.
     let sheds = app.sheds.clone();
-    let checked = tokio::task::spawn_blocking(move || check(&sheds, request));
+    let checked = tokio::task::spawn_blocking(move || check(request, |dir| sheds.check_local_dir(dir)));
     let checked = checked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     let warnings: Vec<String> = checked.repo.iter().map(|_| NOT_CLONED.to_owned()).collect();
     match ReplyForm::of(&parts.headers) {
@@ -199,13 +199,17 @@ fn is_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{")
 }
 
-fn check(sheds: &Sheds, request: CreateShedRequest) -> Result<Checked, ApiError> {
+/// Says whether a directory may be mounted.
+trait LookAtDir: FnOnce(&Utf8Path) -> Result<(), LocalDirError> {}
+impl<F: FnOnce(&Utf8Path) -> Result<(), LocalDirError>> LookAtDir for F {}
+
+fn check(request: CreateShedRequest, look: impl LookAtDir) -> Result<Checked, ApiError> {
     let name = parse_name(&request.name)?;
     // Clients of the seed's time send empty texts for fields that are not set.
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let (repo, local_dir) = (given(request.repo), given(request.local_dir));
     if let Some(dir) = &local_dir {
-        check_local_dir(sheds, dir, repo.is_some())?;
+        check_local_dir(dir, repo.is_some(), look)?;
     }
     if let Some(repo) = &repo {
         repo::check(repo).map_err(|error| {
@@ -227,14 +231,14 @@ fn check(sheds: &Sheds, request: CreateShedRequest) -> Result<Checked, ApiError>
     })
 }
 
-fn check_local_dir(sheds: &Sheds, text: &str, with_repo: bool) -> Result<(), ApiError> {
+fn check_local_dir(text: &str, with_repo: bool, look: impl LookAtDir) -> Result<(), ApiError> {
     let bad = |problem: &str| {
         Err(ApiError::new(ErrorCode::InvalidLocalDir, format!("local_dir {text:?} {problem}")))
     };
     if with_repo {
         return bad("and repo exclude each other; give one of them");
     }
-    match sheds.check_local_dir(Utf8Path::new(text)) {
+    match look(Utf8Path::new(text)) {
         Ok(()) => Ok(()),
         Err(error) => bad(&format!("cannot be mounted: {}", error_chain(&error))),
     }
@@ -324,17 +328,19 @@ mod tests {
 
     #[test]
     fn fuzz_create_body() {
-        shed_testkit::fuzz("create body", &body(), |body| match parse(&body).and_then(check) {
-            Ok(checked) => {
-                let text: Value = serde_json::from_slice(&body).unwrap();
-                assert_eq!(text["name"], checked.name.as_str());
-                assert!(checked.repo.is_none_or(|repo| repo::check(&repo).is_ok()));
-                assert!(checked.image.is_none_or(|image| !image.is_empty()));
-                assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
-            }
-            Err(error) => {
-                assert_eq!(error.code.status(), 400, "{error:?}");
-                assert!(error.message.len() < 20_000 && !error.message.is_empty());
+        shed_testkit::fuzz("create body", &body(), |body| {
+            match parse(&body).and_then(|request| check(request, |_| Ok(()))) {
+                Ok(checked) => {
+                    let text: Value = serde_json::from_slice(&body).unwrap();
+                    assert_eq!(text["name"], checked.name.as_str());
+                    assert!(checked.repo.is_none_or(|repo| repo::check(&repo).is_ok()));
+                    assert!(checked.image.is_none_or(|image| !image.is_empty()));
+                    assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
+                }
+                Err(error) => {
+                    assert_eq!(error.code.status(), 400, "{error:?}");
+                    assert!(error.message.len() < 20_000 && !error.message.is_empty());
+                }
             }
         });
     }

@@ -160,6 +160,8 @@ pub(super) fn arguments(options: &Options<'_>) -> Vec<String> {
         DiskAccess::ReadOnly => add("--readonly".to_owned()),
         DiskAccess::ReadWrite => {}
     }
+    // The limit is raised before the program starts, as far as it can be.
+    add("--rlimit-nofile=0".to_owned());
     add("--log-level=warn".to_owned());
     args
 }
@@ -241,6 +243,7 @@ mod tests {
         --announce-submounts
         --cache=never
         --allow-mmap
+        --rlimit-nofile=0
         --log-level=warn
         ");
     }

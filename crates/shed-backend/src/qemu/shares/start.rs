@@ -79,7 +79,7 @@ async fn start_one(
             Ok(connection) => {
                 match reasons.is_empty() {
                     true => {
-                        tracing::debug!(%shed, %source, cage = cage.as_str(), "virtiofsd serves a directory")
+                        tracing::debug!(%shed, %source, cage = cage.as_str(), "virtiofsd serves a directory");
                     }
                     false => tracing::warn!(
                         %shed, %source, cage = cage.as_str(), reasons = reasons.join("; "),
