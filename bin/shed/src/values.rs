@@ -180,15 +180,15 @@ mod tests {
 
     #[test]
     fn a_directory_is_made_absolute_on_this_machine() {
-        let read = |text: &str| absolute(text, Some("/home/ann"), || Ok("/work".into())).unwrap();
+        let read = |text: &str| absolute(text, Some("/home/ann"), || Ok("/here".into())).unwrap();
         for (text, path) in [
             ("/srv/web/", "/srv/web"),
-            (".", "/work"),
-            ("./web", "/work/web"),
-            ("../web", "/work/../web"),
+            (".", "/here"),
+            ("./web", "/here/web"),
+            ("../web", "/here/../web"),
             ("~", "/home/ann"),
             ("~/web", "/home/ann/web"),
-            ("~bob", "/work/~bob"),
+            ("~bob", "/here/~bob"),
         ] {
             assert_eq!(read(text), path, "{text}");
         }
