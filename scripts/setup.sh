@@ -40,7 +40,7 @@ fi
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     fail "$os_name has no apt: this script knows Debian 12, Debian 13 and Ubuntu 24.04 only.
        Install these yourself: QEMU 8.2 or newer for x86-64, mmdebstrap, e2fsprogs, kmod, xz,
-       zstd, jq, curl, git, a C toolchain, pkg-config and cargo-nextest."
+       zstd, jq, curl, git, a C toolchain, pkg-config, virtiofsd 1.13 or newer and cargo-nextest."
 fi
 
 # ---- what is needed -------------------------------------------------------------------------------------------------
@@ -146,10 +146,33 @@ have_nextest() {
     command -v cargo-nextest >/dev/null || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-nextest" ]
 }
 
+# Shares host directories with machines. Older versions, and QEMU's own program of this name, map no owners.
+virtiofsd_minimum=1.13
+have_virtiofsd() {
+    local place version
+    for place in "$(command -v virtiofsd || true)" /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd /usr/lib/virtiofsd \
+        "${CARGO_HOME:-$HOME/.cargo}/bin/virtiofsd"; do
+        [ -x "$place" ] || continue
+        version=$("$place" --version 2>/dev/null | sed -n 's/^virtiofsd \([0-9][0-9.]*\).*/\1/p')
+        [ -n "$version" ] && dpkg --compare-versions "$version" ge "$virtiofsd_minimum" && return 0
+    done
+    return 1
+}
+
+# The release's own package where that is new enough; Debian 12 has none, and another release's must not be taken.
+virtiofsd_is_packaged() {
+    local policy candidate
+    [ -z "$backports_suite" ] || return 1
+    policy=$(apt-cache policy virtiofsd 2>/dev/null || true)
+    candidate=$(sed -n 's/^  Candidate: \([0-9].*\)/\1/p' <<<"$policy")
+    [ -n "$candidate" ] && dpkg --compare-versions "$candidate" ge "$virtiofsd_minimum"
+}
+
 find_missing
 if [ "$check_only" = yes ]; then
     lacking=("${missing[@]+"${missing[@]}"}" "${missing_backports[@]+"${missing_backports[@]}"}")
     have_nextest || lacking+=("cargo-nextest")
+    have_virtiofsd || lacking+=("virtiofsd")
     if [ ${#lacking[@]} -gt 0 ]; then
         fail "missing: ${lacking[*]} (run scripts/setup.sh)"
     fi
@@ -259,5 +282,18 @@ if ! have_nextest; then
     command -v cargo >/dev/null || fail "there is no cargo; install the Rust toolchain, then run this again"
     say "building cargo-nextest with cargo install (a few minutes, once)"
     cargo install --locked cargo-nextest >&2 || fail "cargo install cargo-nextest failed"
+fi
+if ! have_virtiofsd; then
+    if virtiofsd_is_packaged; then
+        say "installing: virtiofsd"
+        apt_get install -y --no-install-recommends virtiofsd >&2 || fail "apt-get could not install virtiofsd"
+    else
+        command -v cargo >/dev/null || fail "there is no cargo; install the Rust toolchain, then run this again"
+        apt_get install -y --no-install-recommends libcap-ng-dev libseccomp-dev >&2 ||
+            fail "apt-get could not install libcap-ng-dev and libseccomp-dev"
+        say "building virtiofsd with cargo install (some minutes, once)"
+        cargo install --locked virtiofsd >&2 || fail "cargo install virtiofsd failed"
+    fi
+    have_virtiofsd || fail "virtiofsd is still missing, or older than $virtiofsd_minimum"
 fi
 say "all packages are there"

@@ -22,6 +22,7 @@ mod kernel_log;
 mod log;
 mod messages;
 mod meter;
+mod mounts;
 mod network;
 mod pid1;
 mod power_off;

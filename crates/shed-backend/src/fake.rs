@@ -481,7 +481,7 @@ impl Backend for FakeBackend {
 
     fn capabilities(&self) -> Capabilities {
         let console_log = !self.world.host().no_console_logs;
-        Capabilities { console_log, guest_address: false, shared_directories: false }
+        Capabilities { console_log, guest_address: false, shared_directories: true }
     }
 
     async fn check_host(&self) -> Result<HostReport, CheckHostError> {
@@ -490,6 +490,10 @@ impl Backend for FakeBackend {
             accelerator: Accelerator::Tcg,
             reason: "there is nothing to accelerate".to_owned(),
         })
+    }
+
+    async fn check_shares(&self) -> Result<(), CheckHostError> {
+        Ok(())
     }
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {

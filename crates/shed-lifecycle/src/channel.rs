@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use shed_backend::{ConnectGuestError, GuestStream, Vm};
 use shed_protocol::{
     Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
-    HelloRequest, Identify, ImageConfig, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
-    timeouts,
+    HelloRequest, Identify, ImageConfig, Mount, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO,
+    SYSTEM_IDENTIFY, timeouts,
 };
 use shed_state::InstanceFiles;
 use shed_types::{GuestPort, ShedName};
@@ -91,6 +91,7 @@ pub(crate) struct Identity {
     pub shed: ShedName,
     pub network: Option<NetworkIdentity>,
     pub image: Option<ImageConfig>,
+    pub mounts: Vec<Mount>,
 }
 
 /// An open message channel.
@@ -122,7 +123,7 @@ impl Channel {
 
     /// Makes the guest the shed it is.
     pub(crate) async fn identify(&mut self, identity: &Identity) -> Result<(), ChannelError> {
-        let Identity { shed, network, image } = identity.clone();
+        let Identity { shed, network, image, mounts } = identity.clone();
         let seed: [u8; SEED_BYTES] = rand::random();
         let identify = Identify {
             name: shed.to_string(),
@@ -132,7 +133,7 @@ impl Channel {
             random_seed: seed.iter().map(|byte| format!("{byte:02x}")).collect(),
             network,
             image,
-            mounts: Vec::new(),
+            mounts,
         };
         let _reply: serde_json::Value = self.request(SYSTEM_IDENTIFY, &identify).await?;
         Ok(())
@@ -253,13 +254,14 @@ impl Keeper {
         vm: Arc<dyn Vm>,
         shed: ShedName,
         network: Option<NetworkIdentity>,
+        mounts: Vec<Mount>,
         health: watch::Sender<Health>,
         files: InstanceFiles,
     ) -> Self {
         let (channel, users) = guest_channel::pair();
         let task = tokio::spawn(async move {
             let image = run_config::read(&shed, files.image.clone()).await;
-            let identity = Identity { shed, network, image };
+            let identity = Identity { shed, network, image, mounts };
             tokio::select! {
                 () = keep(vm, identity, None, health, users) => {}
                 never = keep_logs_small(&files) => match never {},

@@ -22,6 +22,7 @@ use crate::{
     context::{Context, FileLane},
     error::ClearVmError,
     guest_channel::GuestChannel,
+    local_dir,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
     settle::{Project, Settle},
@@ -186,6 +187,7 @@ enum Event {
     Deleted(Result<(), DeleteShedError>),
     CreatorGone,
     MachineEnded,
+    ShareLost,
     Message(Option<Message>),
     Shutdown,
 }
@@ -245,13 +247,14 @@ impl Driver {
                     Arc::clone(&vm),
                     self.record.name.clone(),
                     network,
+                    local_dir::mounts(&self.record),
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );
                 let shed = self.record.name.clone();
                 let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
                 // A setup that a former server asked for goes on in the guest by itself.
-                State::Running(Machine { vm, keeper }, Settling::Done { _credentials })
+                State::Running(Machine { vm, shares_served: true, keeper }, Settling::Done { _credentials })
             }
             Beginning::Create { image, project, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
@@ -283,6 +286,7 @@ impl Driver {
                 Event::Deleted(result) => self.deleted(&result),
                 Event::CreatorGone => self.creator_gone(),
                 Event::MachineEnded => self.machine_ended().await,
+                Event::ShareLost => self.share_lost().await,
                 Event::Message(Some(message)) => self.handle(message).await,
                 Event::Message(None) | Event::Shutdown => break,
             }
@@ -705,6 +709,16 @@ impl Driver {
         }
     }
 
+    /// Tells everybody that looks at the shed that its directory hangs: what uses it in the guest cannot tell.
+    async fn share_lost(&mut self) {
+        let State::Running(machine, _) = &mut self.state else { return };
+        machine.shares_served = false;
+        let shed = self.record.name.clone();
+        tracing::error!(%shed, "the process that serves the shed's host directory has ended; what uses it in the guest hangs");
+        self.record.last_error = Some(local_dir::lost(&shed));
+        self.save().await;
+    }
+
     async fn set_stopped(&mut self) {
         self.record.status = RecordStatus::Stopped;
         self.record.vm = None;
@@ -821,6 +835,7 @@ async fn happened(state: &mut State) -> Event {
         State::Running(machine, settling) => tokio::select! {
             biased;
             () = machine.vm.ended() => Event::MachineEnded,
+            () = machine.vm.share_lost(), if machine.shares_served => Event::ShareLost,
             credentials = settling.ended() => Event::Settled(credentials),
         },
         State::Working(Work::Creating { boot, reply, .. }) => tokio::select! {

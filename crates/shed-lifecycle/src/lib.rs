@@ -33,6 +33,7 @@ mod image_news;
 mod image_policy;
 mod images;
 mod known_hosts;
+mod local_dir;
 mod log_cut;
 mod logs;
 mod pids;
@@ -71,6 +72,7 @@ pub use image_news::tell as tell_image_progress;
 pub use images::{
     DeleteImageError, ImagePrune, KeptImage, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
+pub use local_dir::LocalDirError;
 pub use logs::{LogQuery, LogStream, LogsError};
 pub use policy::Activity;
 pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate, Updates};

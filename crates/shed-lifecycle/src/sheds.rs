@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use camino::Utf8Path;
 use jiff::Timestamp;
 use shed_backend::{Backend, GuestStream, Vm};
 use shed_image::ImageStore;
@@ -22,14 +23,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, NewShed, OpenShedsError,
-    Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView, StartShedError, Started,
-    StopShedError,
+    AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, LocalDirError, NewShed,
+    OpenShedsError, Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView,
+    StartShedError, Started, StopShedError,
     context::{Context, blocking},
     credentials::Credentials,
     driver::{Beginning, Driver, Handle, Message, NotAtRest, Until},
     image_choice::{self, Choice, Chosen, Recorded},
-    image_news,
+    image_news, local_dir,
     pids::Pids,
     pulls::Pulls,
     reconcile,
@@ -178,6 +179,7 @@ impl Sheds {
     pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
         let settings = &self.inner.context.settings;
         let reservation = self.reserve(&new.name)?;
+        self.check_shares(&new).await?;
         let (image, gate) = self.get_image(new.image, &progress).await?;
         let (name, image_path) = match image.recorded {
             Recorded::Name(name) => (Some(name), None),
@@ -218,6 +220,25 @@ impl Sheds {
         drop(reservation);
         drop(gate);
         answer.await.unwrap_or(Err(CreateShedError::ShuttingDown))
+    }
+
+    /// Checks, before anything is taken, that this host can mount what a new shed shall have.
+    async fn check_shares(&self, new: &NewShed) -> Result<(), CreateShedError> {
+        let Some(path) = &new.local_dir else { return Ok(()) };
+        let checked = self.inner.context.backend.check_shares().await;
+        checked.map_err(|source| CreateShedError::Shares {
+            shed: new.name.clone(),
+            path: path.clone(),
+            source: source.into(),
+        })
+    }
+
+    /// Checks that a directory of the host can be the workspace of a shed. It blocks.
+    ///
+    /// # Errors
+    /// When it cannot be mounted, or must not be.
+    pub fn check_local_dir(&self, path: &Utf8Path) -> Result<(), LocalDirError> {
+        local_dir::check(&self.inner.context.settings, path)
     }
 
     /// Finds the image of a create, and has it made when it is not there. The gate is not held meanwhile, so that other

@@ -80,6 +80,8 @@ pub(super) struct GitFile {
 pub(super) struct QemuFile {
     pub(super) accel: Value<String>,
     pub(super) binary: Value<String>,
+    pub(super) virtiofsd: Value<String>,
+    pub(super) share_cache: Value<String>,
     pub(super) images_dir: Value<String>,
     pub(super) instance_dir: Value<String>,
     pub(super) socket_dir: Value<String>,

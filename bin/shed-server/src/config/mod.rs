@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
+use shed_backend::qemu::ShareCache;
 use shed_image::{ImageLimits, ImageOrigin};
 use shed_registry::RegistrySettings;
 use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, KnownHost, MemoryMb};
@@ -97,6 +98,10 @@ pub struct QemuSection {
     pub accel: Accel,
     /// The QEMU program; none means the one for this machine's architecture, from PATH and the usual places.
     pub binary: Option<Utf8PathBuf>,
+    /// virtiofsd, which shares host directories; none means the one in PATH and the usual places.
+    pub virtiofsd: Option<Utf8PathBuf>,
+    /// How long guests may go on with what they know of a shared directory.
+    pub share_cache: ShareCache,
     /// Images, kernel, initramfs and disk templates.
     pub images_dir: Utf8PathBuf,
     /// One directory a shed.

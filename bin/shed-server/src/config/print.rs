@@ -69,6 +69,11 @@ impl fmt::Display for Config {
             Some(binary) => writeln!(f, "  binary: {}", quoted(binary.as_str()))?,
             None => writeln!(f, "  # binary: the qemu-system program of this machine's architecture")?,
         }
+        match &qemu.virtiofsd {
+            Some(program) => writeln!(f, "  virtiofsd: {}", quoted(program.as_str()))?,
+            None => writeln!(f, "  # virtiofsd: the one in PATH and the usual places")?,
+        }
+        writeln!(f, "  share_cache: {}", qemu.share_cache.as_str())?;
         for (key, path) in [
             ("images_dir", &qemu.images_dir),
             ("instance_dir", &qemu.instance_dir),

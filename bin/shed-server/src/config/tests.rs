@@ -57,6 +57,8 @@ fn without_a_file_everything_is_at_its_default() {
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture
+      # virtiofsd: the one in PATH and the usual places
+      share_cache: none
       images_dir: "/home/ann/.local/share/shed/qemu/images"
       instance_dir: "/home/ann/.local/share/shed/qemu/instances"
       socket_dir: "/home/ann/.shed/qemu/sockets"
@@ -115,6 +117,8 @@ git:
 qemu:
   accel: tcg
   binary: /opt/qemu/qemu-system-x86_64
+  virtiofsd: ~/bin/virtiofsd
+  share_cache: auto
   images_dir: ~/images
   instance_dir: /srv/instances
   socket_dir: ~/s
@@ -137,6 +141,8 @@ qemu:
     );
     assert_eq!(config.qemu.images_dir, "/home/ann/images");
     assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
+    assert_eq!(config.qemu.virtiofsd.as_deref(), Some(Utf8Path::new("/home/ann/bin/virtiofsd")));
+    assert_eq!(config.qemu.share_cache.as_str(), "auto");
     assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
     assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
     assert_eq!(config.registries.docker_config.as_deref(), Some(Utf8Path::new("/home/ann/.docker-shed")));
@@ -204,6 +210,8 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "log_level: loud",
         "default_backend: xen",
         "qemu: {accel: fast}",
+        "qemu: {share_cache: never}",
+        "qemu: {virtiofsd: virtiofsd}",
         "qemu:\n  default_cpus: 0",
         "qemu:\n  default_memory_mb: 1000000000",
         "qemu:\n  default_disk_gb: 1025",
