@@ -6,10 +6,10 @@ use std::{
 };
 
 use jiff::Timestamp;
-use shed_protocol::ImageConfig;
+use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{identify::ENVIRONMENT_FILE, image};
+use crate::{identify::ENVIRONMENT_FILE, image, messages::outbox::Outbox};
 
 /// One for each agent process.
 #[derive(Debug)]
@@ -18,6 +18,8 @@ pub(crate) struct State {
     pub(crate) started_at: Timestamp,
     /// The kernel's boot id, or nothing where /proc has none.
     pub(crate) boot_id: String,
+    /// What the message channel tells the host, or will.
+    pub(crate) outbox: Outbox,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -35,6 +37,7 @@ impl State {
         Self {
             started_at: Timestamp::now(),
             boot_id,
+            outbox: Outbox::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),
@@ -59,6 +62,11 @@ impl State {
     /// Remembers how the image wants its programs to be run.
     pub(crate) fn set_image(&self, image: ImageConfig) {
         *lock(&self.image) = Arc::new(image);
+    }
+
+    /// Has an event sent to the host, now or as soon as there is one. Of too many the oldest are given up.
+    pub(crate) fn post(&self, event: &Envelope) {
+        self.outbox.post(event);
     }
 
     /// Makes the caller the one message channel and ends the one before: the newest wins (spec B.5). Nothing is
