@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{identify::ENVIRONMENT_FILE, image, messages::outbox::Outbox};
+use crate::{credentials, identify::ENVIRONMENT_FILE, image, messages::outbox::Outbox};
 
 /// One for each agent process.
 #[derive(Debug)]
@@ -19,7 +19,9 @@ pub(crate) struct State {
     /// The kernel's boot id, or nothing where /proc has none.
     pub(crate) boot_id: String,
     /// What the message channel tells the host, or will.
-    pub(crate) outbox: Outbox,
+    pub(crate) outbox: Arc<Outbox>,
+    /// What is watched for the host.
+    pub(crate) credentials: credentials::Watcher,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -37,7 +39,8 @@ impl State {
         Self {
             started_at: Timestamp::now(),
             boot_id,
-            outbox: Outbox::default(),
+            outbox: Arc::default(),
+            credentials: credentials::Watcher::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),

@@ -5,12 +5,13 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use shed_protocol::{
-    Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, PowerOff, SYSTEM_HEALTH,
-    SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
+    CredentialTaken, Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, PowerOff,
+    SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
+    SYSTEM_POWER_OFF, WatchCredentials,
 };
 use shed_types::error_chain;
 
-use crate::{health, identify, log, power_off, state::State};
+use crate::{files, health, identify, log, power_off, state::State};
 
 /// An answer, and what is done once it is on its way.
 pub(super) struct Outcome {
@@ -47,6 +48,17 @@ pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
             },
             Err(error) => refuse(request, &error.to_string()),
         }),
+        SYSTEM_CREDENTIALS => reply(match request.parse::<WatchCredentials>() {
+            Ok(asked) => {
+                let home = files::owner(state).home;
+                request.reply(&state.credentials.watch(asked, home, &state.outbox).await)
+            }
+            Err(error) => refuse(request, &error.to_string()),
+        }),
+        SYSTEM_CREDENTIALS_TAKEN => reply(with(request, |taken: CredentialTaken| {
+            state.credentials.taken(&taken);
+            request.reply(&json!({}))
+        })),
         SYSTEM_POWER_OFF => {
             Outcome { reply: request.reply(&PowerOff {}), pace: None, then: Some(power_off::begin) }
         }
