@@ -66,7 +66,7 @@ pub fn settings(config: &Config, accelerator: Accelerator) -> Settings {
         stop_timeout: qemu.stop_timeout.unwrap_or(stop),
         extra_cmdline: qemu.extra_cmdline,
 
-        credentials: std::collections::BTreeMap::new(),
+        credentials: config.credentials.clone(),
         env_file: None,
         extra_known_hosts: Vec::new(),
     }

@@ -39,7 +39,7 @@ pub(crate) struct Machine {
     /// The VMM process.
     pub vm: Arc<dyn Vm>,
     /// Holds the message channel open; dropped with the machine.
-    pub _keeper: Keeper,
+    pub keeper: Keeper,
     /// Keeps credentials in step; dropped with the machine.
     pub _credentials: AbortOnDropHandle<()>,
 }
@@ -196,7 +196,7 @@ impl Boot {
             credentials.deliver(&shed, &*vm, &self.progress).await;
         }
         let _credentials = credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-        Ok((record, Machine { vm, _keeper: keeper, _credentials }))
+        Ok((record, Machine { vm, keeper, _credentials }))
     }
 
     /// Describes why a boot may have failed: what the guest wrote, and what else to try.

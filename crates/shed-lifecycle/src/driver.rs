@@ -208,7 +208,7 @@ impl Driver {
                 );
                 let shed = self.record.name.clone();
                 let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-                State::Running(Machine { vm, _keeper: keeper, _credentials })
+                State::Running(Machine { vm, keeper, _credentials })
             }
             Beginning::Create { image, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
@@ -226,7 +226,7 @@ impl Driver {
             }
             Beginning::ResumeStop(vm) => {
                 self.pid.set(Some(vm.identity().pid));
-                self.stopping(Some(vm), Vec::new())
+                self.stopping(Some(vm), None, Vec::new())
             }
         };
     }
@@ -315,21 +315,21 @@ impl Driver {
     }
 
     async fn begin_stop(&mut self, reply: StopReply) {
-        let vm = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(machine) => Some(machine.vm),
+        let (vm, machine) = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(machine) => (Some(Arc::clone(&machine.vm)), Some(machine)),
             State::Working(work) => {
                 self.cancel(work);
-                None
+                (None, None)
             }
-            State::Stopped | State::Broken(_) | State::Gone => None,
+            State::Stopped | State::Broken(_) | State::Gone => (None, None),
         };
         self.record.status = RecordStatus::Stopping;
         self.save().await;
-        self.state = self.stopping(vm, vec![reply]);
+        self.state = self.stopping(vm, machine, vec![reply]);
     }
 
-    fn stopping(&self, vm: Option<Arc<dyn Vm>>, replies: Vec<StopReply>) -> State {
-        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm));
+    fn stopping(&self, vm: Option<Arc<dyn Vm>>, machine: Option<Machine>, replies: Vec<StopReply>) -> State {
+        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm, machine));
         State::Working(Work::Stopping { stop, replies })
     }
 

@@ -54,7 +54,6 @@ pub(crate) fn pair() -> (GuestChannel, Users) {
     (channel, Users { asks, events, openings })
 }
 
-#[expect(dead_code, reason = "its users are not there yet")]
 impl GuestChannel {
     /// Sends a request and waits for its answer, at most `patience`, in which the channel may have to be opened first.
     ///

@@ -218,7 +218,6 @@ impl Progress {
     }
 
     /// Tells of something that went wrong without failing the whole, and keeps it for the end.
-    #[expect(dead_code, reason = "the steps that may fail without failing the whole are not there yet")]
     pub(crate) fn warn(&self, phase: Phase, message: String) {
         let elapsed = self.begun.elapsed();
         self.warnings.lock().expect("no code panics while it holds this lock").push(message.clone());

@@ -8,6 +8,7 @@ use shed_state::ShedRecord;
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
+    boot::Machine,
     channel::{Channel, ChannelError, Health},
     context::Context,
     error::ClearVmError,
@@ -19,7 +20,8 @@ const ASK_AGENT: Duration = Duration::from_secs(5);
 /// How long a VMM has to end by itself once the guest has not.
 const VMM_GRACE: Duration = Duration::from_secs(1);
 
-/// Brings the machine down, gently for `stop_timeout`, then by force; afterwards nothing of it is left.
+/// Brings the machine down. What its channel was for comes first, if it had one: the last changes of its credentials are
+/// taken. Then it ends, gently for `stop_timeout`, then by force; afterwards nothing of it is left.
 ///
 /// # Errors
 /// When the process cannot be shown dead.
@@ -27,8 +29,12 @@ pub(crate) async fn stop(
     context: Arc<Context>,
     record: ShedRecord,
     vm: Option<Arc<dyn Vm>>,
+    machine: Option<Machine>,
 ) -> Result<(), ClearVmError> {
     let shed = &record.name;
+    if let Some(machine) = machine {
+        context.credentials.farewell(shed, &*machine.vm, &machine.keeper.channel()).await;
+    }
     if let Some(vm) = &vm {
         let gentle = async {
             if let Err(error) = ask_agent(&**vm).await {

@@ -96,6 +96,12 @@ pub(super) fn check(
     let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
     let registries = super::images::registries(raw.registries.unwrap_or_default(), source, surroundings)?;
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
+    let credentials = super::credentials::credentials(
+        raw.credentials.unwrap_or_default(),
+        &[("qemu.images_dir", &qemu.images_dir), ("qemu.instance_dir", &qemu.instance_dir)],
+        source,
+        surroundings,
+    )?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,
@@ -113,6 +119,7 @@ pub(super) fn check(
         terms,
         registries,
         image_limits,
+        credentials,
         home: surroundings.home.clone(),
         qemu,
     })
@@ -137,7 +144,6 @@ fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
         ("firecracker", &raw.firecracker),
         ("vz", &raw.vz),
         ("default_image", &raw.default_image),
-        ("credentials", &raw.credentials),
         ("env_file", &raw.env_file),
         ("extensions", &raw.extensions),
         ("git", &raw.git),
@@ -292,7 +298,12 @@ fn extra_cmdline(words: Vec<Spanned<String>>, source: Source<'_>) -> Result<Vec<
 }
 
 impl Source<'_> {
-    fn error(self, location: Option<Location>, key: &str, problem: impl Into<String>) -> LoadConfigError {
+    pub(super) fn error(
+        self,
+        location: Option<Location>,
+        key: &str,
+        problem: impl Into<String>,
+    ) -> LoadConfigError {
         let place = match (self.file, location) {
             (Some(file), Some(location)) => format!("{file}:{}:{}", location.line(), location.column()),
             (Some(file), None) => format!("{file} (default)"),
@@ -395,7 +406,7 @@ impl Source<'_> {
         })
     }
 
-    fn absolute(
+    pub(super) fn absolute(
         self,
         value: &Spanned<String>,
         key: &str,

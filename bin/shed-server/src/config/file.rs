@@ -23,13 +23,13 @@ pub(super) struct ServerFile {
     pub(super) qemu: Option<QemuFile>,
     pub(super) registries: Option<RegistriesFile>,
     pub(super) image_limits: Option<ImageLimitsFile>,
+    pub(super) credentials: Option<BTreeMap<String, Spanned<CredentialFile>>>,
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
     // machines or versions, so they are accepted, and named in the log.
     pub(super) firecracker: Value<IgnoredAny>,
     pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
-    pub(super) credentials: Value<IgnoredAny>,
     pub(super) env_file: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
     pub(super) git: Value<IgnoredAny>,
@@ -65,6 +65,16 @@ pub(super) struct RegistriesFile {
 pub(super) struct ImageLimitsFile {
     pub(super) max_size: Value<String>,
     pub(super) max_files: Value<i64>,
+}
+
+/// An entry of the `credentials:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialFile {
+    pub(super) source: Value<String>,
+    pub(super) target: Value<String>,
+    pub(super) readonly: Option<bool>,
+    pub(super) exclude: Option<Vec<Spanned<String>>>,
 }
 
 /// The `qemu:` section.

@@ -5,6 +5,7 @@
 //! key that is gone or unknown is an error; one that this build does not act on is named in the log, never ignored.
 
 mod check;
+mod credentials;
 mod file;
 mod images;
 mod locate;
@@ -15,8 +16,9 @@ use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
 use shed_image::{ImageLimits, ImageOrigin};
+use shed_lifecycle::Credential;
 use shed_registry::RegistrySettings;
-use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, MemoryMb};
+use shed_types::{BackendChoice, CpuCount, CredentialName, DiskGb, ImageName, MemoryMb};
 
 use crate::ssh::term::Terms;
 pub use locate::{LocateConfigError, Surroundings, locate};
@@ -49,6 +51,8 @@ pub struct Config {
     pub registries: RegistrySettings,
     /// What an image may take at most that is made from a registry's.
     pub image_limits: ImageLimits,
+    /// What sheds get of the host's files, and give back.
+    pub credentials: BTreeMap<CredentialName, Credential>,
     /// What `~` stands for in paths, also in those of creates.
     pub home: Option<Utf8PathBuf>,
     /// The QEMU backend.
