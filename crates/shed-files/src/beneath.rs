@@ -140,10 +140,8 @@ impl Beneath {
         file.write_all(content).map_err(WriteError::Write)?;
         fchmod(&file, mode).map_err(failed)?;
         file.sync_all().map_err(WriteError::Write)?;
-        guard.rename(name).map_err(failed)?;
-        File::from(parent.try_clone_to_owned().map_err(WriteError::Write)?)
-            .sync_all()
-            .map_err(WriteError::Write)
+        // The directory is not synced: after a crash there is the old file or the new one, and each is whole.
+        guard.rename(name).map_err(failed)
     }
 
     /// Lists the files, without following links, in the order of their names. What cannot be looked at is a warning.

@@ -127,17 +127,18 @@ pub(super) async fn pull(
         Err(error) => std::panic::resume_unwind(error.into_panic()),
     };
     let result = match (fetched, taken) {
-        (_, Err(error @ (PullError::Host(_) | PullError::Archive(_)))) => Err(error),
-        (Ok(reply), _) => {
+        (_, Err(error @ PullError::Host(_))) | (Err(PullError::HungUp), Err(error)) | (Err(error), _) => {
+            Err(error)
+        }
+        (Ok(reply), taken) => {
             for warning in reply.warnings.iter().take(MAX_REPORTS) {
                 pulled.reports.add(format!("the shed says: {}", quote(warning.as_bytes())));
             }
             match reply.error {
                 Some(error) => Err(PullError::Refused(quote(error.message.as_bytes()))),
-                None => Ok(()),
+                None => taken,
             }
         }
-        (Err(error), _) => Err(error),
     };
     (memory, pulled, result)
 }
