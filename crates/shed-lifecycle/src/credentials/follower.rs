@@ -6,10 +6,7 @@
 use std::{
     collections::BTreeSet,
     mem,
-    sync::{
-        Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
@@ -35,6 +32,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// First and longest pause before what failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long after everything was sent a guest may begin to watch without a comparison of everything. Nothing but its boot
+/// runs in it by then.
+const FRESH: Duration = Duration::from_secs(10);
 
 /// Operations with one shed at a time; each holds some pieces of files, and at most one file whole.
 const AT_ONCE: usize = 2;
@@ -73,8 +74,8 @@ pub(super) struct Follower {
     pub(super) mail: Mail,
     /// Held during an operation.
     memory: Arc<tokio::sync::Mutex<Memory>>,
-    /// Whether all was sent a moment ago, so that nothing can have been missed.
-    fresh: AtomicBool,
+    /// When all was sent. Right after it nothing can have been missed.
+    sent: Mutex<Option<Instant>>,
     /// Whether the guest has told what it had not told yet: before that nothing is sent, which could be in its place.
     ready: watch::Sender<bool>,
     others: Arc<Followers>,
@@ -95,7 +96,7 @@ impl Follower {
             entry,
             mail: Mail::default(),
             memory: Arc::default(),
-            fresh: AtomicBool::new(false),
+            sent: Mutex::default(),
             ready: watch::Sender::new(false),
             others: Arc::clone(others),
             reports,
@@ -118,13 +119,14 @@ impl Follower {
             let push = Names::Some(again.into_iter().collect());
             self.mail.leave(Work { push, ..Work::default() });
         }
-        self.fresh.store(true, Relaxed);
+        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(pushed)
     }
 
     /// Says that the guest watches from now on, and has told what it had not told yet.
     pub(super) fn watched(&self) {
-        if !self.fresh.swap(false, Relaxed) {
+        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if sent.is_none_or(|at| at.elapsed() > FRESH) {
             self.mail.leave(Work { survey: true, ..Work::default() });
         }
         let _before = self.ready.send_replace(true);

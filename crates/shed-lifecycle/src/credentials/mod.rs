@@ -217,3 +217,6 @@ impl Drop for Forget<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
