@@ -26,6 +26,8 @@ pub struct Config {
     pub images: Option<serde_json::Value>,
     /// `qemu.virtiofsd`; otherwise it is looked for.
     pub virtiofsd: Option<Utf8PathBuf>,
+    /// `credentials`; otherwise none. `~` in a source is the stage's home.
+    pub credentials: Option<serde_json::Value>,
     /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
     pub http_port: u16,
     /// `ssh_port`, for the same; otherwise the system picks one.
@@ -118,7 +120,10 @@ impl Stage {
         set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here. Whatever a test makes up as a reference: nothing leaves this host.
-        let yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_port": config.ssh_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "registries": { "allow": ["127.0.0.1"] }, "qemu": qemu });
+        let mut yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_port": config.ssh_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "registries": { "allow": ["127.0.0.1"] }, "qemu": qemu });
+        if let Some(credentials) = config.credentials {
+            yaml["credentials"] = credentials;
+        }
         fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
     }
 

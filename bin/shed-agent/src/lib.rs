@@ -11,6 +11,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod credentials;
 mod exec;
 mod files;
 mod health;

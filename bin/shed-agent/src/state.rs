@@ -10,6 +10,7 @@ use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    credentials,
     identify::ENVIRONMENT_FILE,
     image,
     messages::outbox::Outbox,
@@ -29,9 +30,11 @@ pub(crate) struct State {
     /// Cancelled once the host has told this agent who the shed is.
     pub(crate) identified: CancellationToken,
     /// What the message channel tells the host, or will.
-    pub(crate) outbox: Outbox,
+    pub(crate) outbox: Arc<Outbox>,
     /// Measures the machine.
     pub(crate) meter: Meter,
+    /// What is watched for the host.
+    pub(crate) credentials: credentials::Watcher,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -51,8 +54,9 @@ impl State {
             boot_id,
             setups: Setups::new(Ground::guest()),
             identified: CancellationToken::new(),
-            outbox: Outbox::default(),
+            outbox: Arc::default(),
             meter: Meter::default(),
+            credentials: credentials::Watcher::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),

@@ -67,7 +67,7 @@ pub fn settings(config: &Config, accelerator: Accelerator) -> Settings {
         stop_timeout: qemu.stop_timeout.unwrap_or(stop),
         extra_cmdline: qemu.extra_cmdline,
 
-        credentials: std::collections::BTreeMap::new(),
+        credentials: config.credentials.clone(),
         env_file: config.env_file.clone(),
         extra_known_hosts: config.extra_known_hosts.clone(),
     }

@@ -26,7 +26,7 @@ use crate::{
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
     settle::{Project, Settle},
-    shutdown,
+    shutdown::{self, Leaving},
 };
 
 /// Requests that may wait for one shed; callers beyond it wait before they are queued.
@@ -272,7 +272,7 @@ impl Driver {
             }
             Beginning::ResumeStop(vm) => {
                 self.pid.set(Some(vm.identity().pid));
-                self.stopping(Some(vm), Vec::new())
+                self.stopping(Some(vm), None, Vec::new())
             }
         };
     }
@@ -293,7 +293,7 @@ impl Driver {
             self.publish();
         }
         if let State::Running(_, settling) = std::mem::replace(&mut self.state, State::Gone)
-            && let Some(waiters) = settling.leave()
+            && let (Some(waiters), _) = settling.leave()
         {
             self.tell_unsettled(waiters, Unsettled::ServerEnds);
         }
@@ -370,8 +370,11 @@ impl Driver {
     }
 
     async fn begin_stop(&mut self, reply: StopReply) {
-        let (vm, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(machine, settling) => (Some(machine.vm), settling.leave()),
+        let (leaving, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(machine, settling) => {
+                let (waiters, credentials) = settling.leave();
+                (Some(Leaving { machine, credentials }), waiters)
+            }
             State::Working(work) => {
                 self.cancel(work);
                 (None, None)
@@ -380,15 +383,16 @@ impl Driver {
         };
         self.record.status = RecordStatus::Stopping;
         self.save().await;
-        self.state = self.stopping(vm, vec![reply]);
+        let vm = leaving.as_ref().map(|leaving| Arc::clone(&leaving.machine.vm));
+        self.state = self.stopping(vm, leaving, vec![reply]);
         if let Some(waiters) = unsettled {
             self.publish();
             self.tell_unsettled(waiters, Unsettled::Stopped);
         }
     }
 
-    fn stopping(&self, vm: Option<Arc<dyn Vm>>, replies: Vec<StopReply>) -> State {
-        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm));
+    fn stopping(&self, vm: Option<Arc<dyn Vm>>, leaving: Option<Leaving>, replies: Vec<StopReply>) -> State {
+        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm, leaving));
         State::Working(Work::Stopping { stop, replies })
     }
 
@@ -404,7 +408,7 @@ impl Driver {
             }
             // The machine's keeper goes with it; the process is found again by its launch id.
             State::Running(_machine, settling) => {
-                if let Some(waiters) = settling.leave() {
+                if let (Some(waiters), _) = settling.leave() {
                     self.tell_cancelled(waiters.create, waiters.starts);
                 }
                 AfterDelete::Deleted(vec![reply])
@@ -577,7 +581,7 @@ impl Driver {
     fn settled(&mut self, _credentials: AbortOnDropHandle<()>) {
         let State::Running(_, settling) = &mut self.state else { return };
         let before = std::mem::replace(settling, Settling::Done { _credentials });
-        if let Some(waiters) = before.leave() {
+        if let (Some(waiters), _) = before.leave() {
             self.tell_started(waiters);
         }
     }
@@ -702,7 +706,7 @@ impl Driver {
         }
         self.set_stopped().await;
         if let State::Running(_, settling) = before
-            && let Some(waiters) = settling.leave()
+            && let (Some(waiters), _) = settling.leave()
         {
             self.publish();
             self.tell_unsettled(waiters, Unsettled::MachineEnded);
@@ -819,11 +823,11 @@ impl Settling {
         }
     }
 
-    /// Ends it, and returns those who wait for it.
-    fn leave(self) -> Option<Waiters> {
+    /// Ends it, and returns those who wait for it, or else what keeps credentials in step.
+    fn leave(self) -> (Option<Waiters>, Option<AbortOnDropHandle<()>>) {
         match self {
-            Self::InProgress { waiters, .. } => Some(waiters),
-            Self::Done { .. } => None,
+            Self::InProgress { waiters, .. } => (Some(waiters), None),
+            Self::Done { _credentials } => (None, Some(_credentials)),
         }
     }
 }

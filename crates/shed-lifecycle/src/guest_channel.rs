@@ -139,7 +139,6 @@ impl GuestChannel {
     }
 
     /// Returns the events of the guest from now on, those of all namespaces.
-    #[expect(dead_code, reason = "its users are not there yet")]
     pub(crate) fn events(&self) -> broadcast::Receiver<Arc<Envelope>> {
         self.0.events.subscribe()
     }
@@ -167,7 +166,6 @@ impl GuestChannel {
 
     /// Returns how often the channel has been opened; 0 before the first time. It changes with each opening, and its
     /// sender goes with the machine.
-    #[expect(dead_code, reason = "its users are not there yet")]
     pub(crate) fn openings(&self) -> watch::Receiver<u64> {
         self.0.openings.clone()
     }

@@ -433,6 +433,13 @@ impl Sheds {
         }
     }
 
+    /// Returns what was reported of a running shed's credentials, the oldest first: what it sent that was not taken, and
+    /// what could not be kept in step. A bounded list of texts that are fit for a terminal.
+    #[must_use]
+    pub fn credential_reports(&self, name: &ShedName) -> Vec<String> {
+        self.inner.context.credentials.reports(name)
+    }
+
     /// Returns the VMM processes of all machines, those that still boot among them.
     #[must_use]
     pub fn machine_pids(&self) -> Vec<u32> {

@@ -26,6 +26,8 @@ pub const SYSTEM_EVENT: &str = "system:event";
 /// Namespace of [`WatchCredentials`](crate::WatchCredentials) requests and
 /// [`CredentialChanged`](crate::CredentialChanged) events.
 pub const SYSTEM_CREDENTIALS: &str = "system:credentials";
+/// Namespace of [`CredentialTaken`](crate::CredentialTaken).
+pub const SYSTEM_CREDENTIALS_TAKEN: &str = "system:credentials-taken";
 /// Namespace of [`OpenLogs`](crate::OpenLogs), answered by [`LogsOpened`](crate::LogsOpened).
 pub const SYSTEM_LOGS_OPEN: &str = "system:logs-open";
 /// Namespace of [`NextLogs`](crate::NextLogs), answered by [`LogEntries`](crate::LogEntries).

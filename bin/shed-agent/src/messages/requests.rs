@@ -5,14 +5,14 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use shed_protocol::{
-    Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, LogsOpened, PowerOff,
-    SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN,
-    SYSTEM_POWER_OFF,
+    CredentialTaken, Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, LogsOpened,
+    PowerOff, SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
+    SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF, WatchCredentials,
 };
 use shed_types::error_chain;
 
 use crate::{
-    health, identify,
+    files, health, identify,
     journal::readers::{LogsError, Readers},
     log, power_off,
     state::State,
@@ -73,6 +73,17 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
         }),
         SYSTEM_LOGS_CLOSE => reply(with(request, |asked| {
             readers.close(&asked);
+            request.reply(&json!({}))
+        })),
+        SYSTEM_CREDENTIALS => reply(match request.parse::<WatchCredentials>() {
+            Ok(asked) => {
+                let home = files::owner(state).home;
+                request.reply(&state.credentials.watch(asked, home, &state.outbox).await)
+            }
+            Err(error) => refuse(request, &error.to_string()),
+        }),
+        SYSTEM_CREDENTIALS_TAKEN => reply(with(request, |taken: CredentialTaken| {
+            state.credentials.taken(&taken);
             request.reply(&json!({}))
         })),
         SYSTEM_POWER_OFF => {

@@ -99,6 +99,12 @@ pub(super) fn check(
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
     let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
     let extra_known_hosts = super::project::known_hosts(raw.git.unwrap_or_default(), source)?;
+    let credentials = super::credentials::credentials(
+        raw.credentials.unwrap_or_default(),
+        &[("qemu.images_dir", &qemu.images_dir), ("qemu.instance_dir", &qemu.instance_dir)],
+        source,
+        surroundings,
+    )?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,
@@ -116,6 +122,7 @@ pub(super) fn check(
         terms,
         registries,
         image_limits,
+        credentials,
         home: surroundings.home.clone(),
         env_file,
         extra_known_hosts,
@@ -142,7 +149,6 @@ fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
         ("firecracker", &raw.firecracker),
         ("vz", &raw.vz),
         ("default_image", &raw.default_image),
-        ("credentials", &raw.credentials),
         ("extensions", &raw.extensions),
     ];
     keys.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect()
@@ -302,7 +308,12 @@ fn extra_cmdline(words: Vec<Spanned<String>>, source: Source<'_>) -> Result<Vec<
 }
 
 impl Source<'_> {
-    fn error(self, location: Option<Location>, key: &str, problem: impl Into<String>) -> LoadConfigError {
+    pub(super) fn error(
+        self,
+        location: Option<Location>,
+        key: &str,
+        problem: impl Into<String>,
+    ) -> LoadConfigError {
         let place = match (self.file, location) {
             (Some(file), Some(location)) => format!("{file}:{}:{}", location.line(), location.column()),
             (Some(file), None) => format!("{file} (default)"),
@@ -405,7 +416,7 @@ impl Source<'_> {
         })
     }
 
-    fn absolute(
+    pub(super) fn absolute(
         self,
         value: &Spanned<String>,
         key: &str,

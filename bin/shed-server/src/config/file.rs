@@ -23,6 +23,7 @@ pub(super) struct ServerFile {
     pub(super) qemu: Option<QemuFile>,
     pub(super) registries: Option<RegistriesFile>,
     pub(super) image_limits: Option<ImageLimitsFile>,
+    pub(super) credentials: Option<BTreeMap<String, Spanned<CredentialFile>>>,
     pub(super) env_file: Value<String>,
     pub(super) git: Option<GitFile>,
 
@@ -31,7 +32,6 @@ pub(super) struct ServerFile {
     pub(super) firecracker: Value<IgnoredAny>,
     pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
-    pub(super) credentials: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
 }
 
@@ -72,6 +72,16 @@ pub(super) struct ImageLimitsFile {
 #[serde(deny_unknown_fields)]
 pub(super) struct GitFile {
     pub(super) extra_known_hosts: Option<Vec<Spanned<String>>>,
+}
+
+/// An entry of the `credentials:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialFile {
+    pub(super) source: Value<String>,
+    pub(super) target: Value<String>,
+    pub(super) readonly: Option<bool>,
+    pub(super) exclude: Option<Vec<Spanned<String>>>,
 }
 
 /// The `qemu:` section.

@@ -52,6 +52,16 @@ impl fmt::Display for Config {
         writeln!(f, "image_limits:")?;
         writeln!(f, "  max_size: {}", quoted(&size_text(self.image_limits.max_bytes)))?;
         writeln!(f, "  max_files: {}", self.image_limits.max_entries)?;
+        f.write_str("credentials:")?;
+        f.write_str(if self.credentials.is_empty() { " {}\n" } else { "\n" })?;
+        for (name, credential) in &self.credentials {
+            let exclude: Vec<_> = credential.exclude.iter().map(|pattern| quoted(pattern)).collect();
+            writeln!(f, "  {}:", quoted(name.as_str()))?;
+            writeln!(f, "    source: {}", quoted(credential.source.as_str()))?;
+            writeln!(f, "    target: {}", quoted(credential.target.as_str()))?;
+            writeln!(f, "    readonly: {}", credential.read_only)?;
+            writeln!(f, "    exclude: [{}]", exclude.join(", "))?;
+        }
         match &self.env_file {
             Some(file) => writeln!(f, "env_file: {}", quoted(file.as_str()))?,
             None => writeln!(f, "# env_file: none")?,

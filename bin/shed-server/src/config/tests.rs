@@ -51,6 +51,7 @@ fn without_a_file_everything_is_at_its_default() {
     image_limits:
       max_size: "64G"
       max_files: 20000000
+    credentials: {}
     # env_file: none
     git:
       extra_known_hosts: []
@@ -259,9 +260,63 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "credentials: {ssh: {source: ~/.ssh, target: /home/shed/.ssh}}\nvz: {}\nname: a";
+    let text = "vz: {}\nextensions: {}\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "credentials"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "extensions"]));
+}
+
+#[test]
+fn credentials_are_read_and_printed_as_they_are_used() {
+    let text = "credentials:\n  git-ssh: {source: ~/.ssh/, target: /home/shed/.ssh, readonly: true}\n  \
+                claude: {source: ~/.claude, target: ~/.claude, exclude: ['cache/*', '*.log']}";
+    let config = load_text(text).unwrap();
+    let printed = config.to_string();
+    let section = &printed[printed.find("credentials:").unwrap()..printed.find("qemu:").unwrap()];
+    insta::assert_snapshot!(section, @r#"
+    credentials:
+      "claude":
+        source: "/home/ann/.claude"
+        target: "~/.claude"
+        readonly: false
+        exclude: ["cache/*", "*.log"]
+      "git-ssh":
+        source: "/home/ann/.ssh"
+        target: "/home/shed/.ssh"
+        readonly: true
+        exclude: []
+    "#);
+    assert_eq!(load_text(&printed).unwrap().credentials, config.credentials);
+}
+
+#[test]
+fn credentials_that_cannot_be_meant_are_refused() {
+    let with = |entries: &str| {
+        format!("qemu: {{images_dir: /srv/i, instance_dir: /srv/n}}\ncredentials: {{{entries}}}")
+    };
+    let all = [
+        "a.b: {source: /x, target: /y}",
+        "a: {target: /y}",
+        "a: {source: /x}",
+        "a: {source: x, target: /y}",
+        "a: {source: '/x,y', target: /y}",
+        "a: {source: /x/../y, target: /y}",
+        "a: {source: /, target: /y}",
+        "a: {source: /srv/i/cache, target: /y}",
+        "a: {source: /srv/n, target: /y}",
+        "a: {source: /srv, target: /y}",
+        "a: {source: /x, target: y}",
+        "a: {source: /x, target: /y/../z}",
+        "a: {source: /x, target: /}",
+        "a: {source: /x, target: ~/}",
+        "a: {source: /x, target: ~/y}, b: {source: /z, target: /home/shed/y}",
+        "a: {source: /x, target: /y/z}, b: {source: /z, target: /y}",
+        "a: {source: /x, target: /y, exclude: ['[']}",
+        "a: {source: /x, target: /y, exclude: ['../z']}",
+        "a: {source: /x, target: /y, excludes: []}",
+    ]
+    .map(|entries| format!("{entries}\n    {}", refused(&with(entries))))
+    .join("\n");
+    insta::assert_snapshot!(all);
 }
 
 #[test]
