@@ -28,6 +28,10 @@ pub struct Config {
     pub env_file: Option<Utf8PathBuf>,
     /// `git`; otherwise none.
     pub git: Option<serde_json::Value>,
+    /// `qemu.virtiofsd`; otherwise it is looked for.
+    pub virtiofsd: Option<Utf8PathBuf>,
+    /// `credentials`; otherwise none. `~` in a source is the stage's home.
+    pub credentials: Option<serde_json::Value>,
     /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
     pub http_port: u16,
     /// `ssh_port`, for the same; otherwise the system picks one.
@@ -116,6 +120,7 @@ impl Stage {
         };
         set("start_timeout", config.start_timeout.map(Into::into));
         set("stop_timeout", config.stop_timeout.map(Into::into));
+        set("virtiofsd", config.virtiofsd.map(|path| path.as_str().into()));
         set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here. Whatever a test makes up as a reference: nothing leaves this host.
@@ -125,6 +130,9 @@ impl Stage {
         }
         if let Some(git) = config.git {
             yaml["git"] = git;
+        }
+        if let Some(credentials) = config.credentials {
+            yaml["credentials"] = credentials;
         }
         fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
     }

@@ -21,7 +21,7 @@ fn warnings(created: &Value) -> String {
     list.iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n")
 }
 
-/// A clone over HTTPS with a password in its URL and one over SSH with a key bring everything, as user shed, into
+/// A clone over HTTPS with a password in its URL and one over SSH with a key among the credentials bring everything, as user shed, into
 /// /workspace; the password is in no place but the shed.
 #[test]
 fn a_private_repository_is_cloned() {
@@ -31,16 +31,14 @@ fn a_private_repository_is_cloned() {
     let https = git.serve_https();
     let ssh = git.serve_ssh();
     let env_file = stage.dir().join("env");
-    // A key in the environment, since this test is of the way and not of credentials.
-    let key = fs::read_to_string(&ssh.key).expect("the key");
-    let key = key.trim_end().replace('\n', "\\n");
-    let ssh_command =
-        format!("umask 077; printf %b \"{key}\\n\" > /tmp/key; exec ssh -i /tmp/key -o BatchMode=yes \"$@\"");
-    fs::write(&env_file, format!("GIT_SSL_NO_VERIFY=true\nGIT_SSH_COMMAND=sh -c '{ssh_command}' ssh\n"))
-        .expect("env_file");
+    let keys = stage.dir().join("keys");
+    fs::create_dir(&keys).expect("a directory");
+    fs::rename(&ssh.key, keys.join("id_ed25519")).expect("the key moves");
+    fs::write(&env_file, "GIT_SSL_NO_VERIFY=true\n").expect("env_file");
     stage.configure(Config {
         env_file: Some(env_file),
         git: Some(json!({ "extra_known_hosts": [ssh.known_host] })),
+        credentials: Some(json!({ "git": { "source": keys, "target": "~/.ssh", "readonly": true } })),
         ..Config::default()
     });
     let server = stage.serve();
@@ -71,16 +69,20 @@ fn a_private_repository_is_cloned() {
         }
     });
     cli.delete(SHED);
-    promises.keep("over SSH a key and the host's own key are enough, and nobody is asked", || {
-        let path = git.path("private/app.git");
-        let login = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
-        let created = create(&cli, &format!("ssh://{login}@{FROM_GUEST}:{}{path}", ssh.port));
-        assert_eq!(warnings(&created), "");
-        assert_eq!(cli.sh(SHED, "cat /workspace/src/main.rs"), "fn main() {}");
-        let known = cli.sh(SHED, "stat -c '%a %U' ~/.ssh/known_hosts; grep -c github.com ~/.ssh/known_hosts");
-        assert_eq!(known, "600 shed\n3");
-        cli.delete(SHED);
-    });
+    promises.keep(
+        "over SSH a key among the credentials and the host's own key are enough, and nobody is asked",
+        || {
+            let path = git.path("private/app.git");
+            let login = std::env::var("USER").unwrap_or_else(|_| "root".to_owned());
+            let created = create(&cli, &format!("ssh://{login}@{FROM_GUEST}:{}{path}", ssh.port));
+            assert_eq!(warnings(&created), "");
+            assert_eq!(cli.sh(SHED, "cat /workspace/src/main.rs"), "fn main() {}");
+            let known =
+                cli.sh(SHED, "stat -c '%a %U' ~/.ssh/known_hosts; grep -c github.com ~/.ssh/known_hosts");
+            assert_eq!(known, "600 shed\n3");
+            cli.delete(SHED);
+        },
+    );
     drop(server);
     stage.finish();
     promises.finish();

@@ -1,8 +1,10 @@
-//! The file service (port 1029): unpacks what the host sends, as root, for user `shed`.
+//! The file service (port 1029): unpacks what the host sends, as root, for user `shed`, and packs what it asks for.
 //!
 //! One stream, one transfer. The work blocks and has a thread of its own; a short queue of frames leads there, so a slow
 //! disk slows the host down and nothing piles up. A host that goes away in the middle ends the transfer: what was
-//! half-written is removed, and what was whole stays. Packing files for the host is not done yet.
+//! half-written is removed, and what was whole stays.
+
+mod get;
 
 use std::{
     fs,
@@ -21,7 +23,14 @@ use tokio::{
 };
 use tokio_util::codec::{Encoder, FramedRead};
 
-use crate::{exec::users, log, serve::ByteStream, state::State};
+use crate::{
+    exec::users::{self, User},
+    log,
+    serve::ByteStream,
+    state::State,
+};
+
+use get::Wanted;
 
 /// Frames on their way to the disk. Each has at most 1 MiB.
 const QUEUE: usize = 4;
@@ -40,10 +49,7 @@ pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
     };
     match request {
         Ok(FilesRequest::Put { target }) => {
-            let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-            // The same as for commands that name nobody.
-            let group = fs::read_to_string("/etc/group").unwrap_or_default();
-            let user = users::default(&passwd, &group, &state.image().user);
+            let user = owner(state);
             // An agent that is not root (in its own tests) gives nothing away.
             let root = rustix::process::geteuid().is_root();
             let owner = root.then_some(Owner { uid: user.uid, gid: user.gid });
@@ -52,9 +58,28 @@ pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
                 finish(writer, &reply).await;
             }
         }
-        Ok(FilesRequest::Get { .. }) => refuse(writer, "this agent does not send files").await,
+        Ok(FilesRequest::Get { source, excludes, only, max_file, max_total }) => {
+            let source = PathBuf::from(source.below_home(&owner(state).home));
+            let serving = get::get(writer, Wanted { source, excludes, only, max_file, max_total });
+            tokio::select! {
+                () = serving => {}
+                () = gone(frames) => {}
+            }
+        }
         Err(_) => refuse(writer, "the request for files cannot be read").await,
     }
+}
+
+/// Whose the files are: the same as who runs commands that name nobody.
+pub(crate) fn owner(state: &State) -> User {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let group = fs::read_to_string("/etc/group").unwrap_or_default();
+    users::default(&passwd, &group, &state.image().user)
+}
+
+/// Waits until the host has hung up; what it says meanwhile means nothing.
+async fn gone(mut frames: impl Stream<Item = Result<Frame, FrameError>> + Unpin) {
+    while let Some(Ok(_frame)) = frames.next().await {}
 }
 
 /// Unpacks what comes; nothing when the host has gone meanwhile.

@@ -11,14 +11,19 @@
 
 #![cfg(target_os = "linux")]
 
+mod credentials;
 mod exec;
 mod files;
 mod health;
 mod identify;
 mod image;
 mod inheritance;
+mod journal;
+mod kernel_log;
 mod log;
 mod messages;
+mod meter;
+mod mounts;
 mod network;
 mod pid1;
 mod power_off;

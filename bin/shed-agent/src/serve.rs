@@ -6,7 +6,9 @@ use shed_link::{Incoming, MuxStream, guest_handshake, mux};
 use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{exec, files, health, log, messages, setup, state::State, tcp, transport::VirtioPort};
+use crate::{
+    exec, files, health, journal, kernel_log, log, messages, setup, state::State, tcp, transport::VirtioPort,
+};
 
 /// What every service runs on.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -57,12 +59,21 @@ async fn serve() -> Result<(), ServeError> {
     let state = Arc::new(State::new());
     let mut port = VirtioPort::open().await.map_err(ServeError::OpenPort)?;
     log::console("shed-agent: ready");
+    watch_the_guest(&state);
     let mut generation = 0;
     loop {
         port.wait_for_host().await.map_err(ServeError::Port)?;
         generation += 1;
         serve_host(&mut port, generation, &state).await;
     }
+}
+
+/// Starts what looks for events that the host is told of, for as long as the agent runs.
+fn watch_the_guest(state: &Arc<State>) {
+    let shared = Arc::clone(state);
+    tokio::spawn(async move { kernel_log::watch(&shared).await });
+    let shared = Arc::clone(state);
+    tokio::spawn(async move { journal::failures::watch(&shared).await });
 }
 
 /// Serves one connection of the host, from the handshake to the end of the mux.

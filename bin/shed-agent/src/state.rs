@@ -10,8 +10,11 @@ use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    credentials,
     identify::ENVIRONMENT_FILE,
     image,
+    messages::outbox::Outbox,
+    meter::Meter,
     setup::{Ground, Setups},
 };
 
@@ -24,6 +27,14 @@ pub(crate) struct State {
     pub(crate) boot_id: String,
     /// Clones and hooks.
     pub(crate) setups: Setups,
+    /// Cancelled once the host has told this agent who the shed is.
+    pub(crate) identified: CancellationToken,
+    /// What the message channel tells the host, or will.
+    pub(crate) outbox: Arc<Outbox>,
+    /// Measures the machine.
+    pub(crate) meter: Meter,
+    /// What is watched for the host.
+    pub(crate) credentials: credentials::Watcher,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -42,6 +53,10 @@ impl State {
             started_at: Timestamp::now(),
             boot_id,
             setups: Setups::new(Ground::guest()),
+            identified: CancellationToken::new(),
+            outbox: Arc::default(),
+            meter: Meter::default(),
+            credentials: credentials::Watcher::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),
@@ -74,8 +89,10 @@ impl State {
         *lock(&self.image) = Arc::new(image);
     }
 
-    /// Has an event sent to the host, when there is a channel for it.
-    pub(crate) fn post(&self, _event: &Envelope) {}
+    /// Has an event sent to the host, now or as soon as there is one. Of too many the oldest are given up.
+    pub(crate) fn post(&self, event: &Envelope) {
+        self.outbox.post(event);
+    }
 
     /// Makes the caller the one message channel and ends the one before: the newest wins (spec B.5). Nothing is
     /// cleared when a channel ends, so a late end cannot hurt a newer one.

@@ -3,11 +3,14 @@
 use std::fmt;
 
 use camino::Utf8Path;
-use rustix::fs::{Access, access};
+use rustix::{
+    fs::{Access, access},
+    io::Errno,
+};
 use shed_backend::Accelerator;
 use shed_image::Mke2fs;
-use shed_lifecycle::DefaultImage;
-use shed_types::error_chain;
+use shed_lifecycle::{Credential, DefaultImage};
+use shed_types::{CredentialName, error_chain};
 
 use crate::{backends, config::Config, host_key::HostKey};
 
@@ -48,6 +51,10 @@ impl HostCheck {
             check.add(what, directory(path));
         }
         check.add("SSH host key", host_key(&config.ssh_host_key));
+        for (name, credential) in &config.credentials {
+            // One that is not there is left out of a shed, with a warning, and fails nothing.
+            check.add("credential", Ok(described(name, credential)));
+        }
         check
     }
 
@@ -108,6 +115,17 @@ fn host_key(path: &Utf8Path) -> Result<String, String> {
         Ok(None) => directory(path.parent().unwrap_or(path)).map(|_there| format!("{path} (will be made)")),
         Err(error) => Err(error_chain(&error)),
     }
+}
+
+fn described(name: &CredentialName, credential: &Credential) -> String {
+    let Credential { source, target, read_only, exclude: _ } = credential;
+    let way = if *read_only { "to" } else { "to and from" };
+    let state = match access(source.as_std_path(), Access::READ_OK) {
+        Ok(()) => "",
+        Err(Errno::NOENT) => " (there is none; sheds go without it)",
+        Err(_) => " (it cannot be read; sheds go without it)",
+    };
+    format!("{name}: {source} {way} {target}{state}")
 }
 
 /// A directory is fine when it can be written to, or made.

@@ -1,24 +1,33 @@
 //! Trees of files as tar streams: chosen and packed at one end, unpacked beneath a directory at the other.
 //!
-//! The client packs what `shed sync` sends, the agent unpacks it in the guest. Everything here blocks and belongs on a
+//! The client packs what `shed sync` sends, the server its credentials; the agent unpacks both in the guest, and sends files
+//! back, which [`Beneath`] puts in their place on the host. Everything here blocks and belongs on a
 //! thread of its own. Memory is bounded whatever a stream says, and what is read from one is not trusted: no name in it
 //! leads out of the target, and no file is seen half-written.
 //!
 //! The format is POSIX ustar with the long names of GNU and the records of pax, uncompressed. What it carries beyond
 //! names, modes, times and content (owners, devices, hard links, extended attributes) is not taken over.
 
+mod beneath;
+mod exclude;
 mod pack;
 mod path;
 mod read;
 mod scan;
+mod temporary;
 #[cfg(target_os = "linux")]
 mod unpack;
 mod write;
 
-pub use pack::{Packed, pack};
+pub use beneath::{Beneath, ReachError, WriteError};
+pub use exclude::{Excludes, ParseExcludeError};
+pub use pack::{Packed, Sent, pack, pack_file, pack_watched};
 pub use path::{EntryPath, MAX_NAME, MAX_PATH, ParseEntryPathError, shown};
 pub use read::{Entry, EntryKind, TarError, TarReader, Time};
-pub use scan::{Choice, Item, ItemKind, Scan, ScanError, scan_directory, scan_file};
+pub use scan::{
+    Choice, Item, ItemKind, Scan, ScanError, ScanLimits, scan_directory, scan_directory_within, scan_file,
+};
+pub use temporary::is_temporary;
 #[cfg(target_os = "linux")]
 pub use unpack::{Failure, Owner, UnpackError, Unpacked, unpack};
 pub use write::TarWriter;

@@ -4,9 +4,11 @@
 //! shorter is filled up with zeros, and the user is told of both.
 
 use std::{
-    fs::OpenOptions,
+    ffi::OsStr,
+    fs::{File, Metadata, OpenOptions},
     io::{self, Read, Write},
     os::unix::{ffi::OsStrExt, fs::OpenOptionsExt},
+    path::Path,
 };
 
 use rustix::fs::OFlags;
@@ -15,7 +17,7 @@ use crate::{
     Warnings,
     path::shown,
     scan::{Item, ItemKind, Scan, attributes},
-    write::TarWriter,
+    write::{Missing, TarWriter},
 };
 
 /// What was sent.
@@ -34,6 +36,39 @@ pub struct Packed {
 /// # Errors
 /// When the archive cannot be written. What cannot be read is a warning.
 pub fn pack<W: Write>(scan: Scan, out: &mut TarWriter<W>, sent: &mut dyn FnMut(u64)) -> io::Result<Packed> {
+    let mut total = 0;
+    pack_watched(scan, out, &mut |news| match news {
+        Sent::Piece(piece) => {
+            total += piece.len() as u64;
+            sent(total);
+        }
+        Sent::File { .. } => {}
+    })
+}
+
+/// What [`pack_watched`] tells.
+#[derive(Debug)]
+pub enum Sent<'a> {
+    /// The next piece of content of the present file.
+    Piece(&'a [u8]),
+    /// The file is sent.
+    File {
+        /// Its name in the archive.
+        name: &'a Path,
+        /// Whether its pieces are what it held at one time, as far as can be told.
+        whole: bool,
+    },
+}
+
+/// The same, and tells what it sends.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_watched<W: Write>(
+    scan: Scan,
+    out: &mut TarWriter<W>,
+    watch: &mut dyn FnMut(Sent<'_>),
+) -> io::Result<Packed> {
     let mut packed = Packed { warnings: scan.warnings, ..Packed::default() };
     for item in scan.items {
         match &item.kind {
@@ -42,7 +77,7 @@ pub fn pack<W: Write>(scan: Scan, out: &mut TarWriter<W>, sent: &mut dyn FnMut(u
                 out.symlink(&item.name, target, item.attributes)?;
                 packed.files += 1;
             }
-            ItemKind::File => file(&item, out, &mut packed, sent)?,
+            ItemKind::File => file(&item, out, &mut packed, watch)?,
         }
     }
     Ok(packed)
@@ -52,7 +87,7 @@ fn file<W: Write>(
     item: &Item,
     out: &mut TarWriter<W>,
     packed: &mut Packed,
-    sent: &mut dyn FnMut(u64),
+    watch: &mut dyn FnMut(Sent<'_>),
 ) -> io::Result<()> {
     let name = shown(item.source.as_os_str().as_bytes());
     // What has come into its place must neither be waited for, as a FIFO is, nor followed.
@@ -71,29 +106,62 @@ fn file<W: Write>(
             return Ok(());
         }
     };
-    let before = packed.bytes;
-    let mut done = 0;
-    let missing = out.file(&item.name, attributes(&meta), meta.len(), |buffer| {
-        let length = file.read(buffer)?;
-        done += length as u64;
-        sent(before + done);
-        Ok(length)
-    })?;
+    let sent = send(&item.name, &mut file, &meta, out, watch)?;
     packed.files += 1;
-    packed.bytes += done;
-    if missing.bytes > 0 {
-        let why = missing.failed.map_or("it became shorter".to_owned(), |error| error.to_string());
+    packed.bytes += sent.bytes;
+    if sent.missing.bytes > 0 {
+        let why = sent.missing.failed.map_or("it became shorter".to_owned(), |error| error.to_string());
         packed.warnings.add(format!(
             "{name}: could not be read to its end ({why}); its last {} bytes are zeros in the shed",
-            missing.bytes
+            sent.missing.bytes
         ));
-    } else if file
-        .metadata()
-        .is_ok_and(|now| now.len() != meta.len() || attributes(&now).modified != attributes(&meta).modified)
-    {
+    } else if sent.changed {
         packed.warnings.add(format!("{name}: changed while it was sent"));
     }
     Ok(())
+}
+
+/// Sends one open file under this name, at the length that `meta` says, and returns whether that is what it held.
+///
+/// # Errors
+/// When the archive cannot be written.
+pub fn pack_file<W: Write>(
+    name: &Path,
+    file: &mut File,
+    meta: &Metadata,
+    out: &mut TarWriter<W>,
+    watch: &mut dyn FnMut(Sent<'_>),
+) -> io::Result<bool> {
+    let sent = send(name.as_os_str().as_bytes(), file, meta, out, watch)?;
+    Ok(sent.missing.bytes == 0 && !sent.changed)
+}
+
+struct SentFile {
+    bytes: u64,
+    missing: Missing,
+    changed: bool,
+}
+
+fn send<W: Write>(
+    name: &[u8],
+    file: &mut File,
+    meta: &Metadata,
+    out: &mut TarWriter<W>,
+    watch: &mut dyn FnMut(Sent<'_>),
+) -> io::Result<SentFile> {
+    let mut bytes = 0;
+    let missing = out.file(name, attributes(meta), meta.len(), |buffer| {
+        let length = file.read(buffer)?;
+        bytes += length as u64;
+        watch(Sent::Piece(&buffer[..length]));
+        Ok(length)
+    })?;
+    let changed = file
+        .metadata()
+        .is_ok_and(|now| now.len() != meta.len() || attributes(&now).modified != attributes(meta).modified);
+    let whole = missing.bytes == 0 && !changed;
+    watch(Sent::File { name: Path::new(OsStr::from_bytes(name)), whole });
+    Ok(SentFile { bytes, missing, changed })
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! followed but the source itself: a tree's links are sent as links.
 
 use std::{
+    ffi::OsStr,
     fs::{self, Metadata},
     io,
     os::unix::{
@@ -34,8 +35,10 @@ pub enum ScanError {
     },
     #[error("{} is neither a file nor a directory", .path.display())]
     Kind { path: PathBuf },
-    #[error("{} holds more than {MAX_ITEMS} files", .path.display())]
-    TooMany { path: PathBuf },
+    #[error("{} holds more than {most} files", .path.display())]
+    TooMany { path: PathBuf, most: usize },
+    #[error("{} holds more than {most} bytes", .path.display())]
+    TooLarge { path: PathBuf, most: u64 },
     #[error("{name:?} is no name that a file can be sent as")]
     Name { name: String },
 }
@@ -86,6 +89,12 @@ impl Scan {
         self.items.iter().map(|item| item.size).sum()
     }
 
+    /// Returns the names of the files, without those of links.
+    pub fn file_names(&self) -> impl Iterator<Item = &Path> {
+        let files = self.items.iter().filter(|item| item.kind == ItemKind::File);
+        files.map(|item| Path::new(OsStr::from_bytes(&item.name)))
+    }
+
     /// Returns whether there is nothing to send, not even a directory.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -119,10 +128,21 @@ pub fn scan_file(source: &Path, name: &str) -> Result<Scan, ScanError> {
 pub enum Choice {
     /// It is sent; a directory with everything in it.
     Take,
+    /// It is sent; what is in it is chosen one by one.
+    TakeSome,
     /// It is not sent for its own sake, but something in it may be.
     Within,
     /// Neither it nor anything in it is sent; it is not even looked at.
     Leave,
+}
+
+/// How much a scan may find. It ends at once when there is more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ScanLimits {
+    /// Files, links and directories.
+    pub items: usize,
+    /// Length of all files together, in bytes.
+    pub bytes: u64,
 }
 
 /// Looks at what `choose` takes of a directory; it is asked with paths relative to the directory, the first of them empty.
@@ -131,25 +151,41 @@ pub enum Choice {
 /// # Errors
 /// When the directory itself cannot be read. What cannot be looked at within it is a warning.
 pub fn scan_directory(source: &Path, choose: &dyn Fn(&Path) -> Choice) -> Result<Scan, ScanError> {
+    scan_directory_within(source, choose, ScanLimits { items: MAX_ITEMS, bytes: u64::MAX })
+}
+
+/// The same, of no more than the limits allow.
+///
+/// # Errors
+/// Also when there is more.
+pub fn scan_directory_within(
+    source: &Path,
+    choose: &dyn Fn(&Path) -> Choice,
+    limits: ScanLimits,
+) -> Result<Scan, ScanError> {
     let look = |error| ScanError::Look { path: source.to_owned(), source: error };
     let meta = fs::metadata(source).map_err(look)?;
     if !meta.is_dir() {
         return Err(ScanError::Kind { path: source.to_owned() });
     }
     let entries = fs::read_dir(source).map_err(look)?;
-    let mut walk = Walk { root: source, choose, scan: Scan::default(), pending: Vec::new(), too_many: false };
+    let mut walk =
+        Walk { root: source, choose, scan: Scan::default(), pending: Vec::new(), limits, bytes: 0 };
     let choice = choose(Path::new(""));
     if choice == Choice::Leave {
         return Ok(walk.scan);
     }
     walk.pending.push(item(source.to_owned(), Vec::new(), ItemKind::Directory, &meta));
     let all = choice == Choice::Take;
-    if all {
+    if all || choice == Choice::TakeSome {
         walk.take_pending();
     }
     walk.directory(Path::new(""), entries, all);
-    if walk.too_many {
-        return Err(ScanError::TooMany { path: source.to_owned() });
+    if walk.scan.items.len() > limits.items {
+        return Err(ScanError::TooMany { path: source.to_owned(), most: limits.items });
+    }
+    if walk.bytes > limits.bytes {
+        return Err(ScanError::TooLarge { path: source.to_owned(), most: limits.bytes });
     }
     Ok(walk.scan)
 }
@@ -160,7 +196,8 @@ struct Walk<'a> {
     scan: Scan,
     /// Directories from the root to the present one that nothing has been chosen from yet.
     pending: Vec<Item>,
-    too_many: bool,
+    limits: ScanLimits,
+    bytes: u64,
 }
 
 impl Walk<'_> {
@@ -175,7 +212,7 @@ impl Walk<'_> {
         // The same tree makes the same archive.
         names.sort_unstable();
         for name in names {
-            if self.too_many {
+            if self.scan.items.len() > self.limits.items || self.bytes > self.limits.bytes {
                 return;
             }
             self.entry(&relative.join(name), all);
@@ -183,9 +220,10 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, relative: &Path, all: bool) {
-        let chosen = match if all { Choice::Take } else { (self.choose)(relative) } {
-            Choice::Take => true,
-            Choice::Within => false,
+        let (chosen, all) = match if all { Choice::Take } else { (self.choose)(relative) } {
+            Choice::Take => (true, true),
+            Choice::TakeSome => (true, false),
+            Choice::Within => (false, false),
             Choice::Leave => return,
         };
         let path = self.root.join(relative);
@@ -224,7 +262,7 @@ impl Walk<'_> {
                     if chosen {
                         self.take_pending();
                     }
-                    self.directory(relative, entries, chosen);
+                    self.directory(relative, entries, all);
                     // Nothing in it was chosen.
                     if self.pending.len() == depth {
                         let _unused = self.pending.pop();
@@ -246,11 +284,8 @@ impl Walk<'_> {
 
     fn take(&mut self, item: Item) {
         self.take_pending();
-        if self.scan.items.len() >= MAX_ITEMS {
-            self.too_many = true;
-        } else {
-            self.scan.items.push(item);
-        }
+        self.bytes = self.bytes.saturating_add(item.size);
+        self.scan.items.push(item);
     }
 
     fn take_pending(&mut self) {

@@ -28,14 +28,12 @@ use rustix::{
     io::Errno,
 };
 
-use self::temporary::Temporary;
 use crate::{
     CHUNK, Warnings,
     path::{EntryPath, ParseEntryPathError, shown},
     read::{Entry, EntryKind, TarError, TarReader, Time},
+    temporary::{self, Temporary},
 };
-
-mod temporary;
 
 /// Bits of a mode that are taken over: no archive makes a program run as somebody else.
 const MODE_BITS: u32 = 0o777;

@@ -22,8 +22,8 @@ use crate::{
     BootShedError, Phase, Progress,
     channel::{Channel, ChannelError, Health, Identity, Keeper},
     console::{self, ConsoleMark},
-    context::{Context, FileLane},
-    disk,
+    context::{Context, FileLane, blocking},
+    disk, local_dir,
     pids::Place,
     run_config,
 };
@@ -39,6 +39,8 @@ const CONSOLE_LOOK: Duration = Duration::from_secs(5);
 pub(crate) struct Machine {
     /// The VMM process.
     pub vm: Arc<dyn Vm>,
+    /// Whether its shared directories are served, as far as is known.
+    pub shares_served: bool,
     /// Holds the message channel open; dropped with the machine.
     pub keeper: Keeper,
 }
@@ -87,9 +89,18 @@ impl Boot {
 
     /// Brings a stopped shed up. `record` says `starting`, names a new launch, and is not yet on disk.
     pub(crate) async fn start(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
+        self.check_local_dir(&record).await?;
         self.progress.enter(Phase::Record);
         self.write(&record).await?;
         self.launch(record).await
+    }
+
+    /// Looks again at the directory that the shed has as its workspace: it is the user's, and may have gone.
+    async fn check_local_dir(&self, record: &ShedRecord) -> Result<(), BootShedError> {
+        let Some(path) = record.local_dir.clone() else { return Ok(()) };
+        let (context, dir) = (Arc::clone(&self.context), path.clone());
+        let checked = blocking(move || local_dir::check(&context.settings, &dir)).await;
+        checked.map_err(|source| BootShedError::LocalDir { shed: record.name.clone(), path, source })
     }
 
     /// Goes on with a boot that a former server began.
@@ -153,6 +164,7 @@ impl Boot {
             shed: shed.clone(),
             network: self.context.backend.guest_network(),
             image: run_config::read(&shed, files.image.clone()).await,
+            mounts: local_dir::mounts(&record),
         };
         let waited = self.context.settings.start_timeout;
         let reached = tokio::select! {
@@ -189,7 +201,7 @@ impl Boot {
         });
         self.write(&record).await?;
         let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files);
-        Ok((record, Machine { vm, keeper }))
+        Ok((record, Machine { vm, shares_served: true, keeper }))
     }
 
     /// Describes why a boot may have failed: what the guest wrote, and what else to try.

@@ -21,10 +21,12 @@ use crate::{
     channel::{Health, Keeper},
     context::{Context, FileLane},
     error::ClearVmError,
+    guest_channel::GuestChannel,
+    local_dir,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
     settle::{Project, Settle, Settling, Unsettled, Waiters},
-    shutdown,
+    shutdown::{self, Leaving},
 };
 
 /// Requests that may wait for one shed; callers beyond it wait before they are queued.
@@ -71,6 +73,7 @@ pub(crate) struct Handle {
     pub messages: mpsc::Sender<Message>,
     pub view: watch::Receiver<ShedView>,
     pub vm: watch::Receiver<Option<Arc<dyn Vm>>>,
+    pub guest: watch::Receiver<Option<GuestChannel>>,
     pub health: watch::Receiver<Health>,
 }
 
@@ -99,6 +102,7 @@ pub(crate) struct Driver {
     messages: mpsc::Receiver<Message>,
     view: watch::Sender<ShedView>,
     vm: watch::Sender<Option<Arc<dyn Vm>>>,
+    guest: watch::Sender<Option<GuestChannel>>,
     health: watch::Sender<Health>,
     /// The VMM process, from its start on, before its guest is ready.
     pid: Place,
@@ -160,6 +164,7 @@ enum Event {
     Deleted(Result<(), DeleteShedError>),
     CreatorGone,
     MachineEnded,
+    ShareLost,
     Message(Option<Message>),
     Shutdown,
 }
@@ -178,11 +183,13 @@ impl Driver {
         let files = context.files(&record.name);
         let view = watch::Sender::new(initial_view(&record, files.rootfs));
         let (vm, health) = (watch::Sender::new(None), watch::Sender::new(Health::default()));
+        let guest = watch::Sender::new(None);
         let pid = context.pids.place();
         let handle = Handle {
             messages: sender,
             view: view.subscribe(),
             vm: vm.subscribe(),
+            guest: guest.subscribe(),
             health: health.subscribe(),
         };
         let mut driver = Self {
@@ -193,6 +200,7 @@ impl Driver {
             messages,
             view,
             vm,
+            guest,
             health,
             pid,
             shutdown,
@@ -216,10 +224,11 @@ impl Driver {
                     Arc::clone(&vm),
                     self.record.name.clone(),
                     network,
+                    local_dir::mounts(&self.record),
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );
-                let machine = Machine { vm, keeper };
+                let machine = Machine { vm, shares_served: true, keeper };
                 let settling = self.resume_settling(&machine);
                 State::Running(machine, settling)
             }
@@ -239,7 +248,7 @@ impl Driver {
             }
             Beginning::ResumeStop(vm) => {
                 self.pid.set(Some(vm.identity().pid));
-                self.stopping(Some(vm), Vec::new())
+                self.stopping(Some(vm), None, Vec::new())
             }
         };
     }
@@ -253,13 +262,14 @@ impl Driver {
                 Event::Deleted(result) => self.deleted(&result),
                 Event::CreatorGone => self.creator_gone(),
                 Event::MachineEnded => self.machine_ended().await,
+                Event::ShareLost => self.share_lost().await,
                 Event::Message(Some(message)) => self.handle(message).await,
                 Event::Message(None) | Event::Shutdown => break,
             }
             self.publish();
         }
         if let State::Running(_, settling) = std::mem::replace(&mut self.state, State::Gone)
-            && let Some(waiters) = settling.leave()
+            && let (Some(waiters), _) = settling.leave()
         {
             self.tell_unsettled(waiters, Unsettled::ServerEnds);
         }
@@ -336,8 +346,11 @@ impl Driver {
     }
 
     async fn begin_stop(&mut self, reply: StopReply) {
-        let (vm, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(machine, settling) => (Some(machine.vm), settling.leave()),
+        let (leaving, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(machine, settling) => {
+                let (waiters, credentials) = settling.leave();
+                (Some(Leaving { machine, credentials }), waiters)
+            }
             State::Working(work) => {
                 self.cancel(work);
                 (None, None)
@@ -346,15 +359,16 @@ impl Driver {
         };
         self.record.status = RecordStatus::Stopping;
         self.save().await;
-        self.state = self.stopping(vm, vec![reply]);
+        let vm = leaving.as_ref().map(|leaving| Arc::clone(&leaving.machine.vm));
+        self.state = self.stopping(vm, leaving, vec![reply]);
         if let Some(waiters) = unsettled {
             self.publish();
             self.tell_unsettled(waiters, Unsettled::Stopped);
         }
     }
 
-    fn stopping(&self, vm: Option<Arc<dyn Vm>>, replies: Vec<StopReply>) -> State {
-        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm));
+    fn stopping(&self, vm: Option<Arc<dyn Vm>>, leaving: Option<Leaving>, replies: Vec<StopReply>) -> State {
+        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm, leaving));
         State::Working(Work::Stopping { stop, replies })
     }
 
@@ -370,7 +384,7 @@ impl Driver {
             }
             // The machine's keeper goes with it; the process is found again by its launch id.
             State::Running(_machine, settling) => {
-                if let Some(waiters) = settling.leave() {
+                if let (Some(waiters), _) = settling.leave() {
                     self.tell_cancelled(waiters.create, waiters.starts);
                 }
                 AfterDelete::Deleted(vec![reply])
@@ -564,7 +578,7 @@ impl Driver {
     fn settled(&mut self, credentials: AbortOnDropHandle<()>) {
         let State::Running(_, settling) = &mut self.state else { return };
         let before = std::mem::replace(settling, Settling::Done(credentials));
-        if let Some(waiters) = before.leave() {
+        if let (Some(waiters), _) = before.leave() {
             self.tell_started(waiters);
         }
     }
@@ -680,11 +694,21 @@ impl Driver {
         }
         self.set_stopped().await;
         if let State::Running(_, settling) = before
-            && let Some(waiters) = settling.leave()
+            && let (Some(waiters), _) = settling.leave()
         {
             self.publish();
             self.tell_unsettled(waiters, Unsettled::MachineEnded);
         }
+    }
+
+    /// Tells everybody that looks at the shed that its directory hangs: what uses it in the guest cannot tell.
+    async fn share_lost(&mut self) {
+        let State::Running(machine, _) = &mut self.state else { return };
+        machine.shares_served = false;
+        let shed = self.record.name.clone();
+        tracing::error!(%shed, "the process that serves the shed's host directory has ended; what uses it in the guest hangs");
+        self.record.last_error = Some(local_dir::lost(&shed));
+        self.save().await;
     }
 
     async fn set_stopped(&mut self) {
@@ -746,9 +770,9 @@ impl Driver {
     }
 
     fn publish(&self) {
-        let machine = match &self.state {
-            State::Running(machine, _) => Some(Arc::clone(&machine.vm)),
-            State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => None,
+        let (machine, guest) = match &self.state {
+            State::Running(machine, _) => (Some(Arc::clone(&machine.vm)), Some(machine.keeper.channel())),
+            State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => (None, None),
         };
         self.view.send_modify(|view| {
             view.status = match self.activity() {
@@ -767,6 +791,14 @@ impl Driver {
             };
         });
         let _before = self.vm.send_replace(machine);
+        // The channel of a machine is the same from its start to its end.
+        let _told = self.guest.send_if_modified(|known| {
+            let changed = known.is_some() != guest.is_some();
+            if changed {
+                *known = guest;
+            }
+            changed
+        });
     }
 }
 
@@ -777,6 +809,7 @@ async fn happened(state: &mut State) -> Event {
         State::Running(machine, settling) => tokio::select! {
             biased;
             () = machine.vm.ended() => Event::MachineEnded,
+            () = machine.vm.share_lost(), if machine.shares_served => Event::ShareLost,
             credentials = settling.ended() => Event::Settled(credentials),
         },
         State::Working(Work::Creating { boot, reply, .. }) => tokio::select! {

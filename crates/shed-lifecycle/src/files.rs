@@ -24,7 +24,7 @@ const PIECE: usize = 64 << 10;
 
 /// How long a guest may take over one piece, and over its last word. A disk under software emulation that writes back what
 /// it has cached may stand still for a long time.
-const STALL: Duration = Duration::from_secs(120);
+pub(crate) const STALL: Duration = Duration::from_secs(120);
 
 /// Most warnings that are taken from a guest.
 const MAX_WARNINGS: usize = 200;
@@ -99,9 +99,9 @@ impl Sheds {
 }
 
 /// Whose transfer it is, for errors.
-struct Whose<'a> {
-    shed: &'a ShedName,
-    target: &'a GuestPath,
+pub(crate) struct Whose<'a> {
+    pub(crate) shed: &'a ShedName,
+    pub(crate) target: &'a GuestPath,
 }
 
 impl Whose<'_> {
@@ -114,7 +114,8 @@ impl Whose<'_> {
     }
 }
 
-async fn put<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
+/// Unpacks an archive in a directory of the guest at the other end of the stream.
+pub(crate) async fn put<E: Into<Box<dyn std::error::Error + Send + Sync>>>(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     archive: impl Stream<Item = Result<Bytes, E>>,
     whose: &Whose<'_>,

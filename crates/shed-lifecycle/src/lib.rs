@@ -11,7 +11,9 @@ mod asked_image;
 mod boot;
 mod bring_up;
 mod channel;
+mod clean;
 mod console;
+mod console_log;
 mod context;
 mod credentials;
 mod dial;
@@ -22,6 +24,7 @@ mod error;
 mod files;
 mod guest_channel;
 mod guest_command;
+mod guest_events;
 mod guest_text;
 mod image_blobs;
 mod image_choice;
@@ -30,7 +33,9 @@ mod image_news;
 mod image_policy;
 mod images;
 mod known_hosts;
+mod local_dir;
 mod log_cut;
+mod logs;
 mod pids;
 mod policy;
 mod progress;
@@ -45,11 +50,13 @@ mod setup;
 mod sheds;
 mod shutdown;
 mod space;
+mod status;
 mod tmux;
 mod usage;
 mod view;
 
 pub use asked_image::{AskedImage, AskedImageError};
+pub use console_log::{ConsoleError, ConsoleLines};
 pub use credentials::Credential;
 pub use dial::DialGuestError;
 pub use error::{
@@ -65,6 +72,8 @@ pub use image_news::tell as tell_image_progress;
 pub use images::{
     DeleteImageError, ImagePrune, KeptImage, KnownImage, ListKnownImagesError, PruneImagesError, PrunedImage,
 };
+pub use local_dir::LocalDirError;
+pub use logs::{LogQuery, LogStream, LogsError};
 pub use policy::Activity;
 pub use progress::{Phase, PhaseTiming, Progress, ProgressUpdate, Updates};
 pub use prune::{
@@ -76,6 +85,7 @@ pub use sessions::{AllSessions, KillSessionError, ListSessionsError, TmuxError};
 pub use settings::Settings;
 pub use sheds::Sheds;
 pub use space::Space;
+pub use status::{GuestState, ShedNews, ShedReport, ShedWatch};
 pub use tmux::{ParseSessionsError, TmuxSession};
 pub use usage::{FileRole, FileUsage, ImageUsage, ShedUsage, Usage};
 pub use view::{NewShed, ShedStatus, ShedView, Started};

@@ -16,6 +16,8 @@ pub struct Settings {
     pub instance_dir: Utf8PathBuf,
     /// Cached images, kernel, initramfs, disk templates.
     pub images_dir: Utf8PathBuf,
+    /// Other files and directories that are shared with no guest: sockets, keys.
+    pub kept_from_guests: Vec<Utf8PathBuf>,
     /// Kernel in the form the backend boots.
     pub kernel: Utf8PathBuf,
     /// Initramfs with shed-init and shed-agent.

@@ -75,7 +75,7 @@ pub(crate) enum Settling {
     /// It goes on.
     InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
     /// It has ended, and credentials are kept in step.
-    Done(#[expect(dead_code, reason = "dropped with the machine")] AbortOnDropHandle<()>),
+    Done(AbortOnDropHandle<()>),
 }
 
 /// Those who wait until a shed has settled, and what they will be told.
@@ -94,11 +94,11 @@ impl Settling {
         }
     }
 
-    /// Ends it, and returns those who wait for it.
-    pub(crate) fn leave(self) -> Option<Waiters> {
+    /// Ends it, and returns those who wait for it, or else what keeps credentials in step.
+    pub(crate) fn leave(self) -> (Option<Waiters>, Option<AbortOnDropHandle<()>>) {
         match self {
-            Self::InProgress { waiters, .. } => Some(waiters),
-            Self::Done(_) => None,
+            Self::InProgress { waiters, .. } => (Some(waiters), None),
+            Self::Done(credentials) => (None, Some(credentials)),
         }
     }
 }

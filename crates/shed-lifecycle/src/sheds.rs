@@ -6,6 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use camino::Utf8Path;
 use jiff::Timestamp;
 use shed_backend::{Backend, GuestStream, Vm};
 use shed_image::ImageStore;
@@ -22,14 +23,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, NewShed, OpenShedsError,
-    Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView, StartShedError, Started,
-    StopShedError,
+    AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, LocalDirError, NewShed,
+    OpenShedsError, Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView,
+    StartShedError, Started, StopShedError,
     context::{Context, blocking},
     credentials::Credentials,
     driver::{Beginning, Driver, Handle, Message, NotAtRest, Until},
     image_choice::{self, Choice, Chosen, Recorded},
-    image_news,
+    image_news, local_dir,
     pids::Pids,
     pulls::Pulls,
     reconcile,
@@ -154,13 +155,13 @@ impl Sheds {
     /// Returns all sheds, sorted by name.
     #[must_use]
     pub fn list(&self) -> Vec<ShedView> {
-        self.table().sheds.values().map(snapshot).collect()
+        self.table().sheds.values().map(Handle::snapshot).collect()
     }
 
     /// Returns one shed.
     #[must_use]
     pub fn get(&self, name: &ShedName) -> Option<ShedView> {
-        self.table().sheds.get(name).map(snapshot)
+        self.table().sheds.get(name).map(Handle::snapshot)
     }
 
     /// Returns one shed and what becomes of it; the sender goes when the shed does.
@@ -178,6 +179,7 @@ impl Sheds {
     pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
         let settings = &self.inner.context.settings;
         let reservation = self.reserve(&new.name)?;
+        self.check_shares(&new).await?;
         let (image, gate) = self.get_image(new.image, &progress).await?;
         let (name, image_path) = match image.recorded {
             Recorded::Name(name) => (Some(name), None),
@@ -218,6 +220,25 @@ impl Sheds {
         drop(reservation);
         drop(gate);
         answer.await.unwrap_or(Err(CreateShedError::ShuttingDown))
+    }
+
+    /// Checks, before anything is taken, that this host can mount what a new shed shall have.
+    async fn check_shares(&self, new: &NewShed) -> Result<(), CreateShedError> {
+        let Some(path) = &new.local_dir else { return Ok(()) };
+        let checked = self.inner.context.backend.check_shares().await;
+        checked.map_err(|source| CreateShedError::Shares {
+            shed: new.name.clone(),
+            path: path.clone(),
+            source: source.into(),
+        })
+    }
+
+    /// Checks that a directory of the host can be the workspace of a shed. It blocks.
+    ///
+    /// # Errors
+    /// When it cannot be mounted, or must not be.
+    pub fn check_local_dir(&self, path: &Utf8Path) -> Result<(), LocalDirError> {
+        local_dir::check(&self.inner.context.settings, path)
     }
 
     /// Finds the image of a create, and has it made when it is not there. The gate is not held meanwhile, so that other
@@ -412,6 +433,13 @@ impl Sheds {
         }
     }
 
+    /// Returns what was reported of a running shed's credentials, the oldest first: what it sent that was not taken, and
+    /// what could not be kept in step. A bounded list of texts that are fit for a terminal.
+    #[must_use]
+    pub fn credential_reports(&self, name: &ShedName) -> Vec<String> {
+        self.inner.context.credentials.reports(name)
+    }
+
     /// Returns the VMM processes of all machines, those that still boot among them.
     #[must_use]
     pub fn machine_pids(&self) -> Vec<u32> {
@@ -423,6 +451,11 @@ impl Sheds {
         self.inner.shutdown.cancel();
         let _already = self.inner.tasks.close();
         self.inner.tasks.wait().await;
+    }
+
+    /// Returns how a shed's task is reached and what it publishes.
+    pub(crate) fn handle(&self, name: &ShedName) -> Option<Handle> {
+        self.table().sheds.get(name).cloned()
     }
 
     async fn ask(&self, name: &ShedName, message: Message) -> Option<()> {
@@ -500,16 +533,6 @@ impl Sheds {
 /// Returns the time in whole seconds, as records and the wire show it.
 fn now() -> Timestamp {
     Timestamp::from_second(Timestamp::now().as_second()).expect("the present is within jiff's range")
-}
-
-fn snapshot(handle: &Handle) -> ShedView {
-    let mut view = handle.view.borrow().clone();
-    if view.status == ShedStatus::Running {
-        let health = handle.health.borrow();
-        view.last_healthy = health.last_healthy;
-        view.agent_started_at = health.agent_started_at;
-    }
-    view
 }
 
 fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {

@@ -7,10 +7,12 @@ use shed_protocol::{Occasion, PowerOff, SYSTEM_POWER_OFF, SetupRequest};
 use shed_state::ShedRecord;
 use shed_types::ShedName;
 use tokio::{sync::watch, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::{
     Phase, Progress,
+    boot::Machine,
     channel::{Channel, ChannelError, Health},
     context::Context,
     env_file,
@@ -24,13 +26,20 @@ const ASK_AGENT: Duration = Duration::from_secs(5);
 /// How long a VMM has to end by itself once the guest has not.
 const VMM_GRACE: Duration = Duration::from_secs(1);
 
+/// A running machine on its way out: its message channel is still served.
+pub(crate) struct Leaving {
+    pub machine: Machine,
+    /// Keeps credentials in step, unless the machine had not settled.
+    pub credentials: Option<AbortOnDropHandle<()>>,
+}
+
 /// Most time that the project's shutdown hook gets (spec C.5).
 const HOOK: Duration = Duration::from_secs(30);
 
 /// Part of that time which is kept for the guest's word on how it ended.
 const HOOK_ANSWER: u32 = 10;
 
-/// Runs the project's shutdown hook, then brings the machine down, gently for `stop_timeout`, then by force; afterwards
+/// Runs the project's shutdown hook and takes the last changes of credentials, then brings the machine down, gently for `stop_timeout`, then by force; afterwards
 /// nothing of it is left.
 ///
 /// # Errors
@@ -39,11 +48,15 @@ pub(crate) async fn stop(
     context: Arc<Context>,
     record: ShedRecord,
     vm: Option<Arc<dyn Vm>>,
+    leaving: Option<Leaving>,
 ) -> Result<(), ClearVmError> {
     let shed = &record.name;
     if let Some(vm) = &vm {
         let span = tracing::info_span!("stop", %shed);
         run_hook(&context, shed, &**vm).instrument(span).await;
+        if let Some(Leaving { machine, credentials: _attending }) = leaving {
+            context.credentials.farewell(shed, &**vm, &machine.keeper.channel()).await;
+        }
         let gentle = async {
             if let Err(error) = ask_agent(&**vm).await {
                 tracing::warn!(%shed, error = %error, "the agent did not take the request to power off; pressing the power button");

@@ -21,18 +21,20 @@ pub mod setup;
 pub mod timeouts;
 
 pub use connect::{ConnectReply, ParseConnectError};
-pub use credentials::{CredentialChanged, WatchCredentials, WatchedCredential};
+pub use credentials::{
+    CredentialChanged, CredentialTaken, CredentialsWatched, WatchCredentials, WatchedCredential,
+};
 pub use exec::{Command, ExecRequest, ExitStatus, Resize, Signal};
 pub use files::{FilesError, FilesErrorKind, FilesReply, FilesRequest};
 pub use frame::{Frame, FrameCodec, FrameError, FrameKind, MAX_PAYLOAD};
 pub use guest_event::GuestEvent;
 pub use image::{ImageConfig, MAX_COMMAND, MAX_DIRECTORY, MAX_ENV, MAX_USER};
-pub use logs::{CloseLogs, LogEntries, LogEntry, NextLogs, OpenLogs};
+pub use logs::{CloseLogs, LogEntries, LogEntry, LogsOpened, LogsRefusal, NextLogs, OpenLogs};
 pub use message::{
     Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthRequest, HealthStatus, HelloReply,
-    HelloRequest, Identify, Mount, NetworkIdentity, PowerOff, SYSTEM_CREDENTIALS, SYSTEM_EVENT,
-    SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN,
-    SYSTEM_POWER_OFF,
+    HelloRequest, Identify, Mount, NetworkIdentity, PowerOff, SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN,
+    SYSTEM_EVENT, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT,
+    SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF,
 };
 pub use metrics::Metrics;
 pub use setup::{

@@ -25,7 +25,7 @@ pub use guest_path::{GuestPath, ParseGuestPathError};
 pub use ids::LaunchId;
 pub use image_reference::{ImageReference, ParseReferenceError};
 pub use known_host::{KnownHost, ParseKnownHostError};
-pub use names::{CredentialName, ImageName, ParseNameError, SessionName, ShedName};
+pub use names::{CredentialName, ImageName, ParseNameError, SessionName, ShedName, UnitName};
 pub use port::{GuestPort, ParsePortError, TcpPort};
 pub use repo::{ParseRepoError, Repo};
 pub use sizes::{CpuCount, DiskGb, MemoryMb, SizeError};

@@ -140,12 +140,74 @@ async fn requests_that_make_no_sense_are_refused() {
         serde_json::json!({ "op": "put", "target": "relative" }),
         serde_json::json!({ "op": "put", "target": "/a/../b" }),
         serde_json::json!({ "op": "burn", "target": "/x" }),
-        serde_json::json!({ "op": "get", "source": "/etc" }),
     ] {
         let error = talk(begin(&request), false).await.unwrap().error.unwrap();
         assert_eq!(error.kind, FilesErrorKind::Failed, "{request}");
     }
     let (_, host, guest) = begin(&serde_json::json!({}));
     let reply = talk((vec![Frame::empty(FrameKind::StdinEof)], host, guest), false).await.unwrap();
+    assert!(reply.error.is_some());
+}
+
+/// Asks for files, and returns the archive and what the agent says in the end.
+async fn get_from(request: &serde_json::Value) -> (Vec<u8>, FilesReply) {
+    let (frames, mut host, guest) = begin(request);
+    tokio::spawn(async move { serve(guest, &State::new()).await });
+    for frame in frames {
+        host.send(frame).await.unwrap();
+    }
+    let mut archive = Vec::new();
+    loop {
+        let frame = timeout(SOON, host.next()).await.unwrap().unwrap().unwrap();
+        match frame.kind {
+            FrameKind::Data => archive.extend_from_slice(&frame.payload),
+            FrameKind::FilesReply => return (archive, frame.parse().unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn names_in(archive: &[u8]) -> Vec<String> {
+    let mut reader = shed_files::TarReader::new(archive);
+    let mut names = Vec::new();
+    while let Some(entry) = reader.next_entry().unwrap() {
+        assert_eq!(entry.kind, shed_files::EntryKind::File);
+        names.push(String::from_utf8(entry.name).unwrap());
+    }
+    names
+}
+
+#[tokio::test]
+async fn files_are_sent_and_links_and_what_is_too_long_are_not() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    fs::create_dir_all(path.join("d/e")).unwrap();
+    fs::create_dir(path.join("cache")).unwrap();
+    for (name, length) in [("d/e/x", 100), ("y", 300_000), ("z", 20), ("long", 600_000), ("cache/c", 1)] {
+        fs::write(path.join(name), vec![7; length]).unwrap();
+    }
+    fs::File::create(path.join("sparse")).unwrap().set_len(1 << 40).unwrap();
+    symlink("/etc/passwd", path.join("link")).unwrap();
+    symlink("/etc", path.join("etc")).unwrap();
+    let all = serde_json::json!({
+        "op": "get", "source": path, "excludes": ["cache/*"], "max_file": 500_000, "max_total": 300_110,
+    });
+    let (archive, reply) = get_from(&all).await;
+    assert_eq!(names_in(&archive), ["d/e/x", "y"]);
+    assert_eq!((reply.error, reply.files, reply.bytes, reply.warnings.len()), (None, 2, 300_100, 3));
+    let some = serde_json::json!({
+        "op": "get", "source": path, "excludes": ["cache/*"],
+        "only": ["z", "gone", "link", "etc/passwd", "../x", "/etc/passwd", "", "d", "cache/c", "d/e/x", "./z"],
+    });
+    let (archive, reply) = get_from(&some).await;
+    assert_eq!(names_in(&archive), ["z", "d/e/x"]);
+    assert_eq!((reply.files, reply.warnings.len()), (2, 8), "{:?}", reply.warnings);
+    for source in [path.join("etc"), path.join("none"), path.join("z")] {
+        let (archive, reply) = get_from(&serde_json::json!({ "op": "get", "source": source })).await;
+        assert!(archive.is_empty());
+        assert_eq!(reply.error.unwrap().kind, FilesErrorKind::BadPath);
+    }
+    let (_, reply) = get_from(&serde_json::json!({ "op": "get", "source": path, "excludes": ["["] })).await;
     assert!(reply.error.is_some());
 }

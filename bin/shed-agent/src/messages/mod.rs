@@ -1,22 +1,31 @@
 //! The message channel (port 1026, spec B.5): envelopes both ways for as long as the shed runs.
 //!
-//! The host asks, this answers; health events flow once the host has said hello or asked for health. Of several
+//! The host asks, this answers: requests side by side, but for those whose order matters. Health flows once the host has
+//! said hello or asked for it, and what parts of the agent post with [`State::post`] once it has said hello. Of several
 //! channels the newest wins. Every write has a deadline, so a host that does not read cannot hold the agent.
 
+pub(crate) mod outbox;
 mod requests;
+mod writer;
 
 use std::time::Duration;
 
-use futures::{SinkExt, StreamExt};
+use futures::{StreamExt, stream::FuturesUnordered};
 use shed_protocol::{
-    Envelope, EnvelopeKind, Frame, FrameCodec, FrameKind, SYSTEM_HEALTH, SYSTEM_HELLO, timeouts,
+    Envelope, EnvelopeKind, FrameCodec, FrameKind, SYSTEM_CREDENTIALS, SYSTEM_IDENTIFY, timeouts,
 };
-use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
-use tokio_util::codec::Framed;
+use tokio::{io::AsyncRead, sync::mpsc};
+use tokio_util::codec::FramedRead;
 
-use crate::{health, log, serve::ByteStream, state::State};
+use crate::{journal::readers::Readers, log, serve::ByteStream, state::State};
 
 use requests::Outcome;
+
+/// Requests that are answered at a time. Beyond it the host's next one is not read yet.
+const AT_ONCE: usize = 64;
+
+/// Requests and answers that wait for the next part of the channel.
+const QUEUE: usize = 8;
 
 /// Serves one channel until it ends or a newer one comes.
 pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
@@ -28,75 +37,103 @@ pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
 }
 
 async fn talk(stream: impl ByteStream, state: &State, every: Duration) {
-    let mut frames = Framed::new(stream, FrameCodec);
-    let mut events = interval_at(Instant::now() + every, every);
-    events.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut told = false;
+    let (from_host, to_host) = tokio::io::split(stream);
+    let (answers, outgoing) = mpsc::channel(QUEUE);
+    let (any_order, unordered) = mpsc::channel(QUEUE);
+    let (in_order, ordered) = mpsc::channel(QUEUE);
+    let readers = Readers::default();
+    // Whichever part ends ends the channel, and with it the answers that are not given yet.
+    tokio::select! {
+        () = read(from_host, &any_order, &in_order) => {}
+        () = answer_side_by_side(unordered, answers.clone(), state, &readers) => {}
+        () = answer_in_order(ordered, answers, state, &readers) => {}
+        () = writer::write(to_host, outgoing, state, every) => {}
+    }
+}
+
+/// Reads requests and puts each where it is answered, until the host has gone.
+async fn read(
+    stream: impl AsyncRead + Unpin,
+    any_order: &mpsc::Sender<Envelope>,
+    in_order: &mpsc::Sender<Envelope>,
+) {
+    let mut frames = FramedRead::new(stream, FrameCodec);
+    while let Some(Ok(frame)) = frames.next().await {
+        if frame.kind != FrameKind::Message {
+            continue;
+        }
+        let envelope: Envelope = match frame.parse() {
+            Ok(envelope) => envelope,
+            Err(error) => {
+                log::failed(&error);
+                continue;
+            }
+        };
+        if envelope.kind != EnvelopeKind::Request {
+            continue;
+        }
+        // The later of two of these shall hold.
+        let lane = match envelope.namespace.as_str() {
+            SYSTEM_IDENTIFY | SYSTEM_CREDENTIALS => in_order,
+            _ => any_order,
+        };
+        if lane.send(envelope).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn answer_side_by_side(
+    mut requests: mpsc::Receiver<Envelope>,
+    answers: mpsc::Sender<Outcome>,
+    state: &State,
+    readers: &Readers,
+) {
+    let mut at_work = FuturesUnordered::new();
     loop {
         tokio::select! {
-            frame = frames.next() => {
-                let Some(Ok(frame)) = frame else { return };
-                if frame.kind != FrameKind::Message {
-                    continue;
-                }
-                let envelope: Envelope = match frame.parse() {
-                    Ok(envelope) => envelope,
-                    Err(error) => {
-                        log::failed(&error);
-                        continue;
-                    }
-                };
-                if envelope.kind != EnvelopeKind::Request {
-                    continue;
-                }
-                let Outcome { reply, then } = requests::answer(&envelope, state).await;
-                if send(&mut frames, &reply).await.is_err() {
+            Some(outcome) = at_work.next() => {
+                if answers.send(outcome).await.is_err() {
                     return;
-                }
-                if !told && matches!(envelope.namespace.as_str(), SYSTEM_HELLO | SYSTEM_HEALTH) {
-                    told = true;
-                    if send(&mut frames, &health_event(state)).await.is_err() {
-                        return;
-                    }
-                }
-                if let Some(then) = then {
-                    // Lets the link send the answer before anything ends this process.
-                    tokio::task::yield_now().await;
-                    then();
                 }
             }
-            _ = events.tick(), if told => {
-                if send(&mut frames, &health_event(state)).await.is_err() {
-                    return;
-                }
+            request = requests.recv(), if at_work.len() < AT_ONCE => {
+                let Some(request) = request else { return };
+                at_work.push(async move { requests::answer(&request, state, readers).await });
             }
         }
     }
 }
 
-fn health_event(state: &State) -> Envelope {
-    Envelope::event(SYSTEM_HEALTH, &health::report(state))
-}
-
-/// Says that the host does not take a message, or not in time.
-struct NotSent;
-
-async fn send<S: ByteStream>(frames: &mut Framed<S, FrameCodec>, envelope: &Envelope) -> Result<(), NotSent> {
-    let frame = Frame::json(FrameKind::Message, envelope);
-    match timeout(timeouts::MESSAGE_WRITE, frames.send(frame)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(NotSent),
+async fn answer_in_order(
+    mut requests: mpsc::Receiver<Envelope>,
+    answers: mpsc::Sender<Outcome>,
+    state: &State,
+    readers: &Readers,
+) {
+    while let Some(request) = requests.recv().await {
+        if answers.send(requests::answer(&request, state, readers).await).await.is_err() {
+            return;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use shed_protocol::{GENERATION, HealthReport, HelloReply, HelloRequest, PowerOff};
-    use tokio::io::{DuplexStream, duplex};
+    use futures::SinkExt;
+    use shed_protocol::{
+        Frame, GENERATION, GuestEvent, HealthReport, HealthRequest, HelloReply, HelloRequest, PowerOff,
+        SYSTEM_EVENT, SYSTEM_HEALTH, SYSTEM_HELLO,
+    };
+    use tokio::{
+        io::{DuplexStream, duplex},
+        time::timeout,
+    };
+    use tokio_util::codec::Framed;
 
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_secs(20);
+    const DEADLINE: Duration = Duration::from_secs(60);
 
     type Host = Framed<DuplexStream, FrameCodec>;
 
@@ -169,5 +206,67 @@ mod tests {
         timeout(DEADLINE, first_server).await.expect("the old channel ends").unwrap();
         assert!(receive(&mut second).await.is_some());
         ask(&mut second, SYSTEM_HEALTH, &PowerOff {}).await;
+    }
+
+    fn oom(process: &str) -> Envelope {
+        let at = jiff::Timestamp::UNIX_EPOCH;
+        Envelope::event(SYSTEM_EVENT, &GuestEvent::OutOfMemory { process: process.into(), at })
+    }
+
+    /// Receives until an event of this namespace comes.
+    async fn event_of(host: &mut Host, namespace: &str) -> Envelope {
+        loop {
+            let envelope = receive(host).await.expect("the channel stays open");
+            if (envelope.kind, envelope.namespace.as_str()) == (EnvelopeKind::Event, namespace) {
+                return envelope;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn events_wait_for_a_host_that_says_hello_and_each_host_gets_them() {
+        let state = std::sync::Arc::new(State::new());
+        state.post(&oom("before"));
+        for _server in 0..2 {
+            let (ours, theirs) = duplex(1 << 16);
+            let shared = std::sync::Arc::clone(&state);
+            tokio::spawn(async move { serve(theirs, &shared).await });
+            let mut host = Framed::new(ours, FrameCodec);
+            ask(&mut host, SYSTEM_HEALTH, &HealthRequest::default()).await;
+            assert_eq!(receive(&mut host).await.unwrap().namespace, SYSTEM_HEALTH);
+            ask(&mut host, SYSTEM_HELLO, &hello()).await;
+            let event: GuestEvent = event_of(&mut host, SYSTEM_EVENT).await.parse().unwrap();
+            assert!(matches!(event, GuestEvent::OutOfMemory { process, .. } if process == "before"));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_changes_the_pace_of_health() {
+        let (ours, theirs) = duplex(1 << 16);
+        tokio::spawn(async move { serve(theirs, &State::new()).await });
+        let mut host = Framed::new(ours, FrameCodec);
+        ask(&mut host, SYSTEM_HELLO, &hello()).await;
+        assert_eq!(receive(&mut host).await.unwrap().namespace, SYSTEM_HEALTH);
+        // One that is too short is not refused but made longer.
+        let started = std::time::Instant::now();
+        ask(&mut host, SYSTEM_HEALTH, &HealthRequest { every_ms: Some(0) }).await;
+        for _ in 0..2 {
+            event_of(&mut host, SYSTEM_HEALTH).await;
+        }
+        assert!(started.elapsed() >= Duration::from_millis(900));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_does_not_read_holds_only_its_own_channel() {
+        let state = std::sync::Arc::new(State::new());
+        let shared = std::sync::Arc::clone(&state);
+        let (ours, theirs) = duplex(64);
+        let server = tokio::spawn(async move { serve(theirs, &shared).await });
+        let mut host = Framed::new(ours, FrameCodec);
+        host.send(Frame::json(FrameKind::Message, &Envelope::request(SYSTEM_HELLO, &hello()))).await.unwrap();
+        for _ in 0..1000 {
+            state.post(&oom("x"));
+        }
+        timeout(DEADLINE, server).await.expect("the write has a deadline").unwrap();
     }
 }

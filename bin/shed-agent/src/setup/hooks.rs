@@ -1,13 +1,13 @@
 //! The hooks of a repository: scripts that run as the user, in a login shell, in the workspace.
 
-use std::ffi::CString;
+use std::{ffi::CString, io};
 
 use shed_protocol::{Occasion, Step, StepEnd};
 
 use super::{
     hook_state,
     mask::Masker,
-    provision::{HookPath, Provision},
+    provision::{HookPath, Provision, is_name},
     run::{Program, Run, failure},
     tools_path, workspace,
 };
@@ -27,7 +27,7 @@ impl Run {
             Step::Clone | Step::Provision => &None,
         };
         let Some(hook) = hook else { return StepEnd::Skipped };
-        let ran = self.logs.as_ref().is_some_and(hook_state::install_ran);
+        let ran = self.logs.as_ref().is_some_and(|logs| hook_state::install_ran(logs));
         if step == Step::Install && ran {
             return StepEnd::Skipped;
         }
@@ -52,7 +52,7 @@ impl Run {
             Ok(sha256) => sha256,
             Err(error) => {
                 let failure = failure(&format!("cannot run {what} from the workspace: {error}"));
-                self.note_install(step, Err(&failure.message));
+                self.note_install(step, Err(failure.message.clone())).await;
                 return StepEnd::Failed(failure);
             }
         };
@@ -65,7 +65,7 @@ impl Run {
         };
         match self.program(program).await {
             Ok(()) => {
-                self.note_install(step, Ok(&sha256));
+                self.note_install(step, Ok(sha256)).await;
                 if step == Step::Install
                     && let Err(error) = tools_path::keep(self).await
                 {
@@ -74,19 +74,21 @@ impl Run {
                 StepEnd::Done
             }
             Err(failure) => {
-                self.note_install(step, Err(&failure.message));
+                self.note_install(step, Err(failure.message.clone())).await;
                 StepEnd::Failed(failure)
             }
         }
     }
 
-    fn note_install(&self, step: Step, result: Result<&str, &str>) {
-        let Some(logs) = self.logs.as_ref().filter(|_| step == Step::Install) else { return };
-        let noted = match result {
-            Ok(sha256) => hook_state::succeeded(logs, sha256),
-            Err(error) => hook_state::failed(logs, error),
-        };
-        if let Err(error) = noted {
+    /// Notes how install ended; `result` is the script's hash, or what went wrong.
+    async fn note_install(&self, step: Step, result: Result<String, String>) {
+        let Some(logs) = self.logs.clone().filter(|_| step == Step::Install) else { return };
+        // It waits for the disk, which an install may have kept busy.
+        let noted = tokio::task::spawn_blocking(move || match result {
+            Ok(sha256) => hook_state::succeeded(&logs, &sha256),
+            Err(error) => hook_state::failed(&logs, &error),
+        });
+        if let Err(error) = noted.await.map_err(io::Error::other).and_then(|noted| noted) {
             self.warn(step, &format!("that it ran is not kept: {error}"));
         }
     }
@@ -94,7 +96,7 @@ impl Run {
     fn hook_plan(&self, hook: &HookPath, provision: &Provision) -> Plan {
         let script = self.workspace().join(hook.as_str()).display().to_string();
         let assignments = self.own_variables().into_iter();
-        let requested = self.request.env.iter().filter(|entry| !entry.starts_with("SHED_")).cloned();
+        let requested = self.request.env.iter().filter(|entry| is_exportable(entry)).cloned();
         let of_file = provision.env.iter().map(|(name, value)| format!("{name}={value}"));
         let exported: Vec<String> =
             requested.filter(|entry| is_exportable(entry)).chain(of_file).chain(assignments).collect();
@@ -131,9 +133,8 @@ impl Run {
     }
 }
 
-/// Whether a shell can export it; the environment may hold other names.
+/// Whether a shell can export an entry of the request, and may: who the user is nobody else says (spec B.3).
 fn is_exportable(entry: &str) -> bool {
     let name = entry.split_once('=').map_or("", |(name, _)| name);
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    is_name(name) && !matches!(name, "HOME" | "USER" | "LOGNAME")
 }

@@ -1,8 +1,8 @@
 //! What a setup tells its host while it runs: events and output, in order, through a queue that is bounded.
 //!
 //! The setup puts pieces in, the stream's own task takes them out. A host that reads gets everything. For one that does
-//! not read the setup waits a little, once in a step, and then leaves live output out: a line says how much, and the log
-//! in the guest has it. When the host has gone, everything is dropped.
+//! not, or hardly, the setup waits a little and then leaves live output out: a line says how much, and the log in the
+//! guest has it. When the host has gone, everything is dropped.
 
 use std::{
     collections::VecDeque,
@@ -26,6 +26,9 @@ pub(super) const PIECE: usize = 64 * 1024 - 5;
 /// How long a step waits for a host that does not read, all its waits together.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Bytes that a host has to take in a second so that the setup waits for it: what it takes gives patience back.
+const PACE: usize = 1 << 20;
+
 /// The queue of one setup.
 #[derive(Debug, Default)]
 pub(super) struct Live {
@@ -41,6 +44,8 @@ struct Queue {
     frames: VecDeque<Frame>,
     /// Bytes of output in `frames`.
     bytes: usize,
+    /// Bytes of output that the host has taken since a piece was put in.
+    taken: usize,
     /// Bytes of output that were left out since the last piece.
     left_out: u64,
     /// Whether output is left out until there is room for half of the queue again.
@@ -79,6 +84,9 @@ impl Live {
                 if queue.gone || piece.is_empty() {
                     return;
                 }
+                let earned = Duration::from_secs_f64(queue.taken as f64 / PACE as f64);
+                queue.taken = 0;
+                *patience = patience.saturating_add(earned).min(PATIENCE);
                 if !queue.behind && queue.bytes + piece.len() <= ROOM {
                     queue.tell_left_out();
                     queue.bytes += piece.len();
@@ -107,6 +115,7 @@ impl Live {
                 if let Some(frame) = queue.frames.pop_front() {
                     if frame.kind == FrameKind::Data {
                         queue.bytes = queue.bytes.saturating_sub(frame.payload.len());
+                        queue.taken = queue.taken.saturating_add(frame.payload.len());
                     }
                     if queue.bytes <= ROOM / 2 {
                         queue.behind = false;
@@ -211,9 +220,11 @@ mod tests {
         let setup = {
             let live = std::sync::Arc::clone(&live);
             tokio::spawn(async move {
+                let mut patience = PATIENCE;
                 for _ in 0..100 {
-                    live.output(piece(), &mut Duration::from_secs(60)).await;
+                    live.output(piece(), &mut patience).await;
                 }
+                assert!(!patience.is_zero());
                 live.reply(&SetupReply::default());
             })
         };

@@ -16,7 +16,7 @@ use super::{
     output::Output,
     provision::{self, Provision},
     text::sentence,
-    workspace::{self, FileError, PROVISION},
+    workspace::{self, PROVISION},
 };
 use crate::{
     exec::{
@@ -33,7 +33,7 @@ pub(super) struct Run {
     pub(super) state: Arc<State>,
     pub(super) user: User,
     /// Nothing when it cannot be used, which costs the logs and nothing else.
-    pub(super) logs: Option<LogDir>,
+    pub(super) logs: Option<Arc<LogDir>>,
     pub(super) stop: CancellationToken,
     live: Arc<Live>,
     deadline: Option<Instant>,
@@ -86,7 +86,7 @@ impl Run {
         self.state.setups.reports.begin(occasion, steps[0]);
         announce::changed(&self.state);
         match LogDir::open(&self.ground().logs, &self.user) {
-            Ok(logs) => self.logs = Some(logs),
+            Ok(logs) => self.logs = Some(Arc::new(logs)),
             Err(error) => self.warn(steps[0], &format!("its logs are not kept: {error}")),
         }
         let mut provision = None;
@@ -102,7 +102,9 @@ impl Run {
             if let StepEnd::Failed(failure) = &end {
                 log::info(&format!("setup, {}: {}", step.as_str(), failure.message));
             }
-            announce::ended(&self.state, occasion, step, &end);
+            if end != StepEnd::Skipped {
+                announce::ended(&self.state, occasion, step, &end);
+            }
             announce::changed(&self.state);
             self.live.event(&SetupEvent::Ended { step, end });
             if failed {
@@ -142,17 +144,7 @@ impl Run {
                 }
                 Err(error) => StepEnd::Failed(failure(&format!("{PROVISION} is not valid: {error}"))),
             },
-            Err(error) => {
-                let what = match error {
-                    FileError::Missing
-                    | FileError::LeadsOut
-                    | FileError::NoFile
-                    | FileError::TooLong(_)
-                    | FileError::Io(_)
-                    | FileError::User(_) => format!("cannot read {PROVISION}: {error}"),
-                };
-                StepEnd::Failed(failure(&what))
-            }
+            Err(error) => StepEnd::Failed(failure(&format!("cannot read {PROVISION}: {error}"))),
         }
     }
 

@@ -73,9 +73,11 @@ pub(super) async fn read_provision(workspace: &Path, user: &User) -> Result<Opti
     let late = Instant::now() + LATE;
     loop {
         let place = workspace.to_owned();
-        match as_user(user, ANSWER, move || read(&place)).await? {
+        // A share may hang, so even the question whether it is one is left to the thread.
+        let (content, is_mount) = as_user(user, ANSWER, move || (read(&place), is_mount(&place))).await?;
+        match content {
             Ok(content) => return Ok(Some(content)),
-            Err(FileError::Missing) if is_mount(workspace) && Instant::now() < late => sleep(LOOK).await,
+            Err(FileError::Missing) if is_mount && Instant::now() < late => sleep(LOOK).await,
             Err(FileError::Missing) => return Ok(None),
             Err(error) => return Err(error),
         }

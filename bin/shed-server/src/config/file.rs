@@ -23,6 +23,7 @@ pub(super) struct ServerFile {
     pub(super) qemu: Option<QemuFile>,
     pub(super) registries: Option<RegistriesFile>,
     pub(super) image_limits: Option<ImageLimitsFile>,
+    pub(super) credentials: Option<BTreeMap<String, Spanned<CredentialFile>>>,
     pub(super) env_file: Value<String>,
     pub(super) git: Option<GitFile>,
 
@@ -31,7 +32,6 @@ pub(super) struct ServerFile {
     pub(super) firecracker: Value<IgnoredAny>,
     pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
-    pub(super) credentials: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
 }
 
@@ -74,12 +74,24 @@ pub(super) struct GitFile {
     pub(super) extra_known_hosts: Option<Vec<Spanned<String>>>,
 }
 
+/// An entry of the `credentials:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CredentialFile {
+    pub(super) source: Value<String>,
+    pub(super) target: Value<String>,
+    pub(super) readonly: Option<bool>,
+    pub(super) exclude: Option<Vec<Spanned<String>>>,
+}
+
 /// The `qemu:` section.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct QemuFile {
     pub(super) accel: Value<String>,
     pub(super) binary: Value<String>,
+    pub(super) virtiofsd: Value<String>,
+    pub(super) share_cache: Value<String>,
     pub(super) images_dir: Value<String>,
     pub(super) instance_dir: Value<String>,
     pub(super) socket_dir: Value<String>,

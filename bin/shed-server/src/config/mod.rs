@@ -5,6 +5,7 @@
 //! key that is gone or unknown is an error; one that this build does not act on is named in the log, never ignored.
 
 mod check;
+mod credentials;
 mod file;
 mod images;
 mod locate;
@@ -15,9 +16,11 @@ use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
+use shed_backend::qemu::ShareCache;
 use shed_image::{ImageLimits, ImageOrigin};
+use shed_lifecycle::Credential;
 use shed_registry::RegistrySettings;
-use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, KnownHost, MemoryMb};
+use shed_types::{BackendChoice, CpuCount, CredentialName, DiskGb, ImageName, KnownHost, MemoryMb};
 
 use crate::ssh::term::Terms;
 pub use locate::{LocateConfigError, Surroundings, locate};
@@ -50,6 +53,8 @@ pub struct Config {
     pub registries: RegistrySettings,
     /// What an image may take at most that is made from a registry's.
     pub image_limits: ImageLimits,
+    /// What sheds get of the host's files, and give back.
+    pub credentials: BTreeMap<CredentialName, Credential>,
     /// What `~` stands for in paths, also in those of creates.
     pub home: Option<Utf8PathBuf>,
     /// File of `NAME=value` lines that clones and hooks get as environment. Whether it is there is seen when it is read.
@@ -97,6 +102,10 @@ pub struct QemuSection {
     pub accel: Accel,
     /// The QEMU program; none means the one for this machine's architecture, from PATH and the usual places.
     pub binary: Option<Utf8PathBuf>,
+    /// virtiofsd, which shares host directories; none means the one in PATH and the usual places.
+    pub virtiofsd: Option<Utf8PathBuf>,
+    /// How long guests may go on with what they know of a shared directory.
+    pub share_cache: ShareCache,
     /// Images, kernel, initramfs and disk templates.
     pub images_dir: Utf8PathBuf,
     /// One directory a shed.

@@ -52,6 +52,16 @@ impl fmt::Display for Config {
         writeln!(f, "image_limits:")?;
         writeln!(f, "  max_size: {}", quoted(&size_text(self.image_limits.max_bytes)))?;
         writeln!(f, "  max_files: {}", self.image_limits.max_entries)?;
+        f.write_str("credentials:")?;
+        f.write_str(if self.credentials.is_empty() { " {}\n" } else { "\n" })?;
+        for (name, credential) in &self.credentials {
+            let exclude: Vec<_> = credential.exclude.iter().map(|pattern| quoted(pattern)).collect();
+            writeln!(f, "  {}:", quoted(name.as_str()))?;
+            writeln!(f, "    source: {}", quoted(credential.source.as_str()))?;
+            writeln!(f, "    target: {}", quoted(credential.target.as_str()))?;
+            writeln!(f, "    readonly: {}", credential.read_only)?;
+            writeln!(f, "    exclude: [{}]", exclude.join(", "))?;
+        }
         match &self.env_file {
             Some(file) => writeln!(f, "env_file: {}", quoted(file.as_str()))?,
             None => writeln!(f, "# env_file: none")?,
@@ -69,6 +79,11 @@ impl fmt::Display for Config {
             Some(binary) => writeln!(f, "  binary: {}", quoted(binary.as_str()))?,
             None => writeln!(f, "  # binary: the qemu-system program of this machine's architecture")?,
         }
+        match &qemu.virtiofsd {
+            Some(program) => writeln!(f, "  virtiofsd: {}", quoted(program.as_str()))?,
+            None => writeln!(f, "  # virtiofsd: the one in PATH and the usual places")?,
+        }
+        writeln!(f, "  share_cache: {}", qemu.share_cache.as_str())?;
         for (key, path) in [
             ("images_dir", &qemu.images_dir),
             ("instance_dir", &qemu.instance_dir),

@@ -51,12 +51,15 @@ fn without_a_file_everything_is_at_its_default() {
     image_limits:
       max_size: "64G"
       max_files: 20000000
+    credentials: {}
     # env_file: none
     git:
       extra_known_hosts: []
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture
+      # virtiofsd: the one in PATH and the usual places
+      share_cache: none
       images_dir: "/home/ann/.local/share/shed/qemu/images"
       instance_dir: "/home/ann/.local/share/shed/qemu/instances"
       socket_dir: "/home/ann/.shed/qemu/sockets"
@@ -115,6 +118,8 @@ git:
 qemu:
   accel: tcg
   binary: /opt/qemu/qemu-system-x86_64
+  virtiofsd: ~/bin/virtiofsd
+  share_cache: auto
   images_dir: ~/images
   instance_dir: /srv/instances
   socket_dir: ~/s
@@ -137,6 +142,8 @@ qemu:
     );
     assert_eq!(config.qemu.images_dir, "/home/ann/images");
     assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
+    assert_eq!(config.qemu.virtiofsd.as_deref(), Some(Utf8Path::new("/home/ann/bin/virtiofsd")));
+    assert_eq!(config.qemu.share_cache.as_str(), "auto");
     assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
     assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
     assert_eq!(config.registries.docker_config.as_deref(), Some(Utf8Path::new("/home/ann/.docker-shed")));
@@ -204,6 +211,8 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "log_level: loud",
         "default_backend: xen",
         "qemu: {accel: fast}",
+        "qemu: {share_cache: never}",
+        "qemu: {virtiofsd: virtiofsd}",
         "qemu:\n  default_cpus: 0",
         "qemu:\n  default_memory_mb: 1000000000",
         "qemu:\n  default_disk_gb: 1025",
@@ -251,9 +260,63 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "credentials: {ssh: {source: ~/.ssh, target: /home/shed/.ssh}}\nvz: {}\nname: a";
+    let text = "vz: {}\nextensions: {}\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "credentials"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "extensions"]));
+}
+
+#[test]
+fn credentials_are_read_and_printed_as_they_are_used() {
+    let text = "credentials:\n  git-ssh: {source: ~/.ssh/, target: /home/shed/.ssh, readonly: true}\n  \
+                claude: {source: ~/.claude, target: ~/.claude, exclude: ['cache/*', '*.log']}";
+    let config = load_text(text).unwrap();
+    let printed = config.to_string();
+    let section = &printed[printed.find("credentials:").unwrap()..printed.find("qemu:").unwrap()];
+    insta::assert_snapshot!(section, @r#"
+    credentials:
+      "claude":
+        source: "/home/ann/.claude"
+        target: "~/.claude"
+        readonly: false
+        exclude: ["cache/*", "*.log"]
+      "git-ssh":
+        source: "/home/ann/.ssh"
+        target: "/home/shed/.ssh"
+        readonly: true
+        exclude: []
+    "#);
+    assert_eq!(load_text(&printed).unwrap().credentials, config.credentials);
+}
+
+#[test]
+fn credentials_that_cannot_be_meant_are_refused() {
+    let with = |entries: &str| {
+        format!("qemu: {{images_dir: /srv/i, instance_dir: /srv/n}}\ncredentials: {{{entries}}}")
+    };
+    let all = [
+        "a.b: {source: /x, target: /y}",
+        "a: {target: /y}",
+        "a: {source: /x}",
+        "a: {source: x, target: /y}",
+        "a: {source: '/x,y', target: /y}",
+        "a: {source: /x/../y, target: /y}",
+        "a: {source: /, target: /y}",
+        "a: {source: /srv/i/cache, target: /y}",
+        "a: {source: /srv/n, target: /y}",
+        "a: {source: /srv, target: /y}",
+        "a: {source: /x, target: y}",
+        "a: {source: /x, target: /y/../z}",
+        "a: {source: /x, target: /}",
+        "a: {source: /x, target: ~/}",
+        "a: {source: /x, target: ~/y}, b: {source: /z, target: /home/shed/y}",
+        "a: {source: /x, target: /y/z}, b: {source: /z, target: /y}",
+        "a: {source: /x, target: /y, exclude: ['[']}",
+        "a: {source: /x, target: /y, exclude: ['../z']}",
+        "a: {source: /x, target: /y, excludes: []}",
+    ]
+    .map(|entries| format!("{entries}\n    {}", refused(&with(entries))))
+    .join("\n");
+    insta::assert_snapshot!(all);
 }
 
 #[test]

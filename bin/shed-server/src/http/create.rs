@@ -4,8 +4,7 @@
 //! for events as a plain error, too. Whether backend, image and name are to be had is found out afterwards and
 //! reaches that caller as an `error` event.
 //!
-//! This version mounts no host directories. A `local_dir` is checked and then refused, because a shed without the
-//! directory is not what was asked for.
+//! A `local_dir` is looked at on this host; the shed's start looks at it again.
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ use axum::{
 };
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
-use shed_lifecycle::{NewShed, Progress, Started};
+use shed_lifecycle::{LocalDirError, NewShed, Progress, Started};
 use shed_types::{BackendChoice, CpuCount, MemoryMb, Repo, ShedName, error_chain};
 use tokio::time::timeout;
 
@@ -46,6 +45,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 struct Checked {
     name: ShedName,
     repo: Option<Repo>,
+    local_dir: Option<Utf8PathBuf>,
     cpus: Option<CpuCount>,
     memory_mb: Option<MemoryMb>,
     image: Option<String>,
@@ -95,7 +95,8 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
     }
     let request = parse(&body)?;
     // A directory that the request names may be on a file system that does not answer.
-    let checked = tokio::task::spawn_blocking(move || check(request));
+    let sheds = app.sheds.clone();
+    let checked = tokio::task::spawn_blocking(move || check(request, |dir| sheds.check_local_dir(dir)));
     let checked = checked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
     match ReplyForm::of(&parts.headers) {
         ReplyForm::Json => {
@@ -196,13 +197,17 @@ fn is_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{")
 }
 
-fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
+/// Says whether a directory may be mounted.
+trait LookAtDir: FnOnce(&Utf8Path) -> Result<(), LocalDirError> {}
+impl<F: FnOnce(&Utf8Path) -> Result<(), LocalDirError>> LookAtDir for F {}
+
+fn check(request: CreateShedRequest, look: impl LookAtDir) -> Result<Checked, ApiError> {
     let name = parse_name(&request.name)?;
     // Clients of the seed's time send empty texts for fields that are not set.
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let (repo, local_dir) = (given(request.repo), given(request.local_dir));
     if let Some(dir) = &local_dir {
-        check_local_dir(dir, repo.is_some())?;
+        check_local_dir(dir, repo.is_some(), look)?;
     }
     let repo = repo.map(|text| parse_repo(&text)).transpose()?;
     // 0 is the default, as in the specification (A.4).
@@ -211,6 +216,7 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
     Ok(Checked {
         name,
         repo,
+        local_dir: local_dir.map(Utf8PathBuf::from),
         cpus: sized(request.cpus).map(CpuCount::try_from).transpose().map_err(out_of_range)?,
         memory_mb: sized(request.memory_mb).map(MemoryMb::try_from).transpose().map_err(out_of_range)?,
         image: given(request.image),
@@ -226,29 +232,17 @@ fn parse_repo(text: &str) -> Result<Repo, ApiError> {
     })
 }
 
-fn check_local_dir(text: &str, with_repo: bool) -> Result<(), ApiError> {
+fn check_local_dir(text: &str, with_repo: bool, look: impl LookAtDir) -> Result<(), ApiError> {
     let bad = |problem: &str| {
         Err(ApiError::new(ErrorCode::InvalidLocalDir, format!("local_dir {text:?} {problem}")))
     };
-    let path = Utf8Path::new(text);
     if with_repo {
         return bad("and repo exclude each other; give one of them");
     }
-    if !path.is_absolute() {
-        return bad("is not an absolute path");
+    match look(Utf8Path::new(text)) {
+        Ok(()) => Ok(()),
+        Err(error) => bad(&format!("cannot be mounted: {}", error_chain(&error))),
     }
-    if text.contains(',') {
-        return bad("has a comma, which separates options on a VMM's command line");
-    }
-    if text.contains('\0') || !path.exists() {
-        return bad("does not exist on the server's host");
-    }
-    if !path.is_dir() {
-        return bad("is not a directory");
-    }
-    bad(
-        "cannot be mounted: this version of shed-server has no shared directories; copy the files into the shed instead",
-    )
 }
 
 /// Finds out whether the server has what was asked for.
@@ -271,7 +265,7 @@ fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
         cpus: checked.cpus,
         memory_mb: checked.memory_mb,
         repo: checked.repo,
-        local_dir: None::<Utf8PathBuf>,
+        local_dir: checked.local_dir,
         no_provision: checked.no_provision,
     })
 }
@@ -335,17 +329,21 @@ mod tests {
 
     #[test]
     fn fuzz_create_body() {
-        shed_testkit::fuzz("create body", &body(), |body| match parse(&body).and_then(check) {
-            Ok(checked) => {
-                let text: Value = serde_json::from_slice(&body).unwrap();
-                assert_eq!(text["name"], checked.name.as_str());
-                assert!(checked.repo.is_none_or(|repo| text["repo"] == repo.clone_url() || repo.is_ssh()));
-                assert!(checked.image.is_none_or(|image| !image.is_empty()));
-                assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
-            }
-            Err(error) => {
-                assert_eq!(error.code.status(), 400, "{error:?}");
-                assert!(error.message.len() < 20_000 && !error.message.is_empty());
+        shed_testkit::fuzz("create body", &body(), |body| {
+            match parse(&body).and_then(|request| check(request, |_| Ok(()))) {
+                Ok(checked) => {
+                    let text: Value = serde_json::from_slice(&body).unwrap();
+                    assert_eq!(text["name"], checked.name.as_str());
+                    assert!(
+                        checked.repo.is_none_or(|repo| text["repo"] == repo.clone_url() || repo.is_ssh())
+                    );
+                    assert!(checked.image.is_none_or(|image| !image.is_empty()));
+                    assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
+                }
+                Err(error) => {
+                    assert_eq!(error.code.status(), 400, "{error:?}");
+                    assert!(error.message.len() < 20_000 && !error.message.is_empty());
+                }
             }
         });
     }

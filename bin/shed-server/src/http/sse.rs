@@ -7,27 +7,16 @@
 //! the client goes away, which drops the work's future. What dropping means is up to the work; a create is undone until
 //! its shed runs.
 
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{convert::Infallible, pin::Pin};
 
-use axum::{
-    http::HeaderName,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
-};
+use axum::response::{Response, sse::Event};
 use futures::{Stream, stream};
 use shed_api::{CreateEvent, ErrorCode};
 use shed_lifecycle::{Started, Updates};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ApiError, wire};
-
-/// Time between comments that keep an idle stream alive (spec M: idle streams need keep-alives).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+use super::{ApiError, event_stream, wire};
 
 /// The work and what it has yet to say.
 struct Events {
@@ -46,9 +35,7 @@ where
     let span = tracing::Span::current();
     let work = AbortOnDropHandle::new(tokio::spawn(tracing::Instrument::instrument(work, span)));
     let events = Events { updates, work: Some(work), result: None };
-    let sse = Sse::new(events.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    // For proxies that would hold events back until they have many (nginx, X-Accel-Buffering).
-    ([(ACCEL_BUFFERING, "no")], sse).into_response()
+    event_stream::reply(events.into_stream())
 }
 
 impl Events {
@@ -102,11 +89,13 @@ fn last(result: Result<Result<Started, ApiError>, JoinError>) -> CreateEvent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::StreamExt;
     use shed_lifecycle::ProgressUpdate;
     use tokio::{sync::mpsc, time::Instant};
 
-    use super::*;
+    use super::{event_stream::KEEP_ALIVE, *};
 
     fn update(message: &str, warning: bool) -> ProgressUpdate {
         ProgressUpdate {

@@ -158,16 +158,24 @@ async fn checks_come_in_the_order_of_the_specification() {
 }
 
 #[tokio::test]
-async fn a_local_dir_is_checked_and_then_refused_because_nothing_would_mount_it() {
+async fn a_local_dir_is_checked_kept_and_nothing_of_the_servers_own() {
     let api = Api::new().await;
     let file = api.instance_dir().join(".lock");
+    let (inside, above) = (api.instance_dir().to_string(), api.instance_dir().parent().unwrap().to_string());
+    let link = tempfile::tempdir().unwrap();
+    let link = link.path().join("link");
+    std::os::unix::fs::symlink(api.instance_dir(), &link).unwrap();
     for (dir, reason) in [
         ("relative", "not an absolute path"),
+        ("~/web", "not an absolute path"),
         ("/a,b", "comma"),
         ("/no/such/dir", "does not exist"),
         (file.as_str(), "not a directory"),
-        ("/tmp", "no shared directories"),
         ("/a\u{0}b", "does not exist"),
+        ("/", "no guest may see"),
+        (inside.as_str(), "no guest may see"),
+        (above.as_str(), "no guest may see"),
+        (link.to_str().unwrap(), "no guest may see"),
     ] {
         let message =
             refused(&api, json!({"name": "api", "local_dir": dir}).to_string(), 400, "INVALID_LOCAL_DIR")
@@ -176,6 +184,23 @@ async fn a_local_dir_is_checked_and_then_refused_because_nothing_would_mount_it(
     }
     let both = json!({"name": "api", "local_dir": "/tmp", "repo": "a/b"}).to_string();
     assert!(refused(&api, both, 400, "INVALID_LOCAL_DIR").await.contains("exclude each other"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let body = json!({"name": "api", "local_dir": dir.path()}).to_string();
+    let made = api.send("POST", "/api/sheds", &body).await.json();
+    assert_eq!(made["local_dir"].as_str(), dir.path().to_str(), "{made}");
+    api.send("POST", "/api/sheds/api/stop", "").await;
+    let path = dir.path().to_owned();
+    drop(dir);
+    let reply = api.send("POST", "/api/sheds/api/start", "").await;
+    assert_eq!(reply.error(), (400, "INVALID_LOCAL_DIR".into()));
+    let stopped = api.send("GET", "/api/sheds/api", "").await.json();
+    assert_eq!(stopped["status"], "stopped");
+    assert!(stopped["error"].as_str().unwrap().contains("cannot be mounted"), "{stopped}");
+    std::fs::create_dir(&path).unwrap();
+    let started = api.send("POST", "/api/sheds/api/start", "").await.json();
+    assert_eq!((started["status"].as_str(), started.get("error")), (Some("running"), None));
+    std::fs::remove_dir(&path).unwrap();
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::{cell::Cell, process::ExitCode};
 
+use camino::Utf8PathBuf;
 use clap::Args;
 use shed_api::{CreateShedRequest, Shed, ShedStatus};
 use shed_types::{BackendChoice, BackendKind, CpuCount, MemoryMb, ShedName};
@@ -19,7 +20,7 @@ use crate::{
     sync::ProfileName,
     times, trace,
     ui::{Done, Format},
-    values::{Timeout, parse_cpus, parse_memory},
+    values::{self, Timeout, parse_cpus, parse_memory},
 };
 
 const AFTER_HELP: &str = "\
@@ -32,6 +33,7 @@ Examples:
   shed create api --repo owner/api
   shed create docs -r https://git.example.com/docs.git --no-provision
   shed create api --cpus 4 --memory 8g
+  shed create site --local-dir .
   shed create big --image experimental --trace";
 
 /// Make a shed and start it
@@ -49,12 +51,19 @@ pub(crate) struct CreateArgs {
     image: Option<String>,
 
     /// Clone this repository into /workspace: owner/repo of GitHub, user@host:path, or an https, http, ssh or git URL
-    #[arg(short, long, value_name = "REPO")]
+    #[arg(short, long, value_name = "REPO", conflicts_with = "local_dir")]
     repo: Option<String>,
 
     /// Run neither the install nor the startup hook of the repository
     #[arg(long)]
     no_provision: bool,
+
+    /// Mount this directory of the server's host at /workspace; both sides see each other's changes at once
+    ///
+    /// A relative path and `~` are those of this machine, which is the same when the server runs here. The shed changes the
+    /// files themselves: there is no copy.
+    #[arg(long, value_name = "DIR", value_parser = values::parse_local_dir)]
+    local_dir: Option<Utf8PathBuf>,
 
     /// Run the shed on this backend: qemu, firecracker, vz, or detect for the best one
     #[arg(long)]
@@ -165,6 +174,7 @@ fn request(args: &CreateArgs) -> CreateShedRequest {
         name: args.name.to_string(),
         image: args.image.clone(),
         backend: args.backend.map(|choice| choice.kind().map_or("detect", BackendKind::as_str).to_owned()),
+        local_dir: args.local_dir.as_ref().map(Utf8PathBuf::to_string),
         cpus: args.cpus.map(|cpus| i64::from(cpus.get())),
         repo: args.repo.clone(),
         no_provision: args.no_provision,

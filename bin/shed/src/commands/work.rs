@@ -20,9 +20,6 @@ use crate::{
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 
-/// Status of an error event whose code is not known here; it stands for "the server failed" (spec A.2).
-const STATUS_UNKNOWN: u16 = 500;
-
 /// Phases of creates and starts in which the shed runs already.
 const AFTER_BOOT: [&str; 3] = ["credentials", "repo", "provision"];
 
@@ -92,8 +89,7 @@ pub(crate) async fn follow_noting(
                 return Ok(*shed);
             }
             Some(Ok(CreateEvent::Error(detail))) => {
-                let status = ErrorCode::from_wire(&detail.code).map_or(STATUS_UNKNOWN, ErrorCode::status);
-                return Err(ClientError::Api { status, code: detail.code, message: detail.message });
+                return Err(ClientError::of_event(detail));
             }
             Some(Err(error)) => return Err(error),
             None => unreachable!("a stream of events ends with a result or an error"),

@@ -44,6 +44,7 @@ pub(crate) fn settings() -> (TempDir, Settings) {
 
         credentials: Default::default(),
         env_file: None,
+        kept_from_guests: Vec::new(),
         extra_known_hosts: Vec::new(),
     };
     // Stands for what mke2fs would make, which is no part of these tests.

@@ -107,10 +107,7 @@ async fn a_clone_that_hangs_is_ended_and_leaves_nothing() {
     let request = SetupRequest { limit_ms: Some(1500), ..clone(&format!("git://{address}/repo.git")) };
     let told = guest.set_up(&request).await;
     let (_, failure) = told.failure();
-    assert!(
-        failure.timed_out && failure.message.ends_with("took longer than 1.5s and was ended"),
-        "{failure:?}"
-    );
+    assert!(failure.timed_out && failure.message.contains("took longer than"), "{failure:?}");
     assert!(is_empty(&guest.path("workspace")));
 
     // A stop does not wait for it.

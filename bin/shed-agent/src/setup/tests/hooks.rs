@@ -50,7 +50,7 @@ async fn a_hook_has_its_variables_whatever_a_profile_says() {
 read line; echo "stdin ended: $?"; [ -t 1 ] || echo no terminal; shopt -q login_shell || echo script; umask; id -u; tty </dev/tty || true"#;
     guest.hooks(&[("startup", script)], "env: {B: file's, C: 'it''s $(id) \"x\"', PATH: /usr/bin:/bin:/mine, SHED_NAME: evil, HOME: /tmp/h}\n");
     let request = SetupRequest {
-        env: ["A=request", "B=request", "SHED_NAME=evil", "odd-name=1", "SHED_WORKSPACE=/evil"]
+        env: ["A=request", "B=request", "SHED_NAME=evil", "odd-name=1", "SHED_WORKSPACE=/evil", "USER=evil"]
             .map(str::to_owned)
             .into(),
         ..request(Occasion::Start)
@@ -64,7 +64,7 @@ read line; echo "stdin ended: $?"; [ -t 1 ] || echo no terminal; shopt -q login_
     assert_eq!(lines[1..4], [workspace.as_str(), "[/usr/bin:/bin:/mine]", "0"]);
     assert_eq!(lines[4..8], ["stdin ended: 1", "no terminal", "script", "0022"]);
     assert_eq!(lines[8], guest.user().uid.to_string());
-    assert!(told.warnings().contains("SHED_NAME is left as it is"), "{}", told.warnings());
+    assert!(told.warnings().contains("SHED_NAME is not taken"), "{}", told.warnings());
 }
 
 #[tokio::test]
@@ -168,11 +168,11 @@ async fn a_file_that_makes_no_sense_or_leads_out_fails_and_runs_nothing() {
 async fn what_takes_too_long_is_ended_with_its_children() {
     let guest = Guest::new();
     let script = "trap 'echo terminated' TERM; sh -c 'trap \"\" TERM; sleep 1000 & wait' >/dev/null 2>&1 & echo $! $$; set -m; sleep 1001 & echo $!; wait; sleep 1000";
-    guest.hooks(&[("install", script)], "timeout: 1s\n");
+    guest.hooks(&[("install", script)], "timeout: 3s\n");
     let told = guest.occasion(Occasion::Create).await;
     let (_, failure) = told.failure();
     assert!(failure.timed_out && failure.code.is_none(), "{failure:?}");
-    assert_eq!(failure.message, "the install hook, scripts/install.sh, took longer than 1s and was ended");
+    assert_eq!(failure.message, "the install hook, scripts/install.sh, took longer than 3s and was ended");
     assert!(told.text().contains("terminated"), "it was asked first: {}", told.text());
     for pid in told.text().lines().take(2).flat_map(str::split_whitespace) {
         assert!(!is_alive(pid), "{pid} has ended");

@@ -1,21 +1,23 @@
 //! Things under a name of their own until they are whole, and what is left of them when their process dies first.
 //!
 //! The name is `.shed-LIFE-NUMBER`, where LIFE differs from process to process. Only one agent runs in a guest, so what has
-//! such a name with another LIFE belongs to nobody any more: an agent or a machine that died in the middle left it.
+//! such a name with another LIFE there belongs to nobody any more: an agent or a machine that died in the middle left it. On
+//! a host several programs may be at work, so there only what is old counts as left.
 
 use std::{
     collections::hash_map::RandomState,
-    ffi::OsStr,
+    ffi::{CStr, OsStr},
     hash::{BuildHasher, Hasher},
     os::{fd::BorrowedFd, unix::ffi::OsStrExt},
     sync::{
         LazyLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, SystemTime},
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, renameat, unlinkat},
+    fs::{AtFlags, Dir, renameat, statat, unlinkat},
     io::Errno,
 };
 
@@ -33,17 +35,17 @@ static LIFE: LazyLock<String> =
 static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Something under a name of its own in the directory where it will stay, and its guard.
-pub(super) struct Temporary<'a, T>(pub(super) Guard<'a>, pub(super) T);
+pub(crate) struct Temporary<'a, T>(pub(crate) Guard<'a>, pub(crate) T);
 
 /// Removes what it guards, unless that was renamed.
-pub(super) struct Guard<'a> {
+pub(crate) struct Guard<'a> {
     directory: BorrowedFd<'a>,
-    pub(super) name: String,
+    pub(crate) name: String,
     renamed: bool,
 }
 
 impl<'a, T> Temporary<'a, T> {
-    pub(super) fn new(
+    pub(crate) fn new(
         directory: BorrowedFd<'a>,
         make: impl Fn(&str) -> Result<T, Errno>,
     ) -> Result<Self, Errno> {
@@ -60,7 +62,7 @@ impl<'a, T> Temporary<'a, T> {
 }
 
 impl Guard<'_> {
-    pub(super) fn rename(mut self, name: &OsStr) -> Result<(), Errno> {
+    pub(crate) fn rename(mut self, name: &OsStr) -> Result<(), Errno> {
         renameat(self.directory, &self.name, self.directory, name.as_bytes())?;
         self.renamed = true;
         Ok(())
@@ -76,12 +78,31 @@ impl Drop for Guard<'_> {
     }
 }
 
+/// Tells whether this is a name that a transfer of this or another process gives to what is not whole yet.
+#[must_use]
+pub fn is_temporary(name: &[u8]) -> bool {
+    life(name).is_some()
+}
+
 /// Removes what earlier processes left in a directory. What cannot be removed stays; it is in nobody's way.
-pub(super) fn sweep(directory: BorrowedFd<'_>) {
+pub(crate) fn sweep(directory: BorrowedFd<'_>) {
+    sweep_if(directory, |_| true);
+}
+
+/// The same, of what has not been written to for this long.
+pub(crate) fn sweep_old(directory: BorrowedFd<'_>, age: Duration) {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    sweep_if(directory, |name| {
+        statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| u64::try_from(stat.st_mtime).is_ok_and(|at| at + age.as_secs() < now.as_secs()))
+    });
+}
+
+fn sweep_if(directory: BorrowedFd<'_>, old_enough: impl Fn(&CStr) -> bool) {
     let Ok(entries) = Dir::read_from(directory) else { return };
     for entry in entries {
         let Ok(entry) = entry else { return };
-        if is_left_over(entry.file_name().to_bytes()) {
+        if is_left_over(entry.file_name().to_bytes()) && old_enough(entry.file_name()) {
             // Not a directory, whatever it is called: those are refused.
             let _stays = unlinkat(directory, entry.file_name(), AtFlags::empty());
         }
@@ -90,16 +111,17 @@ pub(super) fn sweep(directory: BorrowedFd<'_>) {
 
 /// Whether an earlier process has given this name.
 fn is_left_over(name: &[u8]) -> bool {
-    let Some((life, number)) =
-        name.strip_prefix(PREFIX.as_bytes()).and_then(|rest| rest.split_at_checked(LIFE_DIGITS))
-    else {
-        return false;
-    };
-    let number = number.strip_prefix(b"-").unwrap_or_default();
-    life.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    life(name).is_some_and(|life| life != LIFE.as_bytes())
+}
+
+/// Returns the life in a temporary name; nothing when it is none.
+fn life(name: &[u8]) -> Option<&[u8]> {
+    let (life, number) = name.strip_prefix(PREFIX.as_bytes())?.split_at_checked(LIFE_DIGITS)?;
+    let number = number.strip_prefix(b"-")?;
+    let whole = life.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
         && !number.is_empty()
-        && number.iter().all(u8::is_ascii_digit)
-        && life != LIFE.as_bytes()
+        && number.iter().all(u8::is_ascii_digit);
+    whole.then_some(life)
 }
 
 #[cfg(test)]

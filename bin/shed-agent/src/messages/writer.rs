@@ -1,0 +1,96 @@
+//! The one writer of a channel: answers, health, and what the parts of the agent post.
+//!
+//! Answers go first, then health: neither a host that asks much nor events without end may make the guest look dead.
+
+use std::time::Duration;
+
+use futures::SinkExt;
+use shed_protocol::{
+    Envelope, Frame, FrameCodec, FrameKind, HealthReport, SYSTEM_HEALTH, SYSTEM_HELLO, timeouts,
+};
+use tokio::{
+    io::AsyncWrite,
+    sync::mpsc,
+    time::{Instant, Interval, MissedTickBehavior, interval_at, timeout},
+};
+use tokio_util::codec::FramedWrite;
+
+use super::{outbox::Cursor, requests::Outcome};
+use crate::{health, state::State};
+
+/// Writes until the host does not take a message, or not in time, or nobody answers requests any more.
+pub(super) async fn write(
+    stream: impl AsyncWrite + Unpin,
+    mut answers: mpsc::Receiver<Outcome>,
+    state: &State,
+    every: Duration,
+) {
+    let mut frames = FramedWrite::new(stream, FrameCodec);
+    let mut cursor = Cursor::default();
+    let mut health = ticks(every);
+    // Health flows once the host has asked for anything of it; events wait for a host that stays, which says hello.
+    let (mut tells_health, mut tells_events) = (false, false);
+    loop {
+        let sent = tokio::select! {
+            biased;
+            answer = answers.recv() => {
+                let Some(Outcome { reply, pace, then }) = answer else { return };
+                let mut sent = send(&mut frames, envelope_frame(&reply)).await;
+                let asks_health = matches!(reply.namespace.as_str(), SYSTEM_HELLO | SYSTEM_HEALTH);
+                if sent.is_ok() && asks_health && !tells_health {
+                    tells_health = true;
+                    sent = send(&mut frames, health_event(state)).await;
+                }
+                tells_events |= reply.namespace == SYSTEM_HELLO;
+                if let Some(every) = pace {
+                    health = ticks(every);
+                }
+                if sent.is_ok() && let Some(then) = then {
+                    // Lets the link send the answer before anything ends this process.
+                    tokio::task::yield_now().await;
+                    then();
+                }
+                sent
+            }
+            _ = health.tick(), if tells_health => send(&mut frames, health_event(state)).await,
+            message = state.outbox.next(&cursor), if tells_events => {
+                let sent = send(&mut frames, message.frame.clone()).await;
+                if sent.is_ok() {
+                    state.outbox.sent(&message, &mut cursor);
+                }
+                sent
+            }
+        };
+        if sent.is_err() {
+            return;
+        }
+    }
+}
+
+fn ticks(every: Duration) -> Interval {
+    let mut ticks = interval_at(Instant::now() + every, every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
+}
+
+fn health_event(state: &State) -> Frame {
+    let report: HealthReport = health::report(state);
+    envelope_frame(&Envelope::event(SYSTEM_HEALTH, &report))
+}
+
+fn envelope_frame(envelope: &Envelope) -> Frame {
+    Frame::json(FrameKind::Message, envelope)
+}
+
+/// Says that the host does not take a message, or not in time.
+struct NotSent;
+
+async fn send<W: AsyncWrite + Unpin>(
+    frames: &mut FramedWrite<W, FrameCodec>,
+    frame: Frame,
+) -> Result<(), NotSent> {
+    match timeout(timeouts::MESSAGE_WRITE, frames.send(frame)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(NotSent),
+    }
+}
