@@ -39,7 +39,7 @@ elif [ "$(uname -s)" = Darwin ]; then
 fi
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     fail "$os_name has no apt: this script knows Debian 12, Debian 13 and Ubuntu 24.04 only.
-       Install these yourself: QEMU 8.2 or newer for x86-64, mmdebstrap, e2fsprogs 1.47.1 or newer with libarchive, kmod, xz,
+       Install these yourself: QEMU 8.2 or newer for x86-64, mmdebstrap, e2fsprogs, kmod, xz,
        zstd, jq, curl, git, a C toolchain, pkg-config and cargo-nextest."
 fi
 
@@ -48,8 +48,7 @@ fi
 #   qemu-system-x86   the VMM of the qemu backend; its firmware (seabios, linuxboot_dma.bin) and slirp are hard dependencies
 #   qemu-utils        qemu-img
 #   mmdebstrap        builds guest images; debian-archive-keyring verifies what it downloads, uidmap lets a user run it
-#   e2fsprogs         mke2fs -d TAR; it opens libarchive at run time, so that library is no dependency of the package
-#   fakeroot          keeps owners where mke2fs is older than 1.47.1 and cannot read tar (Ubuntu 24.04)
+#   e2fsprogs         mke2fs for the empty disks of sheds; debugfs and e2fsck look into images in tests
 #   kmod              depmod for the module tree of the initramfs
 #   busybox-static    the smallest image a test boots: one static program
 #   python3-venv      the API's fuzzer and SSH's other clients, each in an environment of its own
@@ -64,8 +63,6 @@ needed=(
     "debian-archive-keyring"
     "uidmap"
     "e2fsprogs"
-    "libarchive13t64|libarchive13"
-    "fakeroot"
     "kmod"
     "busybox-static"
     "xz-utils"

@@ -26,6 +26,7 @@ mod network;
 mod pid1;
 mod power_off;
 mod serve;
+mod setup;
 mod state;
 mod tcp;
 mod transport;

@@ -7,7 +7,7 @@ use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    exec, files, health, journal, kernel_log, log, messages, state::State, tcp, transport::VirtioPort,
+    exec, files, health, journal, kernel_log, log, messages, setup, state::State, tcp, transport::VirtioPort,
 };
 
 /// What every service runs on.
@@ -97,10 +97,13 @@ async fn serve_host(port: &mut VirtioPort, generation: u32, state: &Arc<State>) 
 async fn dispatch(incoming: Incoming<MuxStream>, state: Arc<State>) {
     let port = incoming.port();
     let accepted = match port {
-        GuestPort::Exec | GuestPort::Health | GuestPort::Messages | GuestPort::Tcp | GuestPort::Files => {
-            incoming.accept().await
-        }
-        GuestPort::Setup | GuestPort::NineP => {
+        GuestPort::Exec
+        | GuestPort::Health
+        | GuestPort::Messages
+        | GuestPort::Tcp
+        | GuestPort::Files
+        | GuestPort::Setup => incoming.accept().await,
+        GuestPort::NineP => {
             // The host learns it by the answer; when it has gone there is nobody to tell.
             let _gone = incoming.refuse("this agent does not serve the port").await;
             return;
@@ -119,7 +122,8 @@ pub(crate) async fn serve_stream(port: GuestPort, stream: impl ByteStream, state
         GuestPort::Messages => messages::serve(stream, &state).await,
         GuestPort::Tcp => tcp::serve(stream).await,
         GuestPort::Files => files::serve(stream, &state).await,
+        GuestPort::Setup => setup::serve(stream, &state).await,
         // Refused before a stream comes to be.
-        GuestPort::Setup | GuestPort::NineP => {}
+        GuestPort::NineP => {}
     }
 }

@@ -9,7 +9,13 @@ use jiff::Timestamp;
 use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{identify::ENVIRONMENT_FILE, image, messages::outbox::Outbox, meter::Meter};
+use crate::{
+    identify::ENVIRONMENT_FILE,
+    image,
+    messages::outbox::Outbox,
+    meter::Meter,
+    setup::{Ground, Setups},
+};
 
 /// One for each agent process.
 #[derive(Debug)]
@@ -18,6 +24,8 @@ pub(crate) struct State {
     pub(crate) started_at: Timestamp,
     /// The kernel's boot id, or nothing where /proc has none.
     pub(crate) boot_id: String,
+    /// Clones and hooks.
+    pub(crate) setups: Setups,
     /// Cancelled once the host has told this agent who the shed is.
     pub(crate) identified: CancellationToken,
     /// What the message channel tells the host, or will.
@@ -41,6 +49,7 @@ impl State {
         Self {
             started_at: Timestamp::now(),
             boot_id,
+            setups: Setups::new(Ground::guest()),
             identified: CancellationToken::new(),
             outbox: Outbox::default(),
             meter: Meter::default(),
@@ -48,6 +57,12 @@ impl State {
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),
         }
+    }
+
+    /// Makes one for tests, whose setups are on other ground than a guest's.
+    #[cfg(test)]
+    pub(crate) fn on(ground: Ground) -> Self {
+        Self { setups: Setups::new(ground), ..Self::new() }
     }
 
     /// The shed's name, once the host has told it.

@@ -67,8 +67,8 @@ pub fn settings(config: &Config, accelerator: Accelerator) -> Settings {
         extra_cmdline: qemu.extra_cmdline,
 
         credentials: std::collections::BTreeMap::new(),
-        env_file: None,
-        extra_known_hosts: Vec::new(),
+        env_file: config.env_file.clone(),
+        extra_known_hosts: config.extra_known_hosts.clone(),
     }
 }
 

@@ -8,11 +8,13 @@
 mod agent;
 mod files;
 mod messages;
+mod setup;
 mod tcp;
 mod tmux;
 
 pub use files::{FakeFiles, FakePut};
 pub use messages::FakeLogs;
+pub use setup::FakeStep;
 pub use tcp::FakeService;
 
 use std::{
@@ -25,7 +27,7 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
-use shed_protocol::{Identify, OpenLogs};
+use shed_protocol::{Identify, Occasion, OpenLogs, SetupRequest};
 use shed_types::{BackendKind, GuestPort, LaunchId, ShedName, TcpPort};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -131,6 +133,9 @@ struct Host {
     files: BTreeMap<ShedName, FakeFiles>,
     puts: BTreeMap<ShedName, Vec<FakePut>>,
     said: BTreeMap<ShedName, messages::Said>,
+    /// What guests do in setups; nothing special where there is no entry.
+    setup_steps: HashMap<(ShedName, Occasion), Vec<FakeStep>>,
+    setups: BTreeMap<ShedName, Vec<SetupRequest>>,
     /// Whether backends say that they keep no console logs.
     no_console_logs: bool,
 }
@@ -287,6 +292,17 @@ impl FakeWorld {
     #[must_use]
     pub fn health_paces(&self, shed: &ShedName) -> Vec<u64> {
         self.host().said.get(shed).map(|said| said.paces.clone()).unwrap_or_default()
+    }
+
+    /// Says what guests of `shed` do in setups of this kind; otherwise their projects have no hooks, and clones work.
+    pub fn set_setup(&self, shed: &ShedName, occasion: Occasion, steps: Vec<FakeStep>) {
+        self.host().setup_steps.insert((shed.clone(), occasion), steps);
+    }
+
+    /// Returns the setups that guests of `shed` were asked for, the last one last.
+    #[must_use]
+    pub fn setups(&self, shed: &ShedName) -> Vec<SetupRequest> {
+        self.host().setups.get(shed).cloned().unwrap_or_default()
     }
 
     fn machines_of(&self, shed: &ShedName) -> Vec<Arc<Machine>> {

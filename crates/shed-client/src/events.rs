@@ -35,7 +35,7 @@ pub trait StreamedEvent: Sized + Send + Unpin + 'static {
 
 /// Events of one create or start, ending after `Complete` or `Error`, or with an `Err` when the connection does.
 ///
-/// Dropping it earlier closes the connection, which cancels a create.
+/// Dropping it earlier closes the connection, which cancels a create whose shed does not run yet.
 pub type EventStream = Events<CreateEvent>;
 
 /// News of a shed, ending after `Error`, or with an `Err` when the connection does.

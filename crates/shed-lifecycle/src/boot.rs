@@ -1,5 +1,7 @@
 //! Brings a machine up: the phases from the first record to `running`.
 //!
+//! What comes after it, while the shed runs already, is [`settle`](crate::settle)'s.
+//!
 //! The driver runs one of these as a future and may drop it at any point (a delete, a client that went away), and
 //! a crash may end it anywhere. Nothing is undone here: what comes next calls [`Context::ensure_no_vm`], which finds
 //! whatever was started by the launch id that the record named before it.
@@ -15,7 +17,6 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     BootShedError, Phase, Progress,
@@ -40,8 +41,6 @@ pub(crate) struct Machine {
     pub vm: Arc<dyn Vm>,
     /// Holds the message channel open; dropped with the machine.
     pub keeper: Keeper,
-    /// Keeps credentials in step; dropped with the machine.
-    pub _credentials: AbortOnDropHandle<()>,
 }
 
 /// What one boot works with.
@@ -188,15 +187,8 @@ impl Boot {
             start_time: Some(process.start_time),
         });
         self.write(&record).await?;
-        let shed = record.name.clone();
         let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files);
-        let credentials = &self.context.credentials;
-        if !credentials.is_empty() {
-            self.progress.enter(Phase::Credentials);
-            credentials.deliver(&shed, &*vm, &self.progress).await;
-        }
-        let _credentials = credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-        Ok((record, Machine { vm, keeper, _credentials }))
+        Ok((record, Machine { vm, keeper }))
     }
 
     /// Describes why a boot may have failed: what the guest wrote, and what else to try.

@@ -11,10 +11,11 @@ use shed_backend::Vm;
 use shed_state::{RecordStatus, ShedRecord, VmRecord};
 use shed_types::{LaunchId, ShedName, error_chain};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
 
 use crate::{
-    Activity, BootShedError, CreateShedError, DeleteShedError, Progress, ShedStatus, ShedView,
+    Activity, BootShedError, CreateShedError, DeleteShedError, Phase, Progress, ShedStatus, ShedView,
     StartShedError, Started, StopShedError,
     boot::{Boot, Booted, Machine, write_record},
     channel::{Health, Keeper},
@@ -23,6 +24,7 @@ use crate::{
     guest_channel::GuestChannel,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
+    settle::{Project, Settle},
     shutdown,
 };
 
@@ -46,9 +48,18 @@ pub(crate) enum NotAtRest {
     Changed,
 }
 
+/// How long whoever starts a shed wants to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until commands can be run in it.
+    Running,
+    /// Until its project is set up.
+    Settled,
+}
+
 /// A request and where its answer goes.
 pub(crate) enum Message {
-    Start(Progress, StartReply),
+    Start(Progress, Until, StartReply),
     Stop(StopReply),
     Delete(DeleteReply),
     /// Only when it is stopped, and its record was last written at this time: nobody has used it since.
@@ -68,7 +79,7 @@ pub(crate) struct Handle {
 /// What a driver begins with.
 pub(crate) enum Beginning {
     /// Make the shed.
-    Create { image: Utf8PathBuf, progress: Progress, reply: CreateReply },
+    Create { image: Utf8PathBuf, project: Project, progress: Progress, reply: CreateReply },
     /// It was stopped, or its machine is gone.
     Stopped,
     /// It cannot be used.
@@ -102,23 +113,47 @@ pub(crate) struct Driver {
 enum State {
     Stopped,
     Broken(String),
-    Running(Machine),
+    Running(Machine, Settling),
     Working(Work),
     /// The shed is no more; the task ends.
     Gone,
+}
+
+/// How far what comes after a boot is. It belongs to the machine and goes with it.
+enum Settling {
+    /// It goes on.
+    InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
+    /// It has ended, and credentials are kept in step.
+    Done { _credentials: AbortOnDropHandle<()> },
+}
+
+/// Those who wait until a shed has settled, and what they will be told.
+struct Waiters {
+    progress: Arc<Progress>,
+    create: Option<CreateReply>,
+    starts: Vec<StartReply>,
+}
+
+/// Why a shed does not settle.
+#[derive(Debug, Clone, Copy)]
+enum Unsettled {
+    Stopped,
+    MachineEnded,
+    ServerEnds,
 }
 
 /// An operation in progress and those who wait for it.
 enum Work {
     Creating {
         boot: Pending<Result<Booted, BootShedError>>,
+        project: Project,
         progress: Arc<Progress>,
         reply: CreateReply,
     },
     Starting {
         boot: Pending<Result<Booted, BootShedError>>,
         progress: Arc<Progress>,
-        replies: Vec<StartReply>,
+        replies: Vec<(Until, StartReply)>,
     },
     Stopping {
         stop: Pending<Result<(), ClearVmError>>,
@@ -146,6 +181,7 @@ type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// What the driver woke up for.
 enum Event {
     Booted(Result<Booted, BootShedError>),
+    Settled(AbortOnDropHandle<()>),
     Stopped(Result<(), ClearVmError>),
     Deleted(Result<(), DeleteShedError>),
     CreatorGone,
@@ -214,15 +250,16 @@ impl Driver {
                 );
                 let shed = self.record.name.clone();
                 let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-                State::Running(Machine { vm, keeper, _credentials })
+                // A setup that a former server asked for goes on in the guest by itself.
+                State::Running(Machine { vm, keeper }, Settling::Done { _credentials })
             }
-            Beginning::Create { image, progress, reply } => {
+            Beginning::Create { image, project, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
                 self.record.vm = Some(new_launch());
                 let (boot, progress) = self.boot(progress);
                 let record = self.record.clone();
                 let boot = Box::pin(async move { boot.create(record, image).await });
-                State::Working(Work::Creating { boot, progress, reply })
+                State::Working(Work::Creating { boot, project, progress, reply })
             }
             Beginning::ResumeBoot(vm) => {
                 let (boot, progress) = self.boot(Progress::silent());
@@ -241,6 +278,7 @@ impl Driver {
         while !matches!(self.state, State::Gone) {
             match self.next_event().await {
                 Event::Booted(result) => self.booted(result).await,
+                Event::Settled(credentials) => self.settled(credentials),
                 Event::Stopped(result) => self.stopped(result).await,
                 Event::Deleted(result) => self.deleted(&result),
                 Event::CreatorGone => self.creator_gone(),
@@ -249,6 +287,11 @@ impl Driver {
                 Event::Message(None) | Event::Shutdown => break,
             }
             self.publish();
+        }
+        if let State::Running(_, settling) = std::mem::replace(&mut self.state, State::Gone)
+            && let Some(waiters) = settling.leave()
+        {
+            self.tell_unsettled(waiters, Unsettled::ServerEnds);
         }
         // Work on files cannot be cancelled; it ends before the directory is given to another server.
         self.lane.run(|| ()).await;
@@ -276,7 +319,9 @@ impl Driver {
         self.look_again();
         let activity = self.activity();
         match (decide(activity, request), message) {
-            (Decision::Begin, Message::Start(progress, reply)) => self.begin_start(progress, reply).await,
+            (Decision::Begin, Message::Start(progress, until, reply)) => {
+                self.begin_start(progress, until, reply).await;
+            }
             (Decision::Begin | Decision::CancelThenBegin, Message::Stop(reply)) => {
                 self.begin_stop(reply).await;
             }
@@ -304,7 +349,7 @@ impl Driver {
         }
     }
 
-    async fn begin_start(&mut self, progress: Progress, reply: StartReply) {
+    async fn begin_start(&mut self, progress: Progress, until: Until, reply: StartReply) {
         let files = self.context.files(&self.record.name);
         if let Some(reason) = unusable(&files) {
             self.state = State::Broken(reason.clone());
@@ -317,21 +362,25 @@ impl Driver {
         let (boot, progress) = self.boot(progress);
         let record = self.record.clone();
         let boot = Box::pin(async move { boot.start(record).await });
-        self.state = State::Working(Work::Starting { boot, progress, replies: vec![reply] });
+        self.state = State::Working(Work::Starting { boot, progress, replies: vec![(until, reply)] });
     }
 
     async fn begin_stop(&mut self, reply: StopReply) {
-        let vm = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(machine) => Some(machine.vm),
+        let (vm, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(machine, settling) => (Some(machine.vm), settling.leave()),
             State::Working(work) => {
                 self.cancel(work);
-                None
+                (None, None)
             }
-            State::Stopped | State::Broken(_) | State::Gone => None,
+            State::Stopped | State::Broken(_) | State::Gone => (None, None),
         };
         self.record.status = RecordStatus::Stopping;
         self.save().await;
         self.state = self.stopping(vm, vec![reply]);
+        if let Some(waiters) = unsettled {
+            self.publish();
+            self.tell_unsettled(waiters, Unsettled::Stopped);
+        }
     }
 
     fn stopping(&self, vm: Option<Arc<dyn Vm>>, replies: Vec<StopReply>) -> State {
@@ -350,9 +399,13 @@ impl Driver {
                 AfterDelete::Deleted(vec![reply])
             }
             // The machine's keeper goes with it; the process is found again by its launch id.
-            State::Running(_) | State::Stopped | State::Broken(_) | State::Gone => {
+            State::Running(_machine, settling) => {
+                if let Some(waiters) = settling.leave() {
+                    self.tell_cancelled(waiters.create, waiters.starts);
+                }
                 AfterDelete::Deleted(vec![reply])
             }
+            State::Stopped | State::Broken(_) | State::Gone => AfterDelete::Deleted(vec![reply]),
         };
         self.record.status = RecordStatus::Deleting;
         self.save().await;
@@ -387,15 +440,9 @@ impl Driver {
     fn cancel(&self, work: Work) {
         let shed = || self.record.name.clone();
         match work {
-            Work::Creating { reply, .. } => {
-                let cancelled = BootShedError::Cancelled { shed: shed() };
-                answer(reply, Err(CreateShedError::Boot(cancelled.into())));
-            }
+            Work::Creating { reply, .. } => self.tell_cancelled(Some(reply), Vec::new()),
             Work::Starting { replies, .. } => {
-                let cancelled = Arc::new(BootShedError::Cancelled { shed: shed() });
-                for reply in replies {
-                    answer(reply, Err(StartShedError::Boot(Arc::clone(&cancelled))));
-                }
+                self.tell_cancelled(None, replies.into_iter().map(|(_, reply)| reply).collect());
             }
             Work::Stopping { replies, .. } => {
                 for reply in replies {
@@ -407,10 +454,20 @@ impl Driver {
         }
     }
 
+    fn tell_cancelled(&self, create: Option<CreateReply>, starts: Vec<StartReply>) {
+        let cancelled = Arc::new(BootShedError::Cancelled { shed: self.record.name.clone() });
+        if let Some(reply) = create {
+            answer(reply, Err(CreateShedError::Boot(Arc::clone(&cancelled))));
+        }
+        for reply in starts {
+            answer(reply, Err(StartShedError::Boot(Arc::clone(&cancelled))));
+        }
+    }
+
     fn join(&mut self, message: Message) {
         let State::Working(work) = &mut self.state else { return };
         match (work, message) {
-            (Work::Starting { replies, .. }, Message::Start(_, reply)) => replies.push(reply),
+            (Work::Starting { replies, .. }, Message::Start(_, until, reply)) => replies.push((until, reply)),
             (Work::Stopping { replies, .. }, Message::Stop(reply)) => replies.push(reply),
             (
                 Work::Deleting {
@@ -430,7 +487,7 @@ impl Driver {
     fn refuse(&self, refusal: Refusal, activity: Activity, message: Message) {
         let shed = self.record.name.clone();
         match message {
-            Message::Start(_, reply) => {
+            Message::Start(_, _, reply) => {
                 let error = match refusal {
                     Refusal::AlreadyRunning => StartShedError::AlreadyRunning { shed },
                     Refusal::Broken => StartShedError::Broken { shed, reason: self.reason() },
@@ -463,9 +520,7 @@ impl Driver {
             (Ok((record, machine)), work) => {
                 tracing::info!(shed = %record.name, pid = machine.vm.identity().pid, "shed is running");
                 self.record = record;
-                self.state = State::Running(machine);
-                self.publish();
-                self.tell_started(work);
+                self.settle(machine, work);
             }
             (Err(error), Work::Creating { reply, .. }) => {
                 tracing::warn!(shed = %self.record.name, error = %error, "create failed; removing what it made");
@@ -480,7 +535,7 @@ impl Driver {
                 self.undo_start(&error).await;
                 self.publish();
                 let error = Arc::new(error);
-                for reply in replies {
+                for (_, reply) in replies {
                     answer(reply, Err(StartShedError::Boot(Arc::clone(&error))));
                 }
             }
@@ -488,20 +543,72 @@ impl Driver {
         }
     }
 
-    fn tell_started(&self, work: Work) {
-        let started = |progress: &Progress| Started {
+    /// From here on the shed runs. What is left to do is begun, and those are answered who do not wait for it.
+    fn settle(&mut self, machine: Machine, work: Work) {
+        let (project, progress, create, replies) = match work {
+            Work::Creating { project, progress, reply, .. } => (project, progress, Some(reply), Vec::new()),
+            Work::Starting { progress, replies, .. } => (Project::START, progress, None, replies),
+            Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
+        };
+        let settle = Settle {
+            context: Arc::clone(&self.context),
+            shed: self.record.name.clone(),
+            vm: Arc::clone(&machine.vm),
+            channel: machine.keeper.channel(),
+            progress: Arc::clone(&progress),
+        };
+        let span = tracing::info_span!("settle", shed = %self.record.name);
+        let work = Box::pin(settle.run(project).instrument(span));
+        let (now, later): (Vec<_>, Vec<_>) =
+            replies.into_iter().partition(|(until, _)| matches!(until, Until::Running));
+        let starts = later.into_iter().map(|(_, reply)| reply).collect();
+        let waiters = Waiters { progress: Arc::clone(&progress), create, starts };
+        self.state = State::Running(machine, Settling::InProgress { work, waiters });
+        self.publish();
+        for (_, reply) in now {
+            answer(reply, Ok(self.started(&progress)));
+        }
+    }
+
+    fn settled(&mut self, _credentials: AbortOnDropHandle<()>) {
+        let State::Running(_, settling) = &mut self.state else { return };
+        let before = std::mem::replace(settling, Settling::Done { _credentials });
+        if let Some(waiters) = before.leave() {
+            self.tell_started(waiters);
+        }
+    }
+
+    /// Answers those who waited for a shed to settle, with what has been told to `progress` until now.
+    fn tell_started(&self, waiters: Waiters) {
+        let Waiters { progress, create, starts } = waiters;
+        if let Some(reply) = create {
+            answer(reply, Ok(self.started(&progress)));
+        }
+        for reply in starts {
+            answer(reply, Ok(self.started(&progress)));
+        }
+    }
+
+    fn tell_unsettled(&self, waiters: Waiters, why: Unsettled) {
+        let shed = &self.record.name;
+        let warning = match why {
+            Unsettled::Stopped => format!("shed {shed} was stopped before its project was set up"),
+            Unsettled::MachineEnded => {
+                format!("the machine of shed {shed} ended before its project was set up")
+            }
+            Unsettled::ServerEnds => format!(
+                "the server ends; the setup of shed {shed} goes on, and `shed status {shed}` tells how it stands"
+            ),
+        };
+        waiters.progress.warn(Phase::Provision, warning);
+        self.tell_started(waiters);
+    }
+
+    fn started(&self, progress: &Progress) -> Started {
+        Started {
             shed: self.view.borrow().clone(),
             timeline: progress.timeline(),
             warnings: progress.warnings(),
-        };
-        match work {
-            Work::Creating { progress, reply, .. } => answer(reply, Ok(started(&progress))),
-            Work::Starting { progress, replies, .. } => {
-                for reply in replies {
-                    answer(reply, Ok(started(&progress)));
-                }
-            }
-            Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
         }
     }
 
@@ -585,11 +692,17 @@ impl Driver {
 
     async fn machine_ended(&mut self) {
         tracing::info!(shed = %self.record.name, "the machine ended");
-        self.state = State::Stopped;
+        let before = std::mem::replace(&mut self.state, State::Stopped);
         if let Err(error) = self.context.ensure_no_vm(&self.record).await {
             tracing::warn!(shed = %self.record.name, error = %error, "what the machine left could not be removed");
         }
         self.set_stopped().await;
+        if let State::Running(_, settling) = before
+            && let Some(waiters) = settling.leave()
+        {
+            self.publish();
+            self.tell_unsettled(waiters, Unsettled::MachineEnded);
+        }
     }
 
     async fn set_stopped(&mut self) {
@@ -635,7 +748,7 @@ impl Driver {
                     | RecordStatus::Stopped,
                 ) => Activity::Stuck,
             },
-            State::Running(_) => Activity::Running,
+            State::Running(..) => Activity::Running,
             State::Working(Work::Creating { .. }) => Activity::Creating,
             State::Working(Work::Starting { .. }) => Activity::Starting,
             State::Working(Work::Stopping { .. }) => Activity::Stopping,
@@ -646,13 +759,13 @@ impl Driver {
     fn reason(&self) -> String {
         match &self.state {
             State::Broken(reason) => reason.clone(),
-            State::Stopped | State::Running(_) | State::Working(_) | State::Gone => String::new(),
+            State::Stopped | State::Running(..) | State::Working(_) | State::Gone => String::new(),
         }
     }
 
     fn publish(&self) {
         let (machine, guest) = match &self.state {
-            State::Running(machine) => (Some(Arc::clone(&machine.vm)), Some(machine.keeper.channel())),
+            State::Running(machine, _) => (Some(Arc::clone(&machine.vm)), Some(machine.keeper.channel())),
             State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => (None, None),
         };
         self.view.send_modify(|view| {
@@ -666,7 +779,7 @@ impl Driver {
             view.pid = machine.as_ref().map(|vm| vm.identity().pid);
             view.error = match &self.state {
                 State::Broken(reason) => Some(reason.clone()),
-                State::Stopped | State::Running(_) | State::Working(_) | State::Gone => {
+                State::Stopped | State::Running(..) | State::Working(_) | State::Gone => {
                     self.record.last_error.clone()
                 }
             };
@@ -683,14 +796,33 @@ impl Driver {
     }
 }
 
+impl Settling {
+    /// Waits for its end; for ever when that has been.
+    async fn ended(&mut self) -> AbortOnDropHandle<()> {
+        match self {
+            Self::InProgress { work, .. } => work.await,
+            Self::Done { .. } => std::future::pending().await,
+        }
+    }
+
+    /// Ends it, and returns those who wait for it.
+    fn leave(self) -> Option<Waiters> {
+        match self {
+            Self::InProgress { waiters, .. } => Some(waiters),
+            Self::Done { .. } => None,
+        }
+    }
+}
+
 /// Waits for whatever this state waits for besides requests.
 async fn happened(state: &mut State) -> Event {
     match state {
         State::Stopped | State::Broken(_) | State::Gone => std::future::pending().await,
-        State::Running(machine) => {
-            machine.vm.ended().await;
-            Event::MachineEnded
-        }
+        State::Running(machine, settling) => tokio::select! {
+            biased;
+            () = machine.vm.ended() => Event::MachineEnded,
+            credentials = settling.ended() => Event::Settled(credentials),
+        },
         State::Working(Work::Creating { boot, reply, .. }) => tokio::select! {
             biased;
             result = boot => Event::Booted(result),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use camino::Utf8PathBuf;
 use shed_image::{ImageLimits, ImageOrigin};
 use shed_registry::RegistrySettings;
-use shed_types::{CpuCount, CredentialName, DiskGb, ImageName, MemoryMb};
+use shed_types::{CpuCount, CredentialName, DiskGb, ImageName, KnownHost, MemoryMb};
 
 use crate::{CreateShedError, Credential};
 
@@ -48,7 +48,7 @@ pub struct Settings {
     /// File of `NAME=value` lines that clones and hooks get as environment. It is read at each create, start and stop.
     pub env_file: Option<Utf8PathBuf>,
     /// Lines for known_hosts in sheds besides those of well-known hosts.
-    pub extra_known_hosts: Vec<String>,
+    pub extra_known_hosts: Vec<KnownHost>,
 }
 
 impl Settings {

@@ -9,6 +9,7 @@ use std::{
 use jiff::Timestamp;
 use shed_backend::{Backend, GuestStream, Vm};
 use shed_image::ImageStore;
+use shed_protocol::Occasion;
 use shed_registry::Registry;
 use shed_state::{DirectoryLock, InstanceDir, InstanceFiles, RECORD_VERSION, RecordStatus, ShedRecord};
 use shed_types::{GuestPort, ShedName};
@@ -26,12 +27,13 @@ use crate::{
     StopShedError,
     context::{Context, blocking},
     credentials::Credentials,
-    driver::{Beginning, Driver, Handle, Message, NotAtRest},
+    driver::{Beginning, Driver, Handle, Message, NotAtRest, Until},
     image_choice::{self, Choice, Chosen, Recorded},
     image_news,
     pids::Pids,
     pulls::Pulls,
     reconcile,
+    settle::Project,
 };
 
 /// How long a stream to a running guest may take to open. The link of a machine that was just adopted comes up
@@ -166,13 +168,13 @@ impl Sheds {
         self.table().sheds.get(name).map(|handle| handle.view.clone())
     }
 
-    /// Makes a shed and brings it up.
+    /// Makes a shed, brings it up, and waits until its project is set up.
     ///
     /// # Errors
     /// On an error nothing of the shed is left.
     ///
     /// # Cancel safety
-    /// Dropping the future undoes the create.
+    /// Dropping the future undoes the create, unless the shed runs already: then what is left to do goes on.
     pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
         let settings = &self.inner.context.settings;
         let reservation = self.reserve(&new.name)?;
@@ -193,11 +195,14 @@ impl Sheds {
             disk_gb: settings.default_disk_gb,
             image: name,
             image_path,
-            repo: new.repo,
+            repo: new.repo.as_ref().map(|repo| repo.masked().into_owned()),
             local_dir: new.local_dir,
             vm: None,
             last_error: None,
         };
+        // What a directory of the host holds is cloned already.
+        let repo = new.repo.filter(|_| record.local_dir.is_none());
+        let project = Project { repo, hooks: !new.no_provision, occasion: Occasion::Create };
         let (reply, answer) = oneshot::channel();
         {
             let mut table = self.table();
@@ -207,7 +212,7 @@ impl Sheds {
                 return Err(CreateShedError::ShuttingDown);
             }
             let name = record.name.clone();
-            let beginning = Beginning::Create { image: image.path, progress, reply };
+            let beginning = Beginning::Create { image: image.path, project, progress, reply };
             let _new = table.sheds.insert(name, self.spawn(record, beginning));
         }
         drop(reservation);
@@ -279,14 +284,24 @@ impl Sheds {
         self.inner.pulls.when_ended(Box::new(tell));
     }
 
-    /// Brings a stopped shed up. Several callers at once get the same machine.
+    /// Brings a stopped shed up and waits until its startup hook has ended. Several callers at once get the same machine.
     ///
     /// # Errors
     /// On an error the shed is as stopped as before.
     pub async fn start(&self, name: &ShedName, progress: Progress) -> Result<Started, StartShedError> {
+        self.start_until(name, progress, Until::Settled).await
+    }
+
+    /// Like [`Self::start`], with a choice of how long to wait.
+    pub(crate) async fn start_until(
+        &self,
+        name: &ShedName,
+        progress: Progress,
+        until: Until,
+    ) -> Result<Started, StartShedError> {
         let not_found = || StartShedError::NotFound { shed: name.clone() };
         let (reply, answer) = oneshot::channel();
-        let asked = self.ask(name, Message::Start(progress, reply)).await;
+        let asked = self.ask(name, Message::Start(progress, until, reply)).await;
         asked.ok_or_else(not_found)?;
         answer
             .await

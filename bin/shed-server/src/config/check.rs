@@ -96,6 +96,8 @@ pub(super) fn check(
     let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
     let registries = super::images::registries(raw.registries.unwrap_or_default(), source, surroundings)?;
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
+    let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
+    let extra_known_hosts = super::project::known_hosts(raw.git.unwrap_or_default(), source)?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,
@@ -114,6 +116,8 @@ pub(super) fn check(
         registries,
         image_limits,
         home: surroundings.home.clone(),
+        env_file,
+        extra_known_hosts,
         qemu,
     })
 }
@@ -138,9 +142,7 @@ fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
         ("vz", &raw.vz),
         ("default_image", &raw.default_image),
         ("credentials", &raw.credentials),
-        ("env_file", &raw.env_file),
         ("extensions", &raw.extensions),
-        ("git", &raw.git),
     ];
     keys.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect()
 }

@@ -23,6 +23,8 @@ pub(super) struct ServerFile {
     pub(super) qemu: Option<QemuFile>,
     pub(super) registries: Option<RegistriesFile>,
     pub(super) image_limits: Option<ImageLimitsFile>,
+    pub(super) env_file: Value<String>,
+    pub(super) git: Option<GitFile>,
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
     // machines or versions, so they are accepted, and named in the log.
@@ -30,9 +32,7 @@ pub(super) struct ServerFile {
     pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
     pub(super) credentials: Value<IgnoredAny>,
-    pub(super) env_file: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
-    pub(super) git: Value<IgnoredAny>,
 }
 
 /// Keys of earlier versions that are gone. They are looked for first, and each is refused with a hint of its own.
@@ -65,6 +65,13 @@ pub(super) struct RegistriesFile {
 pub(super) struct ImageLimitsFile {
     pub(super) max_size: Value<String>,
     pub(super) max_files: Value<i64>,
+}
+
+/// The `git:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GitFile {
+    pub(super) extra_known_hosts: Option<Vec<Spanned<String>>>,
 }
 
 /// The `qemu:` section.

@@ -9,6 +9,7 @@ mod file;
 mod images;
 mod locate;
 mod print;
+mod project;
 
 use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
@@ -16,7 +17,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
 use shed_image::{ImageLimits, ImageOrigin};
 use shed_registry::RegistrySettings;
-use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, MemoryMb};
+use shed_types::{BackendChoice, CpuCount, DiskGb, ImageName, KnownHost, MemoryMb};
 
 use crate::ssh::term::Terms;
 pub use locate::{LocateConfigError, Surroundings, locate};
@@ -51,6 +52,10 @@ pub struct Config {
     pub image_limits: ImageLimits,
     /// What `~` stands for in paths, also in those of creates.
     pub home: Option<Utf8PathBuf>,
+    /// File of `NAME=value` lines that clones and hooks get as environment. Whether it is there is seen when it is read.
+    pub env_file: Option<Utf8PathBuf>,
+    /// Lines for known_hosts in sheds besides those of well-known hosts.
+    pub extra_known_hosts: Vec<KnownHost>,
     /// The QEMU backend.
     pub qemu: QemuSection,
     /// Keys of the file that this build does not act on.

@@ -52,6 +52,16 @@ impl fmt::Display for Config {
         writeln!(f, "image_limits:")?;
         writeln!(f, "  max_size: {}", quoted(&size_text(self.image_limits.max_bytes)))?;
         writeln!(f, "  max_files: {}", self.image_limits.max_entries)?;
+        match &self.env_file {
+            Some(file) => writeln!(f, "env_file: {}", quoted(file.as_str()))?,
+            None => writeln!(f, "# env_file: none")?,
+        }
+        writeln!(f, "git:")?;
+        f.write_str("  extra_known_hosts:")?;
+        f.write_str(if self.extra_known_hosts.is_empty() { " []\n" } else { "\n" })?;
+        for line in &self.extra_known_hosts {
+            writeln!(f, "    - {}", quoted(line.as_str()))?;
+        }
         let qemu = &self.qemu;
         writeln!(f, "qemu:")?;
         writeln!(f, "  accel: {}", qemu.accel.as_str())?;

@@ -51,6 +51,9 @@ fn without_a_file_everything_is_at_its_default() {
     image_limits:
       max_size: "64G"
       max_files: 20000000
+    # env_file: none
+    git:
+      extra_known_hosts: []
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture
@@ -106,6 +109,9 @@ registries:
   allow: [ghcr.io]
   docker_config: ~/.docker-shed
 image_limits: {max_size: 1536M, max_files: 7}
+env_file: ~/shed.env
+git:
+  extra_known_hosts: ['[10.0.2.2]:2222 ssh-ed25519 AAAAC3Nz', "git.lan ssh-rsa AAAAB3Nz a \"comment\""]
 qemu:
   accel: tcg
   binary: /opt/qemu/qemu-system-x86_64
@@ -139,6 +145,8 @@ qemu:
     assert_eq!((config.image_limits.max_bytes, config.image_limits.max_entries), (1536 << 20, 7));
     let images: Vec<_> = config.qemu.images.iter().map(|(name, origin)| format!("{name} {origin}")).collect();
     assert_eq!(images, ["hub ubuntu", "sh /bin/sh", "tools ghcr.io/owner/tools:v1"]);
+    assert_eq!(config.env_file.as_deref(), Some(Utf8Path::new("/home/ann/shed.env")));
+    assert_eq!(config.extra_known_hosts[1].as_str(), "git.lan ssh-rsa AAAAB3Nz a \"comment\"");
     let again = load_text(&config.to_string()).unwrap();
     assert_eq!(Config { file: None, ..again }, Config { file: None, ..config });
 }
@@ -226,6 +234,9 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "image_limits: {max_size: 64 GB}",
         "image_limits: {max_size: 17T}",
         "image_limits: {max_files: 0}",
+        "env_file: shed.env",
+        "git: {extra_known_hosts: ['git.lan ssh-ed25519']}",
+        "git:\n  extra_known_hosts:\n    - git.lan ssh-dss AAAAB3Nz",
     ]
     .map(|text| format!("{}\n    {}", text.replace('\n', " "), refused(text)))
     .join("\n");
@@ -240,9 +251,9 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "credentials: {ssh: {source: ~/.ssh, target: /home/shed/.ssh}}\nvz: {}\nenv_file: /x\nname: a";
+    let text = "credentials: {ssh: {source: ~/.ssh, target: /home/shed/.ssh}}\nvz: {}\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "credentials", "env_file"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "credentials"]));
 }
 
 #[test]

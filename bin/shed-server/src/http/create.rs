@@ -4,9 +4,8 @@
 //! for events as a plain error, too. Whether backend, image and name are to be had is found out afterwards and
 //! reaches that caller as an `error` event.
 //!
-//! This version mounts no host directories and clones no repositories. A `local_dir` is checked and then refused,
-//! because a shed without the directory is not what was asked for. A `repo` is checked and kept, and the reply says
-//! in a warning that it was not cloned: cloning later does what was asked for.
+//! This version mounts no host directories. A `local_dir` is checked and then refused, because a shed without the
+//! directory is not what was asked for.
 
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ use axum::{
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
 use shed_lifecycle::{NewShed, Progress, Started};
-use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName, error_chain};
+use shed_types::{BackendChoice, CpuCount, MemoryMb, Repo, ShedName, error_chain};
 use tokio::time::timeout;
 
 use super::{
@@ -32,7 +31,7 @@ use super::{
     extract::{ReplyForm, parse_name},
     metrics::counted_start,
     openapi::error_responses,
-    repo, sse, wire,
+    sse, wire,
 };
 use crate::metrics::Operation;
 
@@ -46,7 +45,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Checked {
     name: ShedName,
-    repo: Option<String>,
+    repo: Option<Repo>,
     cpus: Option<CpuCount>,
     memory_mb: Option<MemoryMb>,
     image: Option<String>,
@@ -64,10 +63,13 @@ error_responses! {
 /// Create a shed and bring it up
 ///
 /// An image in a registry that is not cached is pulled first; other creates of it wait for the same pull. A client that goes
-/// away before the reply cancels the create, and nothing is left of it but what a later pull continues. With
+/// away cancels the create, and nothing is left of it but what a later pull continues; once the shed runs, it stays, and its
+/// setup goes on. The reply comes when credentials are copied, the repository is cloned and the hooks of its
+/// `.shed/provision.yaml` have run; what fails of these is in `warnings` and does not fail the create. With
 /// `Accept: text/event-stream` the reply is a stream of events: `progress` any number of times, then `complete` with the
 /// shed or `error` with a code and a message. What is wrong with the request itself is a plain error even then.
-// Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it.
+// Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it, until the
+// shed runs.
 #[utoipa::path(
     post,
     path = "/api/sheds",
@@ -95,17 +97,16 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
     // A directory that the request names may be on a file system that does not answer.
     let checked = tokio::task::spawn_blocking(move || check(request));
     let checked = checked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    let warnings: Vec<String> = checked.repo.iter().map(|_| NOT_CLONED.to_owned()).collect();
     match ReplyForm::of(&parts.headers) {
         ReplyForm::Json => {
             let started = create_checked(app, checked, Progress::silent()).await?;
-            Ok((StatusCode::CREATED, Json(wire::started(started, &warnings))).into_response())
+            Ok((StatusCode::CREATED, Json(wire::started(started))).into_response())
         }
         ReplyForm::Events => {
             let (progress, updates) = Progress::channel();
             let give_up = app.give_up.clone();
             let work = unless_ending(give_up, create_checked(app, checked, progress));
-            Ok(sse::respond(work, updates, warnings))
+            Ok(sse::respond(work, updates))
         }
     }
 }
@@ -114,9 +115,6 @@ async fn create_checked(app: App, checked: Checked, progress: Progress) -> Resul
     let work = async { Ok::<_, ApiError>(app.sheds.create(resolve(&app, checked)?, progress).await?) };
     counted_start(&app.metrics, Operation::Create, work).await
 }
-
-/// Said when a repository was named.
-const NOT_CLONED: &str = "the repository was recorded but not cloned, which this version of shed-server does not do; clone it in the shed";
 
 /// What the body says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,11 +204,7 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
     if let Some(dir) = &local_dir {
         check_local_dir(dir, repo.is_some())?;
     }
-    if let Some(repo) = &repo {
-        repo::check(repo).map_err(|error| {
-            ApiError::new(ErrorCode::InvalidRepoUrl, format!("{repo:?} is not a repository: {error}"))
-        })?;
-    }
+    let repo = repo.map(|text| parse_repo(&text)).transpose()?;
     // 0 is the default, as in the specification (A.4).
     let sized = |size: Option<i64>| size.filter(|size| *size != 0);
     let out_of_range = |error: shed_types::SizeError| ApiError::from_chain(ErrorCode::InvalidRequest, &error);
@@ -222,6 +216,13 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
         image: given(request.image),
         backend: given(request.backend),
         no_provision: request.no_provision,
+    })
+}
+
+fn parse_repo(text: &str) -> Result<Repo, ApiError> {
+    text.parse().map_err(|error| {
+        let shown = Repo::mask(text);
+        ApiError::new(ErrorCode::InvalidRepoUrl, format!("{shown:?} is not a repository: {error}"))
     })
 }
 
@@ -338,7 +339,7 @@ mod tests {
             Ok(checked) => {
                 let text: Value = serde_json::from_slice(&body).unwrap();
                 assert_eq!(text["name"], checked.name.as_str());
-                assert!(checked.repo.is_none_or(|repo| repo::check(&repo).is_ok()));
+                assert!(checked.repo.is_none_or(|repo| text["repo"] == repo.clone_url() || repo.is_ssh()));
                 assert!(checked.image.is_none_or(|image| !image.is_empty()));
                 assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
             }
@@ -356,7 +357,7 @@ mod tests {
         let pattern = field["pattern"].as_str().unwrap();
         let strategy = proptest::string::string_regex(pattern.trim_matches(['^', '$'])).unwrap();
         shed_testkit::fuzz("repository", &strategy, |repo: String| {
-            assert!(repo.is_empty() || repo.len() > 2048 || repo::check(&repo).is_ok(), "{repo:?}");
+            assert!(repo.is_empty() || repo.len() > 2048 || repo.parse::<Repo>().is_ok(), "{repo:?}");
         });
     }
 

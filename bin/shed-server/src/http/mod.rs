@@ -20,7 +20,6 @@ mod metrics;
 mod observe;
 mod openapi;
 mod query;
-mod repo;
 mod sessions;
 mod sheds;
 mod sse;

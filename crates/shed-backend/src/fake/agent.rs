@@ -12,7 +12,7 @@ use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
 use super::{
-    Machine, files, messages, tcp,
+    Machine, files, messages, setup, tcp,
     tmux::{self, Reply},
 };
 
@@ -29,7 +29,8 @@ pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service
         GuestPort::Messages => Some(serve(|frames| messages::serve(frames, machine))),
         GuestPort::Tcp => Some(Box::new(|stream| Box::pin(tcp::serve(stream, machine)))),
         GuestPort::Files => Some(serve(|frames| files::serve(frames, machine))),
-        GuestPort::Setup | GuestPort::NineP => None,
+        GuestPort::Setup => Some(serve(|frames| setup::serve(frames, machine))),
+        GuestPort::NineP => None,
     }
 }
 
