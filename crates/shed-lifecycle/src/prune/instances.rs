@@ -116,6 +116,7 @@ mod tests {
         }
         let settings = Settings {
             instance_dir: dir.join("instances"),
+            kept_from_guests: Vec::new(),
             kernel: images_dir.join("kernel"),
             initrd: images_dir.join("kernel"),
             images_dir,
