@@ -117,7 +117,6 @@ mod tests {
         let settings = Settings {
             kept_from_guests: Vec::new(),
             instance_dir: dir.join("instances"),
-            kept_from_guests: Vec::new(),
             kernel: images_dir.join("kernel"),
             initrd: images_dir.join("kernel"),
             images_dir,
