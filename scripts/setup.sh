@@ -84,6 +84,7 @@ needed=(
 #   docker-registry   a real registry; apache2-utils and openssl make passwords, tokens and certificates for it
 #   skopeo, umoci     make images and say what is in them
 #   buildah, crun     build Dockerfiles
+#   openssh-server    git's server over SSH; the tests start one of their own on a port of their own
 for_tests_alone=(
     "docker-registry"
     "apache2-utils"
@@ -92,6 +93,7 @@ for_tests_alone=(
     "umoci"
     "buildah"
     "crun|runc"
+    "openssh-server"
 )
 [ "$for_tests" = no ] || needed+=("${for_tests_alone[@]}")
 

@@ -9,6 +9,7 @@
 mod cli;
 mod exec;
 mod gate;
+mod git_host;
 mod guard;
 mod guest_files;
 mod http;
@@ -32,6 +33,7 @@ mod wait;
 pub use cli::Cli;
 pub use exec::{ExecStream, Outcome, RawFrame, exec_request, kind};
 pub use gate::Gate;
+pub use git_host::{FROM_GUEST, GitHost, GitSsh, LOGIN};
 pub use guest_files::{damage_file_system, image_without_init, resident_bytes};
 pub use http::{Http, Reply};
 pub use leftovers::{Expect, VmmProcess, machine_of, vmm_processes};

@@ -24,6 +24,10 @@ pub struct Config {
     pub default_disk_gb: Option<u32>,
     /// `qemu.images`; otherwise none.
     pub images: Option<serde_json::Value>,
+    /// `env_file`; otherwise none.
+    pub env_file: Option<Utf8PathBuf>,
+    /// `git`; otherwise none.
+    pub git: Option<serde_json::Value>,
     /// `qemu.virtiofsd`; otherwise it is looked for.
     pub virtiofsd: Option<Utf8PathBuf>,
     /// `credentials`; otherwise none. `~` in a source is the stage's home.
@@ -121,6 +125,12 @@ impl Stage {
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here. Whatever a test makes up as a reference: nothing leaves this host.
         let mut yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_port": config.ssh_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "registries": { "allow": ["127.0.0.1"] }, "qemu": qemu });
+        if let Some(file) = config.env_file {
+            yaml["env_file"] = file.as_str().into();
+        }
+        if let Some(git) = config.git {
+            yaml["git"] = git;
+        }
         if let Some(credentials) = config.credentials {
             yaml["credentials"] = credentials;
         }

@@ -27,7 +27,7 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
-use shed_protocol::{Identify, Occasion, OpenLogs, SetupRequest};
+use shed_protocol::{Identify, Occasion, OpenLogs, SetupReport, SetupRequest};
 use shed_types::{BackendKind, GuestPort, LaunchId, ShedName, TcpPort};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -151,6 +151,8 @@ struct Machine {
     /// Whether the agent answers.
     ready: watch::Sender<bool>,
     ended: CancellationToken,
+    /// The last setup that it was asked for.
+    occasion: Mutex<Option<Occasion>>,
 }
 
 impl fmt::Debug for Machine {
@@ -324,6 +326,12 @@ impl Machine {
         self.ended.cancel();
     }
 
+    /// How its setup stands, as its health reports have it: always at an end.
+    fn setup(&self) -> Option<SetupReport> {
+        let occasion = *self.occasion.lock().unwrap_or_else(PoisonError::into_inner);
+        occasion.map(|occasion| SetupReport { occasion, running: None, steps: Vec::new() })
+    }
+
     fn print(&self, path: &Utf8Path, text: &str) -> io::Result<()> {
         std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(text.as_bytes())
     }
@@ -455,6 +463,7 @@ impl FakeBackend {
             world: self.world.clone(),
             ready: watch::Sender::new(false),
             ended: CancellationToken::new(),
+            occasion: Mutex::default(),
         });
         machine.print(&spec.vmm_log, "").map_err(prepare(&spec.vmm_log))?;
         host.sockets.insert(spec.shed.clone());

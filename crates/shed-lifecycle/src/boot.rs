@@ -197,6 +197,7 @@ impl Boot {
             launch_id: process.launch_id,
             pid: Some(process.pid),
             start_time: Some(process.start_time),
+            setup: record.vm.and_then(|vm| vm.setup),
         });
         self.write(&record).await?;
         let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files);

@@ -25,7 +25,7 @@ use crate::{
     local_dir,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
-    settle::{Project, Settle},
+    settle::{Project, Settle, Settling, Unsettled, Waiters},
     shutdown::{self, Leaving},
 };
 
@@ -36,7 +36,7 @@ const QUEUE: usize = 64;
 const WARNINGS: usize = 32;
 
 pub(crate) type CreateReply = oneshot::Sender<Result<Started, CreateShedError>>;
-type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
+pub(crate) type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
 type StopReply = oneshot::Sender<Result<ShedView, StopShedError>>;
 type DeleteReply = oneshot::Sender<Result<(), DeleteShedError>>;
 /// Says at once whether the delete begins, and where its end will be told.
@@ -123,29 +123,6 @@ enum State {
     Gone,
 }
 
-/// How far what comes after a boot is. It belongs to the machine and goes with it.
-enum Settling {
-    /// It goes on.
-    InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
-    /// It has ended, and credentials are kept in step.
-    Done { _credentials: AbortOnDropHandle<()> },
-}
-
-/// Those who wait until a shed has settled, and what they will be told.
-struct Waiters {
-    progress: Arc<Progress>,
-    create: Option<CreateReply>,
-    starts: Vec<StartReply>,
-}
-
-/// Why a shed does not settle.
-#[derive(Debug, Clone, Copy)]
-enum Unsettled {
-    Stopped,
-    MachineEnded,
-    ServerEnds,
-}
-
 /// An operation in progress and those who wait for it.
 enum Work {
     Creating {
@@ -180,7 +157,7 @@ enum AfterDelete {
 /// Takes a shed out of the table.
 pub(crate) type Forget = Box<dyn FnOnce(&ShedName) + Send>;
 
-type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// What the driver woke up for.
 enum Event {
@@ -254,14 +231,13 @@ impl Driver {
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );
-                let shed = self.record.name.clone();
-                let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-                // A setup that a former server asked for goes on in the guest by itself.
-                State::Running(Machine { vm, shares_served: true, keeper }, Settling::Done { _credentials })
+                let machine = Machine { vm, shares_served: true, keeper };
+                let settling = self.resume_settling(&machine);
+                State::Running(machine, settling)
             }
             Beginning::Create { image, project, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
-                self.record.vm = Some(new_launch());
+                self.record.vm = Some(new_launch(&project));
                 let (boot, progress) = self.boot(progress);
                 let record = self.record.clone();
                 let boot = Box::pin(async move { boot.create(record, image).await });
@@ -364,7 +340,7 @@ impl Driver {
             return;
         }
         self.record.status = RecordStatus::Starting;
-        self.record.vm = Some(new_launch());
+        self.record.vm = Some(new_launch(&Project::START));
         self.record.last_error = None;
         let (boot, progress) = self.boot(progress);
         let record = self.record.clone();
@@ -561,15 +537,8 @@ impl Driver {
             Work::Starting { progress, replies, .. } => (Project::START, progress, None, replies),
             Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
         };
-        let settle = Settle {
-            context: Arc::clone(&self.context),
-            shed: self.record.name.clone(),
-            vm: Arc::clone(&machine.vm),
-            channel: machine.keeper.channel(),
-            progress: Arc::clone(&progress),
-        };
-        let span = tracing::info_span!("settle", shed = %self.record.name);
-        let work = Box::pin(settle.run(project).instrument(span));
+        let settle = self.settle_of(&machine, &progress);
+        let work = Box::pin(settle.run(project).instrument(self.settle_span()));
         let (now, later): (Vec<_>, Vec<_>) =
             replies.into_iter().partition(|(until, _)| matches!(until, Until::Running));
         let starts = later.into_iter().map(|(_, reply)| reply).collect();
@@ -581,9 +550,37 @@ impl Driver {
         }
     }
 
-    fn settled(&mut self, _credentials: AbortOnDropHandle<()>) {
+    /// Goes on with what a former server had to do for a machine. Nobody waits for it.
+    fn resume_settling(&self, machine: &Machine) -> Settling {
+        let progress = Arc::new(Progress::silent());
+        let settle = self.settle_of(machine, &progress);
+        match Project::of_record(&self.record) {
+            Some((project, lost)) => {
+                let work = Box::pin(settle.resume(project, lost).instrument(self.settle_span()));
+                let waiters = Waiters { progress, create: None, starts: Vec::new() };
+                Settling::InProgress { work, waiters }
+            }
+            None => Settling::Done(settle.attend()),
+        }
+    }
+
+    fn settle_of(&self, machine: &Machine, progress: &Arc<Progress>) -> Settle {
+        Settle {
+            context: Arc::clone(&self.context),
+            shed: self.record.name.clone(),
+            vm: Arc::clone(&machine.vm),
+            channel: machine.keeper.channel(),
+            progress: Arc::clone(progress),
+        }
+    }
+
+    fn settle_span(&self) -> tracing::Span {
+        tracing::info_span!("settle", shed = %self.record.name)
+    }
+
+    fn settled(&mut self, credentials: AbortOnDropHandle<()>) {
         let State::Running(_, settling) = &mut self.state else { return };
-        let before = std::mem::replace(settling, Settling::Done { _credentials });
+        let before = std::mem::replace(settling, Settling::Done(credentials));
         if let (Some(waiters), _) = before.leave() {
             let mut warnings = waiters.progress.warnings();
             warnings.truncate(WARNINGS);
@@ -604,16 +601,7 @@ impl Driver {
     }
 
     fn tell_unsettled(&self, waiters: Waiters, why: Unsettled) {
-        let shed = &self.record.name;
-        let warning = match why {
-            Unsettled::Stopped => format!("shed {shed} was stopped before its project was set up"),
-            Unsettled::MachineEnded => {
-                format!("the machine of shed {shed} ended before its project was set up")
-            }
-            Unsettled::ServerEnds => format!(
-                "the server ends; the setup of shed {shed} goes on, and `shed status {shed}` tells how it stands"
-            ),
-        };
+        let warning = why.explain(&self.record.name);
         waiters.progress.warn(Phase::Provision, warning);
         self.tell_started(waiters);
     }
@@ -823,24 +811,6 @@ impl Driver {
     }
 }
 
-impl Settling {
-    /// Waits for its end; for ever when that has been.
-    async fn ended(&mut self) -> AbortOnDropHandle<()> {
-        match self {
-            Self::InProgress { work, .. } => work.await,
-            Self::Done { .. } => std::future::pending().await,
-        }
-    }
-
-    /// Ends it, and returns those who wait for it, or else what keeps credentials in step.
-    fn leave(self) -> (Option<Waiters>, Option<AbortOnDropHandle<()>>) {
-        match self {
-            Self::InProgress { waiters, .. } => (Some(waiters), None),
-            Self::Done { _credentials } => (None, Some(_credentials)),
-        }
-    }
-}
-
 /// Waits for whatever this state waits for besides requests.
 async fn happened(state: &mut State) -> Event {
     match state {
@@ -882,8 +852,9 @@ pub(crate) fn unusable(files: &shed_state::InstanceFiles) -> Option<String> {
         .map(|path| format!("{path} is missing"))
 }
 
-fn new_launch() -> VmRecord {
-    VmRecord { launch_id: LaunchId::generate(), pid: None, start_time: None }
+fn new_launch(project: &Project) -> VmRecord {
+    let setup = project.planned();
+    VmRecord { launch_id: LaunchId::generate(), pid: None, start_time: None, setup }
 }
 
 /// Answers a request; one whose caller is gone needs no answer.

@@ -4,15 +4,28 @@
 //! The driver begins this when the record says `running`, holds it with the machine, and drops it with the machine: a stop,
 //! a delete or the machine's end ends it, a client that goes away does not. Nothing that fails here fails the create or
 //! start; those who wait for one are answered when this ends, with what went wrong.
+//!
+//! The record of a launch says what is to be done. So a server that adopts the machine after a crash can ask the guest
+//! whether its setup was ever begun, and begin it.
 
 use std::sync::Arc;
 
 use shed_backend::Vm;
-use shed_protocol::{CloneRequest, Occasion, SetupRequest};
-use shed_types::{Repo, ShedName};
+use shed_protocol::{
+    CloneRequest, HealthReport, HealthRequest, Occasion, SYSTEM_HEALTH, SetupRequest, timeouts,
+};
+use shed_state::{PlannedSetup, ShedRecord};
+use shed_types::{Repo, ShedName, error_chain};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Phase, Progress, context::Context, env_file, guest_channel::GuestChannel, known_hosts, setup};
+use crate::{
+    Phase, Progress,
+    context::Context,
+    driver::{CreateReply, Pending, StartReply},
+    env_file,
+    guest_channel::GuestChannel,
+    known_hosts, setup,
+};
 
 /// What a boot leads to besides a machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +41,87 @@ pub(crate) struct Project {
 impl Project {
     /// What a start leads to.
     pub(crate) const START: Self = Self { repo: None, hooks: true, occasion: Occasion::Start };
+
+    /// Returns what the record keeps of it.
+    pub(crate) fn planned(&self) -> Option<PlannedSetup> {
+        match (self.occasion, self.hooks) {
+            (Occasion::Create, true) => Some(PlannedSetup::Create),
+            (Occasion::Create, false) => self.repo.is_some().then_some(PlannedSetup::CreateWithoutHooks),
+            (Occasion::Start, _) => Some(PlannedSetup::Start),
+            (Occasion::Stop, _) => None,
+        }
+    }
+
+    /// Returns what a record keeps of it, and what is lost: a repository whose password only the former server had.
+    pub(crate) fn of_record(record: &ShedRecord) -> Option<(Self, Option<String>)> {
+        let planned = record.vm.and_then(|vm| vm.setup)?;
+        let (occasion, hooks) = match planned {
+            PlannedSetup::Create => (Occasion::Create, true),
+            PlannedSetup::CreateWithoutHooks => (Occasion::Create, false),
+            PlannedSetup::Start => (Occasion::Start, true),
+        };
+        let text =
+            record.repo.as_ref().filter(|_| occasion == Occasion::Create && record.local_dir.is_none());
+        let repo = text.and_then(|text| Repo::from_masked(text));
+        let lost = text.filter(|_| repo.is_none()).map(|text| {
+            format!("the repository {text} was not cloned: the server that ended had its password in memory alone; clone it in the shed")
+        });
+        Some((Self { repo, hooks, occasion }, lost))
+    }
+}
+
+/// How far what comes after a boot is. It belongs to the machine and goes with it.
+pub(crate) enum Settling {
+    /// It goes on.
+    InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
+    /// It has ended, and credentials are kept in step.
+    Done(AbortOnDropHandle<()>),
+}
+
+/// Those who wait until a shed has settled, and what they will be told.
+pub(crate) struct Waiters {
+    pub progress: Arc<Progress>,
+    pub create: Option<CreateReply>,
+    pub starts: Vec<StartReply>,
+}
+
+impl Settling {
+    /// Waits for its end; for ever when that has been.
+    pub(crate) async fn ended(&mut self) -> AbortOnDropHandle<()> {
+        match self {
+            Self::InProgress { work, .. } => work.await,
+            Self::Done(_) => std::future::pending().await,
+        }
+    }
+
+    /// Ends it, and returns those who wait for it, or else what keeps credentials in step.
+    pub(crate) fn leave(self) -> (Option<Waiters>, Option<AbortOnDropHandle<()>>) {
+        match self {
+            Self::InProgress { waiters, .. } => (Some(waiters), None),
+            Self::Done(credentials) => (None, Some(credentials)),
+        }
+    }
+}
+
+/// Why a shed does not settle.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Unsettled {
+    Stopped,
+    MachineEnded,
+    ServerEnds,
+}
+
+impl Unsettled {
+    /// Says it to whoever waited.
+    pub(crate) fn explain(self, shed: &ShedName) -> String {
+        match self {
+            Self::Stopped => format!("shed {shed} was stopped before its project was set up"),
+            Self::MachineEnded => format!("the machine of shed {shed} ended before its project was set up"),
+            Self::ServerEnds => format!(
+                "the server ends; the setup of shed {shed} goes on, and `shed status {shed}` tells how it stands"
+            ),
+        }
+    }
 }
 
 /// A running machine that settles.
@@ -47,12 +141,49 @@ impl Settle {
             self.progress.enter(Phase::Credentials);
             credentials.deliver(&self.shed, &*self.vm, &self.progress).await;
         }
-        let attending = credentials.attend(self.shed.clone(), Arc::clone(&self.vm), self.channel.clone());
+        let attending = self.attend();
         // Without a step there is nothing to ask the guest for.
         if project.repo.is_some() || project.hooks {
             self.set_up(project).await;
         }
         attending
+    }
+
+    /// Keeps credentials in step from now on.
+    pub(crate) fn attend(&self) -> AbortOnDropHandle<()> {
+        let (shed, vm) = (self.shed.clone(), Arc::clone(&self.vm));
+        self.context.credentials.attend(shed, vm, self.channel.clone())
+    }
+
+    /// Does what a former server had to do for a machine, unless it came to that: the guest goes on by itself.
+    pub(crate) async fn resume(self, project: Project, lost: Option<String>) -> AbortOnDropHandle<()> {
+        if self.has_begun().await {
+            return self.attend();
+        }
+        tracing::info!("the former server ended before it asked the guest for its setup; asking now");
+        if let Some(warning) = lost {
+            self.progress.warn(Phase::Repo, warning);
+        }
+        self.run(project).await
+    }
+
+    /// Asks the guest whether it has been asked for a setup since it booted. Waits until it answers.
+    async fn has_begun(&self) -> bool {
+        let mut openings = self.channel.openings();
+        loop {
+            let patience = timeouts::SYSTEM_REPLY;
+            let request = HealthRequest::default();
+            match self.channel.request(SYSTEM_HEALTH, &request, patience).await {
+                Ok(HealthReport { setup, .. }) => return setup.is_some(),
+                Err(error) => {
+                    tracing::debug!(error = %error_chain(&error), "the guest did not say how its setup stands");
+                }
+            }
+            // The sender goes with the machine, and this future, too.
+            if openings.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     async fn set_up(&self, Project { repo, hooks, occasion }: Project) {

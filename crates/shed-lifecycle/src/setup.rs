@@ -54,7 +54,7 @@ enum SetupError {
     HungUp,
     #[error("the agent tells more than a setup has to tell")]
     Flood,
-    #[error("it did not end within {} s", .0.as_secs_f64())]
+    #[error("the shutdown hook did not end within {} s", .0.as_secs_f64())]
     TimedOut(Duration),
 }
 
@@ -89,7 +89,7 @@ pub(crate) async fn run(
     }
 }
 
-/// Like [`run`], for at most `budget`, of which the agent has `reach` to take the request.
+/// Like [`run`] for a stop, which waits for at most `budget`, of which the agent has `reach` to take the request.
 pub(crate) async fn run_within(
     budget: Duration,
     reach: Duration,
@@ -171,7 +171,7 @@ impl Host<'_> {
             }
             SetupEvent::Warning { step, message } => {
                 let message = self.line(&message, MAX_MESSAGE);
-                self.warn(phase(step), format!("{}: {message}", name(step)));
+                self.warn(phase(step), message);
             }
             SetupEvent::Ended { step, end } => match end {
                 StepEnd::Done | StepEnd::Skipped => {}
@@ -194,7 +194,9 @@ impl Host<'_> {
             Phase::Repo => "the clone of the repository",
             _ => "the setup of the project",
         };
-        let message = if error.may_go_on() {
+        let message = if matches!(error, SetupError::TimedOut(_)) {
+            format!("{reason}; the shed stops without it")
+        } else if error.may_go_on() {
             format!(
                 "{what} is no longer followed: {reason}; it may go on in the shed, and `shed status {shed}` tells how it stands"
             )

@@ -17,4 +17,4 @@ pub use instances::{
     remove_shed_files,
 };
 pub use lock::{DirectoryLock, LockError};
-pub use record::{RECORD_VERSION, RecordStatus, ShedRecord, VmRecord};
+pub use record::{PlannedSetup, RECORD_VERSION, RecordStatus, ShedRecord, VmRecord};

@@ -40,6 +40,21 @@ pub struct VmRecord {
     /// When the process started, in the system's own unit; with the pid it names one process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<u64>,
+    /// What is to be done in the guest once it runs, so that a server that comes after a crash can tell what was not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub setup: Option<PlannedSetup>,
+}
+
+/// What is to be done in a guest once it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlannedSetup {
+    /// The repository is cloned, and its install and startup hooks run.
+    Create,
+    /// The repository is cloned, and no hook runs.
+    CreateWithoutHooks,
+    /// The startup hook runs.
+    Start,
 }
 
 /// The record of a shed.
@@ -100,6 +115,23 @@ mod tests {
         assert_eq!((record.image, record.image_path.as_deref()), (None, Some("/srv/tools.ext4".into())));
         let record: ShedRecord = serde_json::from_str(json).unwrap();
         assert_eq!(serde_json::to_string_pretty(&record).unwrap(), json.trim_end());
+    }
+
+    #[test]
+    fn a_launch_with_a_planned_setup_reads_and_writes_back() {
+        let mut record: ShedRecord =
+            serde_json::from_str(include_str!("../fixtures/metadata-v1.json")).unwrap();
+        let vm = record.vm.as_mut().unwrap();
+        for (setup, text) in [
+            (PlannedSetup::Create, "create"),
+            (PlannedSetup::CreateWithoutHooks, "create_without_hooks"),
+            (PlannedSetup::Start, "start"),
+        ] {
+            vm.setup = Some(setup);
+            let json = serde_json::to_value(*vm).unwrap();
+            assert_eq!(json["setup"], text);
+            assert_eq!(serde_json::from_value::<VmRecord>(json).unwrap(), *vm);
+        }
     }
 
     #[test]

@@ -79,6 +79,15 @@ impl Repo {
         secret(&self.text).map(|at| &self.text[at])
     }
 
+    /// Reads what was kept of a repository; nothing when its secret was not kept, without which it cannot be cloned.
+    #[must_use]
+    pub fn from_masked(text: &str) -> Option<Self> {
+        let authority =
+            text.split_once("://").and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
+        let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+        if user == MASK || user.ends_with(&format!(":{MASK}")) { None } else { text.parse().ok() }
+    }
+
     /// Tells whether git reaches it by SSH, and so needs the key of its host.
     #[must_use]
     pub const fn is_ssh(&self) -> bool {
@@ -253,6 +262,8 @@ mod tests {
             let parsed: Repo = repo.parse().unwrap();
             assert_eq!(parsed.masked(), shown);
             assert_eq!(parsed.secret().is_some(), repo != shown, "{repo}");
+            let kept = Repo::from_masked(&parsed.masked());
+            assert_eq!(kept, (!shown.contains("***")).then_some(parsed), "{repo}");
         }
         let parsed: Repo = "https://u:se@cret@host/x".parse().unwrap();
         assert_eq!(parsed.secret(), Some("se@cret"));

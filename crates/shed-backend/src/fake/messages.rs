@@ -82,7 +82,8 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
         if request.kind != EnvelopeKind::Request {
             continue;
         }
-        let plain = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup: None };
+        let setup = machine.setup();
+        let plain = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup };
         let health = machine.world.host().said.entry(shed.clone()).or_default().health.clone();
         let health = health.unwrap_or_else(|| json!(plain));
         let mut event = None;

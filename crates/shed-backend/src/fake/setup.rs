@@ -1,6 +1,6 @@
 //! The fake agent's setup service: plays what a test has written down, and keeps what it was asked for.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use futures::{SinkExt, StreamExt};
 use shed_protocol::{Frame, FrameError, FrameKind, SetupEvent, SetupReply, SetupRequest, Step, StepEnd};
@@ -50,6 +50,7 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
     let Some(first) = frames.next().await else { return Ok(()) };
     let request: SetupRequest = first?.parse()?;
     let shed = machine.spec.shed.clone();
+    *machine.occasion.lock().unwrap_or_else(PoisonError::into_inner) = Some(request.occasion);
     let steps = {
         let mut host = machine.world.host();
         host.setups.entry(shed.clone()).or_default().push(request.clone());
