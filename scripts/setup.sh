@@ -39,8 +39,8 @@ elif [ "$(uname -s)" = Darwin ]; then
 fi
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     fail "$os_name has no apt: this script knows Debian 12, Debian 13 and Ubuntu 24.04 only.
-       Install these yourself: QEMU 8.2 or newer for x86-64, mmdebstrap, e2fsprogs 1.47.1 or newer with libarchive, kmod, xz,
-       zstd, jq, curl, git, a C toolchain, pkg-config and cargo-nextest."
+       Install these yourself: QEMU 8.2 or newer for x86-64, mmdebstrap, e2fsprogs, kmod, xz,
+       zstd, jq, curl, git, a C toolchain, pkg-config, virtiofsd 1.13 or newer and cargo-nextest."
 fi
 
 # ---- what is needed -------------------------------------------------------------------------------------------------
@@ -48,8 +48,7 @@ fi
 #   qemu-system-x86   the VMM of the qemu backend; its firmware (seabios, linuxboot_dma.bin) and slirp are hard dependencies
 #   qemu-utils        qemu-img
 #   mmdebstrap        builds guest images; debian-archive-keyring verifies what it downloads, uidmap lets a user run it
-#   e2fsprogs         mke2fs -d TAR; it opens libarchive at run time, so that library is no dependency of the package
-#   fakeroot          keeps owners where mke2fs is older than 1.47.1 and cannot read tar (Ubuntu 24.04)
+#   e2fsprogs         mke2fs for the empty disks of sheds; debugfs and e2fsck look into images in tests
 #   kmod              depmod for the module tree of the initramfs
 #   busybox-static    the smallest image a test boots: one static program
 #   python3-venv      the API's fuzzer and SSH's other clients, each in an environment of its own
@@ -64,8 +63,6 @@ needed=(
     "debian-archive-keyring"
     "uidmap"
     "e2fsprogs"
-    "libarchive13t64|libarchive13"
-    "fakeroot"
     "kmod"
     "busybox-static"
     "xz-utils"
@@ -149,10 +146,33 @@ have_nextest() {
     command -v cargo-nextest >/dev/null || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo-nextest" ]
 }
 
+# Shares host directories with machines. Older versions, and QEMU's own program of this name, map no owners.
+virtiofsd_minimum=1.13
+have_virtiofsd() {
+    local place version
+    for place in "$(command -v virtiofsd || true)" /usr/libexec/virtiofsd /usr/lib/qemu/virtiofsd /usr/lib/virtiofsd \
+        "${CARGO_HOME:-$HOME/.cargo}/bin/virtiofsd"; do
+        [ -x "$place" ] || continue
+        version=$("$place" --version 2>/dev/null | sed -n 's/^virtiofsd \([0-9][0-9.]*\).*/\1/p')
+        [ -n "$version" ] && dpkg --compare-versions "$version" ge "$virtiofsd_minimum" && return 0
+    done
+    return 1
+}
+
+# The release's own package where that is new enough; Debian 12 has none, and another release's must not be taken.
+virtiofsd_is_packaged() {
+    local policy candidate
+    [ -z "$backports_suite" ] || return 1
+    policy=$(apt-cache policy virtiofsd 2>/dev/null || true)
+    candidate=$(sed -n 's/^  Candidate: \([0-9].*\)/\1/p' <<<"$policy")
+    [ -n "$candidate" ] && dpkg --compare-versions "$candidate" ge "$virtiofsd_minimum"
+}
+
 find_missing
 if [ "$check_only" = yes ]; then
     lacking=("${missing[@]+"${missing[@]}"}" "${missing_backports[@]+"${missing_backports[@]}"}")
     have_nextest || lacking+=("cargo-nextest")
+    have_virtiofsd || lacking+=("virtiofsd")
     if [ ${#lacking[@]} -gt 0 ]; then
         fail "missing: ${lacking[*]} (run scripts/setup.sh)"
     fi
@@ -262,5 +282,18 @@ if ! have_nextest; then
     command -v cargo >/dev/null || fail "there is no cargo; install the Rust toolchain, then run this again"
     say "building cargo-nextest with cargo install (a few minutes, once)"
     cargo install --locked cargo-nextest >&2 || fail "cargo install cargo-nextest failed"
+fi
+if ! have_virtiofsd; then
+    if virtiofsd_is_packaged; then
+        say "installing: virtiofsd"
+        apt_get install -y --no-install-recommends virtiofsd >&2 || fail "apt-get could not install virtiofsd"
+    else
+        command -v cargo >/dev/null || fail "there is no cargo; install the Rust toolchain, then run this again"
+        apt_get install -y --no-install-recommends libcap-ng-dev libseccomp-dev >&2 ||
+            fail "apt-get could not install libcap-ng-dev and libseccomp-dev"
+        say "building virtiofsd with cargo install (some minutes, once)"
+        cargo install --locked virtiofsd >&2 || fail "cargo install virtiofsd failed"
+    fi
+    have_virtiofsd || fail "virtiofsd is still missing, or older than $virtiofsd_minimum"
 fi
 say "all packages are there"

@@ -129,6 +129,13 @@ impl Http {
         EventStream::new(self.open("POST", &format!("/api/sheds/{name}/start"), EVENTS, None))
     }
 
+    /// Follows the events at a path.
+    #[track_caller]
+    #[must_use]
+    pub fn events(&self, path: &str) -> EventStream {
+        EventStream::new(self.open("GET", path, EVENTS, None))
+    }
+
     /// Returns a shed as the API shows it.
     #[track_caller]
     #[must_use]

@@ -52,6 +52,23 @@ pub fn vmm_processes(dir: &Utf8Path) -> Vec<VmmProcess> {
         .collect()
 }
 
+/// Finds the processes that serve directories to the machines whose sockets are in `sockets`.
+fn serving_processes(sockets: &Utf8Path) -> Vec<VmmProcess> {
+    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let mark = format!("shed-share:{sockets}/");
+    let mut found: Vec<VmmProcess> = entries
+        .flatten()
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let command_line = fs::read(entry.path().join("cmdline")).ok()?;
+            let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
+            command_line.starts_with(&mark).then_some(VmmProcess { pid, command_line })
+        })
+        .collect();
+    found.sort_by_key(|process| process.pid);
+    found
+}
+
 /// Returns the process of one shed's machine.
 ///
 /// # Panics
@@ -67,6 +84,12 @@ pub fn machine_of(stage: &Stage, shed: &str) -> VmmProcess {
 }
 
 impl Stage {
+    /// Finds the processes that serve directories to machines of this stage.
+    #[must_use]
+    pub fn serving(&self) -> Vec<VmmProcess> {
+        serving_processes(self.socket_dir())
+    }
+
     /// Checks that there is what belongs to `sheds` and nothing else.
     ///
     /// The server may still be removing something at the moment, so a mismatch has a few seconds to go away.
@@ -114,6 +137,13 @@ impl Stage {
             if count != 1 {
                 problems.push(format!("{name} has {count} machines"));
             }
+        }
+        let mut serving = self.serving();
+        serving.retain(|process| {
+            !running.iter().any(|name| process.command_line.contains(&format!("/{name}:")))
+        });
+        if !serving.is_empty() {
+            problems.push(format!("those who serve directories: {serving:?}"));
         }
         if machines.len() > running.len() {
             problems.push(format!("machines: {machines:?}"));

@@ -1,6 +1,9 @@
 //! Server-sent events as they come.
 
-use std::io::{self, BufRead, BufReader};
+use std::{
+    io::{self, BufRead, BufReader},
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 
@@ -9,13 +12,13 @@ use crate::http::{Reply, Response, header};
 /// One event.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// `progress`, `complete` or `error`.
+    /// `progress`, `complete` or `error` of a create or start.
     pub name: String,
     /// Its data.
     pub data: Value,
 }
 
-/// The events of a create or start.
+/// The events of a create or start, of a shed, or of its logs.
 #[derive(Debug)]
 pub struct EventStream {
     reader: BufReader<Response>,
@@ -55,6 +58,30 @@ impl EventStream {
                     _ => {}
                 },
             }
+        }
+    }
+
+    /// Waits for the first event that `wanted` makes something of.
+    ///
+    /// # Panics
+    /// When the stream ends before, or does not bring it within `deadline`.
+    #[track_caller]
+    pub fn wait_for<T>(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        mut wanted: impl FnMut(&Event) -> Option<T>,
+    ) -> T {
+        let begun = Instant::now();
+        loop {
+            let event = match self.try_next() {
+                Ok(Some(event)) => event,
+                end => panic!("the events ended before {what}: {end:?}"),
+            };
+            if let Some(found) = wanted(&event) {
+                return found;
+            }
+            assert!(begun.elapsed() < deadline, "no {what} within {deadline:?}; last: {event:?}");
         }
     }
 

@@ -26,6 +26,8 @@ pub struct Config {
     pub images: Option<serde_json::Value>,
     /// `credentials`; otherwise none. `~` in a source is the stage's home.
     pub credentials: Option<serde_json::Value>,
+    /// `qemu.virtiofsd`; otherwise it is looked for.
+    pub virtiofsd: Option<Utf8PathBuf>,
     /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
     pub http_port: u16,
     /// `ssh_port`, for the same; otherwise the system picks one.
@@ -114,6 +116,7 @@ impl Stage {
         };
         set("start_timeout", config.start_timeout.map(Into::into));
         set("stop_timeout", config.stop_timeout.map(Into::into));
+        set("virtiofsd", config.virtiofsd.map(|path| path.as_str().into()));
         set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here. Whatever a test makes up as a reference: nothing leaves this host.

@@ -75,6 +75,7 @@ impl BackendHarness for Harness {
                 Disk { path: self.disk(shed), serial: "shed-upper", access: DiskAccess::ReadWrite },
             ],
             console_log: self.path().join(format!("{shed}.console")),
+            shares: Vec::new(),
             vmm_log: self.path().join(format!("{shed}.vmm")),
         }
     }

@@ -106,6 +106,10 @@ impl World<'_> {
             ErrorCode::Forbidden => self.ask_from_the_guest(),
             ErrorCode::ShedNotFound => post("/api/sheds/nobody/start"),
             ErrorCode::ImageNotFound => delete("/api/images/no-such-image"),
+            ErrorCode::UnitNotFound => {
+                self.ask("GET", &format!("/api/sheds/{RUNNING}/logs?unit=no-such-unit"), "", None)
+            }
+            ErrorCode::LogsNotAvailable => self.read_logs_without_a_journal(),
             ErrorCode::SessionNotFound => delete(&format!("/api/sheds/{RUNNING}/sessions/none")),
             ErrorCode::NotFound => self.ask("GET", "/api/nothing", "", None),
             ErrorCode::MethodNotAllowed => post("/api/info"),
@@ -218,6 +222,13 @@ impl World<'_> {
         self.cli.sh(RUNNING, "sudo mv /usr/bin/tmux /usr/bin/tmux.away");
         let refused = self.ask("GET", &format!("/api/sheds/{RUNNING}/sessions"), "", None);
         self.cli.sh(RUNNING, "sudo mv /usr/bin/tmux.away /usr/bin/tmux");
+        refused
+    }
+
+    fn read_logs_without_a_journal(&self) -> Seen {
+        self.cli.sh(RUNNING, "sudo mv /usr/bin/journalctl /usr/bin/journalctl.away");
+        let refused = self.ask("GET", &format!("/api/sheds/{RUNNING}/logs"), "", None);
+        self.cli.sh(RUNNING, "sudo mv /usr/bin/journalctl.away /usr/bin/journalctl");
         refused
     }
 

@@ -25,7 +25,12 @@ pub(crate) async fn serve(stream: impl ByteStream) {
 /// Looks at the guest.
 pub(crate) fn report(state: &State) -> HealthReport {
     let status = if root_is_writable() { HealthStatus::Ok } else { HealthStatus::Degraded };
-    HealthReport { status, started_at: state.started_at, metrics: None, setup: None }
+    HealthReport {
+        status,
+        started_at: state.started_at,
+        metrics: Some(state.meter.measure()),
+        setup: state.setups.report(),
+    }
 }
 
 /// Tries it with a file that has no name: below an overlay the mount flags do not tell that the disk has become

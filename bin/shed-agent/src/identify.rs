@@ -9,7 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use rustix::time::{ClockId, Timespec, clock_settime};
 use shed_protocol::Identify;
 
-use crate::{image, log, network, state::State, whole_file};
+use crate::{image, log, mounts, network, state::State, whole_file};
 
 /// Where the shed's name is kept for commands and for agents that start later in this boot (environment.d(5)).
 pub(crate) const ENVIRONMENT_FILE: &str = "/run/environment.d/10-shed.conf";
@@ -41,6 +41,8 @@ pub(crate) async fn apply(identity: &Identify, state: &State) -> Result<(), Iden
     if let Some(id) = &identity.machine_id {
         note("machine id", set_machine_id(Path::new("/etc"), id));
     }
+    // A shed without its directory is not what was asked for, and would write where nobody looks.
+    note("host directory", mounts::apply(&identity.mounts).await.map_err(io::Error::other));
     image::apply(identity.image.as_ref(), state);
     // A machine without these is still the shed it should be, so they only leave a line in the kernel's log. Keys bear
     // the host name and come after it; nobody waits for them.

@@ -6,7 +6,9 @@ use shed_link::{Incoming, MuxStream, guest_handshake, mux};
 use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{exec, files, health, log, messages, state::State, tcp, transport::VirtioPort};
+use crate::{
+    exec, files, health, journal, kernel_log, log, messages, setup, state::State, tcp, transport::VirtioPort,
+};
 
 /// What every service runs on.
 pub(crate) trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -57,12 +59,21 @@ async fn serve() -> Result<(), ServeError> {
     let state = Arc::new(State::new());
     let mut port = VirtioPort::open().await.map_err(ServeError::OpenPort)?;
     log::console("shed-agent: ready");
+    watch_the_guest(&state);
     let mut generation = 0;
     loop {
         port.wait_for_host().await.map_err(ServeError::Port)?;
         generation += 1;
         serve_host(&mut port, generation, &state).await;
     }
+}
+
+/// Starts what looks for events that the host is told of, for as long as the agent runs.
+fn watch_the_guest(state: &Arc<State>) {
+    let shared = Arc::clone(state);
+    tokio::spawn(async move { kernel_log::watch(&shared).await });
+    let shared = Arc::clone(state);
+    tokio::spawn(async move { journal::failures::watch(&shared).await });
 }
 
 /// Serves one connection of the host, from the handshake to the end of the mux.
@@ -86,10 +97,13 @@ async fn serve_host(port: &mut VirtioPort, generation: u32, state: &Arc<State>) 
 async fn dispatch(incoming: Incoming<MuxStream>, state: Arc<State>) {
     let port = incoming.port();
     let accepted = match port {
-        GuestPort::Exec | GuestPort::Health | GuestPort::Messages | GuestPort::Tcp | GuestPort::Files => {
-            incoming.accept().await
-        }
-        GuestPort::Setup | GuestPort::NineP => {
+        GuestPort::Exec
+        | GuestPort::Health
+        | GuestPort::Messages
+        | GuestPort::Tcp
+        | GuestPort::Files
+        | GuestPort::Setup => incoming.accept().await,
+        GuestPort::NineP => {
             // The host learns it by the answer; when it has gone there is nobody to tell.
             let _gone = incoming.refuse("this agent does not serve the port").await;
             return;
@@ -108,7 +122,8 @@ pub(crate) async fn serve_stream(port: GuestPort, stream: impl ByteStream, state
         GuestPort::Messages => messages::serve(stream, &state).await,
         GuestPort::Tcp => tcp::serve(stream).await,
         GuestPort::Files => files::serve(stream, &state).await,
+        GuestPort::Setup => setup::serve(stream, &state).await,
         // Refused before a stream comes to be.
-        GuestPort::Setup | GuestPort::NineP => {}
+        GuestPort::NineP => {}
     }
 }

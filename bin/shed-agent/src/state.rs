@@ -9,7 +9,14 @@ use jiff::Timestamp;
 use shed_protocol::{Envelope, ImageConfig};
 use tokio_util::sync::CancellationToken;
 
-use crate::{credentials, identify::ENVIRONMENT_FILE, image, messages::outbox::Outbox};
+use crate::{
+    credentials,
+    identify::ENVIRONMENT_FILE,
+    image,
+    messages::outbox::Outbox,
+    meter::Meter,
+    setup::{Ground, Setups},
+};
 
 /// One for each agent process.
 #[derive(Debug)]
@@ -18,10 +25,16 @@ pub(crate) struct State {
     pub(crate) started_at: Timestamp,
     /// The kernel's boot id, or nothing where /proc has none.
     pub(crate) boot_id: String,
+    /// Clones and hooks.
+    pub(crate) setups: Setups,
+    /// Cancelled once the host has told this agent who the shed is.
+    pub(crate) identified: CancellationToken,
     /// What the message channel tells the host, or will.
     pub(crate) outbox: Arc<Outbox>,
     /// What is watched for the host.
     pub(crate) credentials: credentials::Watcher,
+    /// Measures the machine.
+    pub(crate) meter: Meter,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -41,10 +54,19 @@ impl State {
             boot_id,
             outbox: Arc::default(),
             credentials: credentials::Watcher::default(),
+            setups: Setups::new(Ground::guest()),
+            identified: CancellationToken::new(),
+            meter: Meter::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),
         }
+    }
+
+    /// Makes one for tests, whose setups are on other ground than a guest's.
+    #[cfg(test)]
+    pub(crate) fn on(ground: Ground) -> Self {
+        Self { setups: Setups::new(ground), ..Self::new() }
     }
 
     /// The shed's name, once the host has told it.

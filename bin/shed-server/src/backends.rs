@@ -52,6 +52,7 @@ pub fn settings(config: &Config, accelerator: Accelerator) -> Settings {
     Settings {
         instance_dir: qemu.instance_dir,
         images_dir: qemu.images_dir,
+        kept_from_guests: vec![qemu.socket_dir, config.ssh_host_key.clone()],
         kernel: qemu.kernel_path,
         initrd: qemu.initrd_path,
         base_rootfs: qemu.base_rootfs,
@@ -67,8 +68,8 @@ pub fn settings(config: &Config, accelerator: Accelerator) -> Settings {
         extra_cmdline: qemu.extra_cmdline,
 
         credentials: config.credentials.clone(),
-        env_file: None,
-        extra_known_hosts: Vec::new(),
+        env_file: config.env_file.clone(),
+        extra_known_hosts: config.extra_known_hosts.clone(),
     }
 }
 
@@ -81,6 +82,8 @@ fn qemu_config(section: &QemuSection) -> QemuConfig {
             Accel::Hvf => AcceleratorChoice::Hvf,
             Accel::Tcg => AcceleratorChoice::Tcg,
         },
+        virtiofsd: section.virtiofsd.clone(),
+        share_cache: section.share_cache,
         socket_dir: section.socket_dir.clone(),
         arch: GuestArch::host(),
     }

@@ -240,6 +240,7 @@ impl Server {
             tasks: TaskTracker::new(),
             streams: Arc::new(Semaphore::new(capacity.streams)),
             hang_up: CancellationToken::new(),
+            closing: CancellationToken::new(),
             give_up: CancellationToken::new(),
         };
         let shared = ssh::Shared {
@@ -253,13 +254,13 @@ impl Server {
         };
         Self {
             ssh: Ssh::new(shared, host_key, capacity),
+            closing: app.closing.clone(),
             app,
             connections: TaskTracker::new(),
             ssh_connections: TaskTracker::new(),
             permits: Arc::new(Semaphore::new(capacity.connections)),
             guest_permits: Arc::new(Semaphore::new(MAX_GUEST_CONNECTIONS)),
             refusals: Arc::default(),
-            closing: CancellationToken::new(),
             cut_off: CancellationToken::new(),
         }
     }

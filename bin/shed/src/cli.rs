@@ -47,6 +47,8 @@ Examples:
   shed exec web -- npm test            run a command in it
   shed list                            see what there is
   shed sessions                        see what goes on in it
+  shed status web --watch              see what it uses, and what fails in it
+  shed logs web -f                     see what it writes
   shed tunnels start web -t 3000       use its port 3000 as one of this machine
   shed ssh-config --install web        make it known to ssh and editors, as shed-web
   shed stop web && shed start web      its files stay
@@ -110,6 +112,8 @@ enum Command {
     Attach(commands::console::AttachArgs),
     Exec(commands::exec::ExecArgs),
     Sessions(commands::sessions::SessionsArgs),
+    Status(commands::status::StatusArgs),
+    Logs(commands::logs::LogsArgs),
     Tunnels(commands::tunnels::TunnelsArgs),
     SshConfig(commands::ssh_config::SshConfigArgs),
     Sync(commands::sync::SyncArgs),
@@ -241,6 +245,8 @@ fn dispatch(context: &Context, command: &Command) -> Result<ExitCode, CommandErr
         Command::Attach(args) => commands::console::attach(context, args),
         Command::Exec(args) => commands::exec::run(context, args),
         Command::Sessions(args) => commands::sessions::run(context, args),
+        Command::Status(args) => commands::status::run(context, args),
+        Command::Logs(args) => commands::logs::run(context, args),
         Command::Tunnels(args) => commands::tunnels::run(context, args),
         Command::SshConfig(args) => commands::ssh_config::run(context, args),
         Command::Sync(args) => commands::sync::run(context, args),

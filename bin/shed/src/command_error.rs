@@ -124,6 +124,7 @@ impl CommandError {
             Some(
                 ErrorCode::ShedNotFound
                 | ErrorCode::SessionNotFound
+                | ErrorCode::UnitNotFound
                 | ErrorCode::ImageNotFound
                 | ErrorCode::UnknownImage,
             ) => Kind::NotFound,
@@ -257,6 +258,10 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         ErrorCode::ImageNotFound => Some("see which images there are: shed image list".to_owned()),
         ErrorCode::ImageInUse => Some("take it out of server.yaml first, and restart the server".to_owned()),
         ErrorCode::SessionNotFound => Some(format!("see which sessions there are: shed sessions {shed}")),
+        ErrorCode::UnitNotFound => {
+            Some(format!("see which units there are: shed exec {shed} -- systemctl list-units --all"))
+        }
+        ErrorCode::LogsNotAvailable => Some(format!("see its console: shed logs --console {shed}")),
         ErrorCode::TmuxNotAvailable => {
             Some(format!("install it in the shed: shed exec {shed} -- sudo apt-get install tmux"))
         }

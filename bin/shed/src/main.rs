@@ -12,6 +12,7 @@ mod commands;
 mod config;
 mod confirm;
 mod exec;
+mod guest_output;
 mod images;
 mod progress;
 mod servers;

@@ -10,6 +10,7 @@ use shed_api::{ImageTransfer, ProgressEvent};
 use shed_image::ImageProgress;
 
 use crate::{
+    guest_output::GuestOutput,
     sizes, times,
     ui::{Format, Ui, clean},
 };
@@ -42,6 +43,7 @@ pub(crate) struct Task<'a> {
     bars: Option<(MultiProgress, ProgressBar)>,
     warnings: RefCell<Vec<String>>,
     told: RefCell<Option<Told>>,
+    output: RefCell<GuestOutput>,
     sends: bool,
 }
 
@@ -145,6 +147,7 @@ impl<'a> Progress<'a> {
             bars,
             warnings: RefCell::default(),
             told: RefCell::default(),
+            output: RefCell::default(),
             sends: false,
         }
     }
@@ -163,23 +166,56 @@ impl Task<'_> {
         self
     }
 
-    /// Shows an event.
+    /// Shows an event. A warning is kept for the end, where no output hides it.
     pub(crate) fn event(&self, event: &ProgressEvent) {
+        if let Some(output) = &event.output {
+            self.output(output);
+            return;
+        }
+        self.end_output();
         if event.warning {
-            self.warnings.borrow_mut().push(event.message.clone());
-            let text = format!("{}: {}", self.subject, event.message);
-            match (&self.bars, self.ui.format()) {
-                (Some((bars, _)), _) => bars.suspend(|| self.ui.warning(&text)),
-                (None, Format::Text) => self.ui.warning(&text),
-                // The result carries them.
-                (None, Format::Json) => {}
-            }
+            self.warn(&event.message);
             return;
         }
         match &event.image {
             Some(image) => self.image(&image.into()),
             None => self.say(&event.message),
         }
+    }
+
+    /// Keeps a warning for the end; one that is known already is kept once.
+    pub(crate) fn warn(&self, message: &str) {
+        let mut warnings = self.warnings.borrow_mut();
+        if !warnings.iter().any(|known| known == message) {
+            warnings.push(message.to_owned());
+        }
+    }
+
+    /// Shows what a program in the shed writes: whole lines stay, above the moving line; nothing for programs.
+    fn output(&self, text: &str) {
+        if self.ui.format() == Format::Json {
+            return;
+        }
+        let shown = self.output.borrow_mut().take(text);
+        self.lines(&shown.lines);
+        if let (Some((_, bar)), Some(moving)) = (&self.bars, shown.moving) {
+            bar.set_style(style(LINE));
+            bar.set_message(clean(&moving).replace('\n', " "));
+        }
+    }
+
+    /// What was begun is a line.
+    fn end_output(&self) {
+        let line = self.output.borrow_mut().end();
+        self.lines(line.as_slice());
+    }
+
+    fn lines(&self, lines: &[String]) {
+        if lines.is_empty() || self.ui.format() == Format::Json {
+            return;
+        }
+        let text: Vec<String> = lines.iter().map(|line| format!("{} | {line}", self.subject)).collect();
+        self.remark(&text.join("\n"));
     }
 
     /// Shows what is being done now.
@@ -233,9 +269,21 @@ impl Task<'_> {
         Live(self.bars.as_ref().map(|(_, bar)| bar.clone()))
     }
 
-    /// Ends the display and returns the warnings there were.
+    /// Ends the display, writes the warnings there were, and returns them; for programs, the result has them.
     pub(crate) fn finish(self) -> Vec<String> {
-        self.warnings.take()
+        self.end_output();
+        let warnings = self.warnings.take();
+        if self.ui.format() == Format::Text {
+            for warning in &warnings {
+                // What is behind its first line belongs to it.
+                let text = format!("{}: {}", self.subject, warning.replace('\n', "\n  "));
+                match &self.bars {
+                    Some((bars, _)) => bars.suspend(|| self.ui.warning(&text)),
+                    None => self.ui.warning(&text),
+                }
+            }
+        }
+        warnings
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use camino::{Utf8Component, Utf8PathBuf};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 use shed_types::{CpuCount, MemoryMb, SizeError};
@@ -51,6 +52,49 @@ pub(crate) enum ParseCpusError {
 pub(crate) fn parse_cpus(text: &str) -> Result<CpuCount, ParseCpusError> {
     let count = text.parse::<i64>().map_err(|_| ParseCpusError::Malformed)?;
     Ok(CpuCount::try_from(count)?)
+}
+
+/// Says why a text names no directory of a server's host.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ParseLocalDirError {
+    #[error("it is empty")]
+    Empty,
+    #[error("`~` stands for the home directory, and HOME is not set")]
+    NoHome,
+    #[error("a relative path is counted from the current directory, which cannot be told: {0}")]
+    NoCurrentDir(std::io::Error),
+    #[error("the current directory's name is no UTF-8")]
+    NotUtf8,
+}
+
+/// Reads a directory: `~` and relative paths become absolute ones of this machine. Whether it is there is the server's to
+/// say, which may run elsewhere.
+pub(crate) fn parse_local_dir(text: &str) -> Result<Utf8PathBuf, ParseLocalDirError> {
+    let current = || {
+        let dir = std::env::current_dir().map_err(ParseLocalDirError::NoCurrentDir)?;
+        Utf8PathBuf::from_path_buf(dir).map_err(|_| ParseLocalDirError::NotUtf8)
+    };
+    absolute(text, std::env::var("HOME").ok().as_deref(), current)
+}
+
+fn absolute(
+    text: &str,
+    home: Option<&str>,
+    current: impl FnOnce() -> Result<Utf8PathBuf, ParseLocalDirError>,
+) -> Result<Utf8PathBuf, ParseLocalDirError> {
+    if text.is_empty() {
+        return Err(ParseLocalDirError::Empty);
+    }
+    let path = match text.strip_prefix('~') {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            let home = home.filter(|home| home.starts_with('/')).ok_or(ParseLocalDirError::NoHome)?;
+            Utf8PathBuf::from(home).join(rest.trim_start_matches('/'))
+        }
+        Some(_) | None if text.starts_with('/') => Utf8PathBuf::from(text),
+        Some(_) | None => current()?.join(text),
+    };
+    // `.` says nothing. What `..` means is for the host to say: it may lead through a symbolic link.
+    Ok(path.components().filter(|part| !matches!(part, Utf8Component::CurDir)).collect())
 }
 
 /// Says why a text is not a time to wait.
@@ -133,6 +177,24 @@ pub(crate) fn parse_env(text: &str) -> Result<String, ParseEnvError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_is_made_absolute_on_this_machine() {
+        let read = |text: &str| absolute(text, Some("/home/ann"), || Ok("/here".into())).unwrap();
+        for (text, path) in [
+            ("/srv/web/", "/srv/web"),
+            (".", "/here"),
+            ("./web", "/here/web"),
+            ("../web", "/here/../web"),
+            ("~", "/home/ann"),
+            ("~/web", "/home/ann/web"),
+            ("~bob", "/here/~bob"),
+        ] {
+            assert_eq!(read(text), path, "{text}");
+        }
+        assert!(absolute("", None, || Ok("/".into())).is_err());
+        assert!(absolute("~/x", None, || Ok("/".into())).is_err());
+    }
 
     #[test]
     fn memory_is_megabytes_unless_a_unit_says_otherwise() {

@@ -66,6 +66,8 @@ error_codes! {
     ImageNotFound = "IMAGE_NOT_FOUND", 404;
     /// The shed has no tmux session of this name.
     SessionNotFound = "SESSION_NOT_FOUND", 404;
+    /// The shed has no such unit of systemd, and its journal nothing of one.
+    UnitNotFound = "UNIT_NOT_FOUND", 404;
     /// No such path.
     NotFound = "NOT_FOUND", 404;
     /// The path exists, but not with this method.
@@ -104,6 +106,8 @@ error_codes! {
     ShedNotRunning = "SHED_NOT_RUNNING", 503;
     /// The shed has no tmux.
     TmuxNotAvailable = "TMUX_NOT_AVAILABLE", 503;
+    /// The shed's image has no journal, or too many read it.
+    LogsNotAvailable = "LOGS_NOT_AVAILABLE", 503;
     /// The server is shutting down.
     ShuttingDown = "SHUTTING_DOWN", 503;
     /// The shed's disk is full.

@@ -10,20 +10,27 @@ mod files;
 #[cfg(test)]
 mod golden;
 mod image;
+mod logs;
 mod server;
 mod session;
 mod shed;
 mod sse;
+mod status;
 mod system;
 mod upgrade;
 
 pub use error_code::{ErrorBody, ErrorCode, ErrorDetail};
 pub use files::{FilesReport, TAR};
 pub use image::{Image, ImageList, ImagePruneReport, ImageSource, PrunedBlobs};
+pub use logs::{LogEvent, LogLine, MAX_LOG_LINES};
 pub use server::{ServerInfo, SshHostKey};
 pub use session::{Session, SessionList};
 pub use shed::{CreateShedRequest, PhaseTime, Shed, ShedList, ShedStatus};
 pub use sse::{CreateEvent, ImageTransfer, ProgressEvent};
+pub use status::{
+    ChannelState, GuestEvent, GuestMetrics, HealthState, SetupStatus, SetupStep, ShedEvent, StatusReport,
+    StepFailure,
+};
 pub use system::{
     DiskSize, FileKind, FileUsage, ImageUsage, PruneAction, PruneKind, PruneReport, PruneScope, PruneTotals,
     PrunedItem, ShedUsage, SkippedItem, SystemUsage, UsageTotals,

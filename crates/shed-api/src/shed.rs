@@ -44,7 +44,7 @@ pub struct Shed {
     pub status: ShedStatus,
     /// When it was created.
     pub created_at: Timestamp,
-    /// What the caller gave as repository.
+    /// What the caller gave as repository; passwords are masked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repo: Option<String>,
     /// Which backend runs it: `qemu`, `firecracker` or `vz`.
@@ -83,7 +83,8 @@ pub struct Shed {
     /// Only in the reply to a create or start: how long each phase took.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timeline: Vec<PhaseTime>,
-    /// Only in the reply to a create or start: what was left undone without failing the whole.
+    /// Only in the reply to a create or start: what failed without failing the whole, each with its reason; a hook's has
+    /// its last lines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -92,7 +93,8 @@ pub struct Shed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct PhaseTime {
-    /// The phase: `image` (only when one had to be made), `record`, `disk`, `vm`, `boot`, `identify`, `commit`.
+    /// The phase: `image` (only when one had to be made), `record`, `disk`, `vm`, `boot`, `identify`, `commit`; then, while
+    /// the shed runs already, `credentials`, `repo` and `provision`, as far as there is something to do.
     pub phase: String,
     /// Milliseconds from the start of the request to the start of the phase.
     pub start_ms: u64,
@@ -138,10 +140,10 @@ pub struct CreateShedRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(feature = "openapi", schema(pattern = "^(|qemu|firecracker|vz|detect)$"))]
     pub backend: Option<String>,
-    /// Absolute path of a directory on the server's host to mount at /workspace; not together with `repo`. This
-    /// version mounts none and refuses every path, so only the empty text is allowed.
+    /// Absolute path of a directory on the server's host, without a comma, to mount at /workspace; not together with
+    /// `repo`. It must be there, and hold nothing of the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(max_length = 0))]
+    #[cfg_attr(feature = "openapi", schema(max_length = 4096, pattern = "^(|/[^,\\x00]*)$"))]
     pub local_dir: Option<String>,
     /// Virtual CPUs, 1 to 32; absent or 0 means the backend's default.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_number")]
@@ -151,7 +153,7 @@ pub struct CreateShedRequest {
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_number")]
     #[cfg_attr(feature = "openapi", schema(schema_with = memory_schema))]
     pub memory_mb: Option<i64>,
-    /// Skips the provisioning hooks.
+    /// Leaves out the install and startup hooks of the repository.
     #[serde(default, skip_serializing_if = "is_false")]
     pub no_provision: bool,
 }

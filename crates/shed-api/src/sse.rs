@@ -24,9 +24,9 @@ pub struct ImageTransfer {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ProgressEvent {
-    /// For people.
+    /// For people; empty beside `output`.
     pub message: String,
-    /// The phase that begins, one of [`PhaseTime::phase`](crate::PhaseTime).
+    /// The phase it is about, one of [`PhaseTime::phase`](crate::PhaseTime).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// Milliseconds since the request.
@@ -38,6 +38,25 @@ pub struct ProgressEvent {
     /// How far the image is, when the create waits for one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<ImageTransfer>,
+    /// What a clone or a hook has written since: text with line feeds, tabs and carriage returns, and no other control
+    /// character. Whoever reads slowly misses some, and is told how much.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<String>,
+}
+
+impl ProgressEvent {
+    /// An event that says something and nothing else.
+    #[must_use]
+    pub fn message(text: impl Into<String>) -> Self {
+        Self {
+            message: text.into(),
+            phase: None,
+            elapsed_ms: None,
+            warning: false,
+            image: None,
+            output: None,
+        }
+    }
 }
 
 /// One event of a create.
@@ -87,14 +106,13 @@ mod tests {
     }
 
     #[test]
+    fn output_reads_and_writes_back() {
+        crate::golden::check::<ProgressEvent>(include_str!("../fixtures/progress-output.json"));
+    }
+
+    #[test]
     fn a_plain_progress_event_has_only_its_message() {
-        let event = CreateEvent::Progress(ProgressEvent {
-            message: "Creating VM...".into(),
-            phase: None,
-            elapsed_ms: None,
-            warning: false,
-            image: None,
-        });
+        let event = CreateEvent::Progress(ProgressEvent::message("Creating VM..."));
         assert_eq!((event.name(), event.data().as_str()), ("progress", r#"{"message":"Creating VM..."}"#));
     }
 }

@@ -22,6 +22,14 @@ pub enum CheckHostError {
         "the socket directory {path} has {length} bytes; it must be absolute and have at most {longest} (key qemu.socket_dir)"
     )]
     SocketDir { path: Utf8PathBuf, length: usize, longest: usize },
+    #[error(
+        "virtiofsd, which shares host directories, cannot be used: {found} (looked for: {places}; version 1.13 or newer is needed). Install it with scripts/setup.sh, your distribution's package `virtiofsd`, or `cargo install --locked virtiofsd`; key qemu.virtiofsd"
+    )]
+    VirtiofsdMissing { places: String, found: String },
+    #[error(
+        "host directories cannot be shared with the machines of this server; copy the files in, or clone a repository"
+    )]
+    SharesUnsupported,
     #[error("accelerator {wanted} was asked for, but {reason}")]
     Accelerator { wanted: &'static str, reason: String },
 }
@@ -38,6 +46,15 @@ pub enum StartVmError {
         #[source]
         source: io::Error,
     },
+    #[error("the host directory {path} of shed `{shed}` cannot be shared")]
+    Share {
+        shed: ShedName,
+        path: Utf8PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{program}` does not serve the host directory {path} of shed `{shed}`: {reasons}")]
+    ServeShare { shed: ShedName, path: Utf8PathBuf, program: String, reasons: String },
     #[error("could not start `{program}` for shed `{shed}`")]
     Spawn {
         shed: ShedName,

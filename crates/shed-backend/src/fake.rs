@@ -7,10 +7,14 @@
 
 mod agent;
 mod files;
+mod messages;
+mod setup;
 mod tcp;
 mod tmux;
 
 pub use files::{FakeFiles, FakePut};
+pub use messages::FakeLogs;
+pub use setup::FakeStep;
 pub use tcp::FakeService;
 
 use std::{
@@ -22,7 +26,8 @@ use std::{
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_protocol::Identify;
+use serde_json::Value;
+use shed_protocol::{Identify, Occasion, OpenLogs, SetupRequest};
 use shed_types::{BackendKind, GuestPort, LaunchId, ShedName, TcpPort};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -127,6 +132,10 @@ struct Host {
     services: BTreeMap<(ShedName, TcpPort), FakeService>,
     files: BTreeMap<ShedName, FakeFiles>,
     puts: BTreeMap<ShedName, Vec<FakePut>>,
+    said: BTreeMap<ShedName, messages::Said>,
+    /// What guests do in setups; nothing special where there is no entry.
+    setup_steps: HashMap<(ShedName, Occasion), Vec<FakeStep>>,
+    setups: BTreeMap<ShedName, Vec<SetupRequest>>,
     /// Whether backends say that they keep no console logs.
     no_console_logs: bool,
 }
@@ -248,6 +257,52 @@ impl FakeWorld {
     #[must_use]
     pub fn puts(&self, shed: &ShedName) -> Vec<FakePut> {
         self.host().puts.get(shed).cloned().unwrap_or_default()
+    }
+
+    /// Makes guests of `shed` say this when they say how they are, whatever it is.
+    pub fn set_health(&self, shed: &ShedName, payload: Value) {
+        self.host().said.entry(shed.clone()).or_default().health = Some(payload);
+    }
+
+    /// Makes guests of `shed` tell an event, on the channel that is open and on each later one.
+    pub fn tell(&self, shed: &ShedName, namespace: &str, payload: Value) {
+        let mut host = self.host();
+        let said = host.said.entry(shed.clone()).or_default();
+        said.events.send_modify(|events| events.push((namespace.to_owned(), payload)));
+    }
+
+    /// Says what the journal of `shed`'s guests does.
+    pub fn set_logs(&self, shed: &ShedName, logs: FakeLogs) {
+        self.host().said.entry(shed.clone()).or_default().logs = logs;
+    }
+
+    /// Returns how many readers of the journal of `shed`'s guests are open.
+    #[must_use]
+    pub fn log_readers(&self, shed: &ShedName) -> usize {
+        self.host().said.get(shed).map_or(0, |said| said.readers.len())
+    }
+
+    /// Returns what was asked last when a reader of the journal was opened.
+    #[must_use]
+    pub fn logs_asked(&self, shed: &ShedName) -> Option<OpenLogs> {
+        self.host().said.get(shed)?.opened.clone()
+    }
+
+    /// Returns which pauses between health reports were asked of `shed`'s guests, in milliseconds, in order.
+    #[must_use]
+    pub fn health_paces(&self, shed: &ShedName) -> Vec<u64> {
+        self.host().said.get(shed).map(|said| said.paces.clone()).unwrap_or_default()
+    }
+
+    /// Says what guests of `shed` do in setups of this kind; otherwise their projects have no hooks, and clones work.
+    pub fn set_setup(&self, shed: &ShedName, occasion: Occasion, steps: Vec<FakeStep>) {
+        self.host().setup_steps.insert((shed.clone(), occasion), steps);
+    }
+
+    /// Returns the setups that guests of `shed` were asked for, the last one last.
+    #[must_use]
+    pub fn setups(&self, shed: &ShedName) -> Vec<SetupRequest> {
+        self.host().setups.get(shed).cloned().unwrap_or_default()
     }
 
     fn machines_of(&self, shed: &ShedName) -> Vec<Arc<Machine>> {
@@ -426,7 +481,7 @@ impl Backend for FakeBackend {
 
     fn capabilities(&self) -> Capabilities {
         let console_log = !self.world.host().no_console_logs;
-        Capabilities { console_log, guest_address: false, shared_directories: false }
+        Capabilities { console_log, guest_address: false, shared_directories: true }
     }
 
     async fn check_host(&self) -> Result<HostReport, CheckHostError> {
@@ -435,6 +490,10 @@ impl Backend for FakeBackend {
             accelerator: Accelerator::Tcg,
             reason: "there is nothing to accelerate".to_owned(),
         })
+    }
+
+    async fn check_shares(&self) -> Result<(), CheckHostError> {
+        Ok(())
     }
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {

@@ -15,7 +15,7 @@ mod stream;
 pub use shed_process as process;
 
 pub use error::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, StartVmError};
-pub use spec::{Accelerator, Capabilities, Disk, DiskAccess, HostReport, VmIdentity, VmSpec};
+pub use spec::{Accelerator, Capabilities, Disk, DiskAccess, HostReport, Share, VmIdentity, VmSpec};
 pub use stream::{GuestIo, GuestStream};
 
 use std::{sync::Arc, time::Duration};
@@ -42,6 +42,14 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When a machine could not start here, with the remedy.
     async fn check_host(&self) -> Result<HostReport, CheckHostError>;
+
+    /// Checks that host directories can be shared with guests here.
+    ///
+    /// # Errors
+    /// When they cannot, with the remedy.
+    async fn check_shares(&self) -> Result<(), CheckHostError> {
+        Err(CheckHostError::SharesUnsupported)
+    }
 
     /// Returns a sentence for a user whose guest never answered: how it was run, and what else to try. Nothing when the
     /// host was not looked at yet, or there is no choice.
@@ -97,6 +105,12 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// started itself is not known to have crashed.
     async fn has_crashed(&self) -> bool {
         false
+    }
+
+    /// Resolves when a shared directory is served no longer although the machine runs; never for one that has none.
+    /// Whatever in the guest uses the directory hangs then, until the machine is started anew.
+    async fn share_lost(&self) {
+        std::future::pending::<()>().await;
     }
 
     /// Opens a stream to a service of the agent.

@@ -23,6 +23,8 @@ pub struct VmSpec {
     pub extra_cmdline: Vec<String>,
     /// Disks in the order the guest sees them.
     pub disks: Vec<Disk>,
+    /// Host directories that the guest can mount.
+    pub shares: Vec<Share>,
     /// File that gets the guest's console; appended to, and may be cut in place while the machine runs.
     pub console_log: Utf8PathBuf,
     /// File that gets what the VMM itself prints.
@@ -41,7 +43,18 @@ pub struct Disk {
     pub access: DiskAccess,
 }
 
-/// Whether a guest may write to a disk.
+/// A host directory that the guest sees live.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Share {
+    /// By which the guest finds it: letters, digits and hyphens, at most 36 (virtio 1.2, 5.11.4).
+    pub tag: &'static str,
+    /// The directory, absolute.
+    pub source: Utf8PathBuf,
+    /// Whether the guest may write.
+    pub access: DiskAccess,
+}
+
+/// Whether a guest may write to a disk or a shared directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiskAccess {
     /// Reads only; several machines may share the file.

@@ -12,10 +12,11 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::{
     ClientError, EventStream, ExecStream, ServerAddress, TcpTunnel, Timeouts,
     connection::{Call, Content, Reply, send},
+    events::{Events, StreamedEvent},
 };
 
 /// Media type of server-sent events.
-const EVENT_STREAM: &str = "text/event-stream";
+pub(crate) const EVENT_STREAM: &str = "text/event-stream";
 
 /// A server and how long to wait for it. Cheap to make and to clone; holds no connection.
 #[derive(Debug, Clone)]
@@ -193,7 +194,8 @@ impl Client {
         self.bounded(call, limit, Reply::json).await
     }
 
-    async fn stream(&self, call: Call) -> Result<EventStream, ClientError> {
+    /// Asks for events; the reply's headers come at once.
+    pub(crate) async fn stream<T: StreamedEvent>(&self, call: Call) -> Result<Events<T>, ClientError> {
         let silence = self.timeouts.silence;
         self.bounded(call, self.timeouts.reply, |reply| async move {
             let reply = reply.success().await?;
@@ -203,7 +205,7 @@ impl Client {
                 .and_then(|value| value.to_str().ok())
                 .is_some_and(|value| value.starts_with(EVENT_STREAM));
             if is_events {
-                Ok(EventStream::new(reply, silence))
+                Ok(Events::new(reply, silence))
             } else {
                 Err(reply.misunderstood("no event stream"))
             }

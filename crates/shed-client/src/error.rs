@@ -2,9 +2,12 @@
 
 use std::{io, time::Duration};
 
-use shed_api::ErrorCode;
+use shed_api::{ErrorCode, ErrorDetail};
 
 use crate::ServerAddress;
+
+/// Status of an error event whose code is not known here; it stands for "the server failed" (spec A.2).
+const STATUS_UNKNOWN: u16 = 500;
 
 /// Why a request has no result.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,14 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Makes the error that an `error` event stands for.
+    #[must_use]
+    pub fn of_event(detail: ErrorDetail) -> Self {
+        let ErrorDetail { code, message } = detail;
+        let status = ErrorCode::from_wire(&code).map_or(STATUS_UNKNOWN, ErrorCode::status);
+        Self::Api { status, code, message }
+    }
+
     /// Returns the server's error code, when this is a refusal with a code that is known here.
     #[must_use]
     pub fn code(&self) -> Option<ErrorCode> {

@@ -1,4 +1,4 @@
-//! The progress of a create or start, as a stream of typed events.
+//! Event streams of the server, typed: the progress of a create or start, the news of a shed, lines of a log.
 
 use std::{
     fmt,
@@ -10,7 +10,8 @@ use std::{
 use futures::Stream;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use shed_api::{CreateEvent, ErrorBody, ErrorDetail};
+use serde::de::DeserializeOwned;
+use shed_api::{CreateEvent, ErrorBody, ErrorDetail, LogEvent, ShedEvent};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,10 +21,31 @@ use crate::{
     sse::{SseEvent, SseParser},
 };
 
+/// An event that the server streams.
+pub trait StreamedEvent: Sized + Send + Unpin + 'static {
+    /// Reads an event; those of newer servers that are not known here are nothing.
+    ///
+    /// # Errors
+    /// When its data are not what its name says.
+    fn read(event: &SseEvent) -> Result<Option<Self>, serde_json::Error>;
+
+    /// Tells whether it is the last one.
+    fn is_last(&self) -> bool;
+}
+
 /// Events of one create or start, ending after `Complete` or `Error`, or with an `Err` when the connection does.
 ///
-/// Dropping it earlier closes the connection, which cancels a create.
-pub struct EventStream {
+/// Dropping it earlier closes the connection, which cancels a create whose shed does not run yet.
+pub type EventStream = Events<CreateEvent>;
+
+/// News of a shed, ending after `Error`, or with an `Err` when the connection does.
+pub type ShedEvents = Events<ShedEvent>;
+
+/// Lines of a shed's journal or console, ending after `End` or `Error`, or with an `Err` when the connection does.
+pub type LogEvents = Events<LogEvent>;
+
+/// Events of one request. Dropping it closes the connection.
+pub struct Events<T> {
     server: ServerAddress,
     request: String,
     body: Incoming,
@@ -31,10 +53,11 @@ pub struct EventStream {
     silence: Duration,
     deadline: Pin<Box<Sleep>>,
     ended: bool,
+    kind: std::marker::PhantomData<fn() -> T>,
     _connection: AbortOnDropHandle<()>,
 }
 
-impl EventStream {
+impl<T: StreamedEvent> Events<T> {
     pub(crate) fn new(reply: Reply, silence: Duration) -> Self {
         let (body, connection, server, request) = reply.into_stream();
         Self {
@@ -45,6 +68,7 @@ impl EventStream {
             silence,
             deadline: Box::pin(sleep(silence)),
             ended: false,
+            kind: std::marker::PhantomData,
             _connection: connection,
         }
     }
@@ -56,7 +80,7 @@ impl EventStream {
     ///
     /// # Cancel safety
     /// No event is lost when the future is dropped.
-    pub async fn next(&mut self) -> Option<Result<CreateEvent, ClientError>> {
+    pub async fn next(&mut self) -> Option<Result<T, ClientError>> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 
@@ -68,10 +92,13 @@ impl EventStream {
         }
     }
 
-    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<CreateEvent, ClientError>> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Result<T, ClientError>> {
         loop {
             while let Some(event) = self.parser.next_event() {
-                if let Some(event) = read_event(&event).map_err(|reason| self.misunderstood(reason))? {
+                let read = T::read(&event).map_err(|error| {
+                    self.misunderstood(format!("a {:?} event cannot be read: {error}", event.name))
+                });
+                if let Some(event) = read? {
                     return Poll::Ready(Ok(event));
                 }
             }
@@ -105,51 +132,99 @@ impl EventStream {
     }
 }
 
-impl Stream for EventStream {
-    type Item = Result<CreateEvent, ClientError>;
+impl<T: StreamedEvent> Stream for Events<T> {
+    type Item = Result<T, ClientError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.ended {
             return Poll::Ready(None);
         }
         let event = std::task::ready!(self.poll_event(cx));
-        self.ended = !matches!(event, Ok(CreateEvent::Progress(_)));
+        self.ended = event.as_ref().map_or(true, T::is_last);
         Poll::Ready(Some(event))
     }
 }
 
-impl fmt::Debug for EventStream {
+impl<T> fmt::Debug for Events<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventStream")
+        f.debug_struct("Events")
             .field("request", &self.request)
             .field("ended", &self.ended)
             .finish_non_exhaustive()
     }
 }
 
-/// Reads an event; those of newer servers that are not known here are passed over.
-fn read_event(event: &SseEvent) -> Result<Option<CreateEvent>, String> {
-    let bad = |error: serde_json::Error| format!("a {:?} event cannot be read: {error}", event.name);
-    Ok(match event.name.as_str() {
-        "progress" => Some(CreateEvent::Progress(serde_json::from_str(&event.data).map_err(bad)?)),
-        "complete" => Some(CreateEvent::Complete(serde_json::from_str(&event.data).map_err(bad)?)),
-        "error" => {
-            // Old servers send the whole error body, new ones what is in it (spec A.4).
-            let flat = serde_json::from_str::<ErrorDetail>(&event.data);
-            let detail =
-                flat.or_else(|_| serde_json::from_str::<ErrorBody>(&event.data).map(|body| body.error));
-            Some(CreateEvent::Error(detail.map_err(bad)?))
+impl StreamedEvent for CreateEvent {
+    fn read(event: &SseEvent) -> Result<Option<Self>, serde_json::Error> {
+        Ok(match event.name.as_str() {
+            "progress" => Some(Self::Progress(data(event)?)),
+            "complete" => Some(Self::Complete(data(event)?)),
+            "error" => {
+                // Old servers send the whole error body, new ones what is in it (spec A.4).
+                let flat = serde_json::from_str::<ErrorDetail>(&event.data);
+                let detail =
+                    flat.or_else(|_| serde_json::from_str::<ErrorBody>(&event.data).map(|body| body.error));
+                Some(Self::Error(detail?))
+            }
+            _ => None,
+        })
+    }
+
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Progress(_) => false,
+            Self::Complete(_) | Self::Error(_) => true,
         }
-        _ => None,
-    })
+    }
+}
+
+impl StreamedEvent for ShedEvent {
+    fn read(event: &SseEvent) -> Result<Option<Self>, serde_json::Error> {
+        Ok(match event.name.as_str() {
+            "status" => Some(Self::Status(data(event)?)),
+            "state" => Some(Self::State(data(event)?)),
+            "event" => Some(Self::Event(data(event)?)),
+            "error" => Some(Self::Error(data(event)?)),
+            _ => None,
+        })
+    }
+
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Status(_) | Self::State(_) | Self::Event(_) => false,
+            Self::Error(_) => true,
+        }
+    }
+}
+
+impl StreamedEvent for LogEvent {
+    fn read(event: &SseEvent) -> Result<Option<Self>, serde_json::Error> {
+        Ok(match event.name.as_str() {
+            "line" => Some(Self::Line(data(event)?)),
+            "end" => Some(Self::End),
+            "error" => Some(Self::Error(data(event)?)),
+            _ => None,
+        })
+    }
+
+    fn is_last(&self) -> bool {
+        match self {
+            Self::Line(_) => false,
+            Self::End | Self::Error(_) => true,
+        }
+    }
+}
+
+fn data<T: DeserializeOwned>(event: &SseEvent) -> Result<T, serde_json::Error> {
+    serde_json::from_str(&event.data)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(name: &str, data: &str) -> Result<Option<CreateEvent>, String> {
-        read_event(&SseEvent { name: name.to_owned(), data: data.to_owned() })
+    fn read(name: &str, data: &str) -> Result<Option<CreateEvent>, serde_json::Error> {
+        CreateEvent::read(&SseEvent { name: name.to_owned(), data: data.to_owned() })
     }
 
     #[test]
@@ -165,5 +240,21 @@ mod tests {
         assert_eq!(read("later", "whatever").unwrap(), None);
         assert!(read("complete", "{}").is_err());
         assert!(read("error", "[]").is_err());
+    }
+
+    #[test]
+    fn events_of_sheds_and_logs_are_read_back_as_they_are_written() {
+        let detail = ErrorDetail { code: "SHED_NOT_FOUND".into(), message: "gone".into() };
+        let report = serde_json::from_str(r#"{"name":"api","status":"stopped"}"#).unwrap();
+        for event in [ShedEvent::Status(report), ShedEvent::Error(detail.clone())] {
+            let wire = SseEvent { name: event.name().to_owned(), data: event.data() };
+            assert_eq!(ShedEvent::read(&wire).unwrap(), Some(event));
+        }
+        for event in [LogEvent::Line(Box::default()), LogEvent::End, LogEvent::Error(detail)] {
+            let wire = SseEvent { name: event.name().to_owned(), data: event.data() };
+            assert_eq!(LogEvent::read(&wire).unwrap(), Some(event));
+        }
+        let later = SseEvent { name: "later".into(), data: "x".into() };
+        assert_eq!((ShedEvent::read(&later).unwrap(), LogEvent::read(&later).unwrap()), (None, None));
     }
 }

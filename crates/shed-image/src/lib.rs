@@ -26,11 +26,8 @@ pub use blobs::{
     BeginBlob, BlobError, BlobId, BlobStore, BlobSweep, BlobUse, BlobWriter, DigestHasher, SweepReport,
 };
 pub use config::ImageConfig;
-pub use convert::{ConvertError, EntryProblem, ImageLimits, convert};
-pub use disk::{
-    BuildDiskError, CloneError, CloneMethod, DiskOptions, Mke2fs, UPPER_LABEL, clone_sparse, format_upper,
-    rootfs_from_tar,
-};
+pub use convert::{ConvertError, DiskOptions, EntryProblem, ImageLimits, convert};
+pub use disk::{BuildDiskError, CloneError, CloneMethod, Mke2fs, UPPER_LABEL, clone_sparse, format_upper};
 pub use document::{DocumentError, reachable};
 pub use initramfs::{Initramfs, InitramfsError};
 pub use kernel::{ExtractKernelError, KernelImage, identify_kernel, vmlinux_from_bzimage};

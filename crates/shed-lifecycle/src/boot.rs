@@ -1,5 +1,7 @@
 //! Brings a machine up: the phases from the first record to `running`.
 //!
+//! What comes after it, while the shed runs already, is [`settle`](crate::settle)'s.
+//!
 //! The driver runs one of these as a future and may drop it at any point (a delete, a client that went away), and
 //! a crash may end it anywhere. Nothing is undone here: what comes next calls [`Context::ensure_no_vm`], which finds
 //! whatever was started by the launch id that the record named before it.
@@ -15,14 +17,13 @@ use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     BootShedError, Phase, Progress,
     channel::{Channel, ChannelError, Health, Identity, Keeper},
     console::{self, ConsoleMark},
-    context::{Context, FileLane},
-    disk,
+    context::{Context, FileLane, blocking},
+    disk, local_dir,
     pids::Place,
     run_config,
 };
@@ -38,10 +39,10 @@ const CONSOLE_LOOK: Duration = Duration::from_secs(5);
 pub(crate) struct Machine {
     /// The VMM process.
     pub vm: Arc<dyn Vm>,
+    /// Whether its shared directories are served, as far as is known.
+    pub shares_served: bool,
     /// Holds the message channel open; dropped with the machine.
     pub keeper: Keeper,
-    /// Keeps credentials in step; dropped with the machine.
-    pub _credentials: AbortOnDropHandle<()>,
 }
 
 /// What one boot works with.
@@ -88,9 +89,18 @@ impl Boot {
 
     /// Brings a stopped shed up. `record` says `starting`, names a new launch, and is not yet on disk.
     pub(crate) async fn start(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
+        self.check_local_dir(&record).await?;
         self.progress.enter(Phase::Record);
         self.write(&record).await?;
         self.launch(record).await
+    }
+
+    /// Looks again at the directory that the shed has as its workspace: it is the user's, and may have gone.
+    async fn check_local_dir(&self, record: &ShedRecord) -> Result<(), BootShedError> {
+        let Some(path) = record.local_dir.clone() else { return Ok(()) };
+        let (context, dir) = (Arc::clone(&self.context), path.clone());
+        let checked = blocking(move || local_dir::check(&context.settings, &dir)).await;
+        checked.map_err(|source| BootShedError::LocalDir { shed: record.name.clone(), path, source })
     }
 
     /// Goes on with a boot that a former server began.
@@ -154,6 +164,7 @@ impl Boot {
             shed: shed.clone(),
             network: self.context.backend.guest_network(),
             image: run_config::read(&shed, files.image.clone()).await,
+            mounts: local_dir::mounts(&record),
         };
         let waited = self.context.settings.start_timeout;
         let reached = tokio::select! {
@@ -188,15 +199,8 @@ impl Boot {
             start_time: Some(process.start_time),
         });
         self.write(&record).await?;
-        let shed = record.name.clone();
         let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files);
-        let credentials = &self.context.credentials;
-        if !credentials.is_empty() {
-            self.progress.enter(Phase::Credentials);
-            credentials.deliver(&shed, &*vm, &self.progress).await;
-        }
-        let _credentials = credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-        Ok((record, Machine { vm, keeper, _credentials }))
+        Ok((record, Machine { vm, shares_served: true, keeper }))
     }
 
     /// Describes why a boot may have failed: what the guest wrote, and what else to try.

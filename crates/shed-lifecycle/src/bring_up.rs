@@ -5,12 +5,13 @@
 
 use shed_types::ShedName;
 
-use crate::{Progress, ShedStatus, Sheds, StartShedError, Started};
+use crate::{Progress, ShedStatus, Sheds, StartShedError, Started, driver::Until};
 
 impl Sheds {
     /// Returns when the shed runs, after starting it if need be. `waits` is told once what it was found to be, if that is not running.
     ///
     /// What excludes a start, a create or a stop in progress, is awaited. Returns how the start went if there was one.
+    /// Its startup hook is not waited for: whoever comes may want to look at that.
     ///
     /// # Errors
     /// When there is no such shed, or its start fails.
@@ -36,7 +37,7 @@ impl Sheds {
                 }
                 ShedStatus::Broken => {}
             }
-            match self.start(name, Progress::silent()).await {
+            match self.start_until(name, Progress::silent(), Until::Running).await {
                 Ok(started) => return Ok(Some(started)),
                 Err(StartShedError::AlreadyRunning { .. }) => return Ok(None),
                 Err(StartShedError::Busy { .. }) => {}

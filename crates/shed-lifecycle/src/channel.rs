@@ -3,15 +3,15 @@
 //! A boot opens it and waits for the answer: that is readiness. Afterwards a keeper task holds it open and opens
 //! it anew when it breaks, until the machine ends.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use shed_backend::{ConnectGuestError, GuestStream, Vm};
 use shed_protocol::{
     Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
-    HelloRequest, Identify, ImageConfig, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
-    timeouts,
+    HelloRequest, Identify, ImageConfig, Mount, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO,
+    SYSTEM_IDENTIFY, timeouts,
 };
 use shed_state::InstanceFiles;
 use shed_types::{GuestPort, ShedName};
@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::codec::Framed;
 
 use crate::{
-    console,
+    clean, console,
     guest_channel::{self, GuestChannel, Users},
     run_config,
 };
@@ -33,6 +33,9 @@ const LOG_CHECK: Duration = Duration::from_secs(30);
 
 /// Bytes of randomness given to a guest, as many as Linux's pool takes in (random(7): 256 bits).
 const SEED_BYTES: usize = 32;
+
+/// Most events that are kept while the channel is opened: as many as an agent keeps for a new host.
+const EARLY: usize = 512;
 
 /// Why the channel cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -88,19 +91,23 @@ pub(crate) struct Identity {
     pub shed: ShedName,
     pub network: Option<NetworkIdentity>,
     pub image: Option<ImageConfig>,
+    pub mounts: Vec<Mount>,
 }
 
 /// An open message channel.
 pub(crate) struct Channel {
     frames: Framed<GuestStream, FrameCodec>,
     health: watch::Sender<Health>,
+    /// Events that came while a reply was waited for.
+    early: VecDeque<Envelope>,
 }
 
 impl Channel {
     /// Opens the channel and says hello. During boot this resolves the moment the agent is up.
     pub(crate) async fn open(vm: &dyn Vm, health: watch::Sender<Health>) -> Result<Self, ChannelError> {
         let stream = vm.connect_guest(GuestPort::Messages).await?;
-        let mut channel = Self { frames: Framed::new(stream, FrameCodec), health };
+        let frames = Framed::new(stream, FrameCodec);
+        let mut channel = Self { frames, health, early: VecDeque::new() };
         let hello = HelloRequest {
             generation: GENERATION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -116,7 +123,7 @@ impl Channel {
 
     /// Makes the guest the shed it is.
     pub(crate) async fn identify(&mut self, identity: &Identity) -> Result<(), ChannelError> {
-        let Identity { shed, network, image } = identity.clone();
+        let Identity { shed, network, image, mounts } = identity.clone();
         let seed: [u8; SEED_BYTES] = rand::random();
         let identify = Identify {
             name: shed.to_string(),
@@ -126,7 +133,7 @@ impl Channel {
             random_seed: seed.iter().map(|byte| format!("{byte:02x}")).collect(),
             network,
             image,
-            mounts: Vec::new(),
+            mounts,
         };
         let _reply: serde_json::Value = self.request(SYSTEM_IDENTIFY, &identify).await?;
         Ok(())
@@ -150,12 +157,20 @@ impl Channel {
                 if envelope.kind == EnvelopeKind::Response && envelope.in_reply_to == Some(request.id) {
                     return Ok::<_, ChannelError>(envelope);
                 }
+                if envelope.kind == EnvelopeKind::Event && self.early.len() < EARLY {
+                    self.early.push_back(envelope);
+                }
             }
         };
         let waited = timeouts::SYSTEM_REPLY;
         let reply =
             timeout(waited, exchange).await.map_err(|_| ChannelError::NoReply { namespace, waited })??;
         read_reply(namespace, &reply)
+    }
+
+    /// Returns the events that came while the channel was opened.
+    pub(crate) fn take_early(&mut self) -> VecDeque<Envelope> {
+        std::mem::take(&mut self.early)
     }
 
     pub(crate) async fn send(&mut self, envelope: &Envelope) -> Result<(), ChannelError> {
@@ -178,6 +193,7 @@ impl Channel {
             if envelope.namespace == SYSTEM_HEALTH
                 && let Ok(report) = envelope.parse::<HealthReport>()
             {
+                let report = clean::report(report);
                 let _before = self.health.send_replace(Health {
                     last_healthy: Some(Timestamp::now()),
                     agent_started_at: Some(report.started_at),
@@ -238,13 +254,14 @@ impl Keeper {
         vm: Arc<dyn Vm>,
         shed: ShedName,
         network: Option<NetworkIdentity>,
+        mounts: Vec<Mount>,
         health: watch::Sender<Health>,
         files: InstanceFiles,
     ) -> Self {
         let (channel, users) = guest_channel::pair();
         let task = tokio::spawn(async move {
             let image = run_config::read(&shed, files.image.clone()).await;
-            let identity = Identity { shed, network, image };
+            let identity = Identity { shed, network, image, mounts };
             tokio::select! {
                 () = keep(vm, identity, None, health, users) => {}
                 never = keep_logs_small(&files) => match never {},

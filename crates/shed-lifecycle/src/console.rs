@@ -104,7 +104,7 @@ pub(crate) fn printable_lines(bytes: &[u8]) -> Vec<String> {
 
 /// Removes ANSI escape sequences (ECMA-48 §5.4: `ESC [`, parameters, a final byte of `@` to `~`) and every other
 /// control character.
-fn strip_escapes(line: &str) -> String {
+pub(crate) fn strip_escapes(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {

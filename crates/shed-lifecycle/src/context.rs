@@ -7,7 +7,7 @@ use shed_state::{InstanceDir, InstanceFiles, ShedRecord, VmRecord};
 use shed_types::ShedName;
 use tokio::sync::Mutex;
 
-use crate::{Settings, credentials::Credentials, error::ClearVmError, pids::Pids};
+use crate::{Settings, credentials::Credentials, error::ClearVmError, local_dir, pids::Pids};
 
 /// Serial by which shed-init finds the image, the guest's lower.
 const IMAGE_SERIAL: &str = "shed-image";
@@ -51,6 +51,7 @@ impl Context {
                 Disk { path: files.image, serial: IMAGE_SERIAL, access: DiskAccess::ReadOnly },
                 Disk { path: files.rootfs, serial: UPPER_SERIAL, access: DiskAccess::ReadWrite },
             ],
+            shares: local_dir::shares(record),
             console_log: files.console_log,
             vmm_log: files.vmm_log,
         }

@@ -11,18 +11,22 @@ use shed_backend::Vm;
 use shed_state::{RecordStatus, ShedRecord, VmRecord};
 use shed_types::{LaunchId, ShedName, error_chain};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
 
 use crate::{
-    Activity, BootShedError, CreateShedError, DeleteShedError, Progress, ShedStatus, ShedView,
+    Activity, BootShedError, CreateShedError, DeleteShedError, Phase, Progress, ShedStatus, ShedView,
     StartShedError, Started, StopShedError,
     boot::{Boot, Booted, Machine, write_record},
     channel::{Health, Keeper},
     context::{Context, FileLane},
     error::ClearVmError,
+    guest_channel::GuestChannel,
+    local_dir,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
-    shutdown,
+    settle::{Project, Settle},
+    shutdown::{self, Parting},
 };
 
 /// Requests that may wait for one shed; callers beyond it wait before they are queued.
@@ -45,9 +49,18 @@ pub(crate) enum NotAtRest {
     Changed,
 }
 
+/// How long whoever starts a shed wants to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until commands can be run in it.
+    Running,
+    /// Until its project is set up.
+    Settled,
+}
+
 /// A request and where its answer goes.
 pub(crate) enum Message {
-    Start(Progress, StartReply),
+    Start(Progress, Until, StartReply),
     Stop(StopReply),
     Delete(DeleteReply),
     /// Only when it is stopped, and its record was last written at this time: nobody has used it since.
@@ -60,13 +73,14 @@ pub(crate) struct Handle {
     pub messages: mpsc::Sender<Message>,
     pub view: watch::Receiver<ShedView>,
     pub vm: watch::Receiver<Option<Arc<dyn Vm>>>,
+    pub guest: watch::Receiver<Option<GuestChannel>>,
     pub health: watch::Receiver<Health>,
 }
 
 /// What a driver begins with.
 pub(crate) enum Beginning {
     /// Make the shed.
-    Create { image: Utf8PathBuf, progress: Progress, reply: CreateReply },
+    Create { image: Utf8PathBuf, project: Project, progress: Progress, reply: CreateReply },
     /// It was stopped, or its machine is gone.
     Stopped,
     /// It cannot be used.
@@ -88,6 +102,7 @@ pub(crate) struct Driver {
     messages: mpsc::Receiver<Message>,
     view: watch::Sender<ShedView>,
     vm: watch::Sender<Option<Arc<dyn Vm>>>,
+    guest: watch::Sender<Option<GuestChannel>>,
     health: watch::Sender<Health>,
     /// The VMM process, from its start on, before its guest is ready.
     pid: Place,
@@ -99,23 +114,47 @@ pub(crate) struct Driver {
 enum State {
     Stopped,
     Broken(String),
-    Running(Machine),
+    Running(Machine, Settling),
     Working(Work),
     /// The shed is no more; the task ends.
     Gone,
+}
+
+/// How far what comes after a boot is. It belongs to the machine and goes with it.
+enum Settling {
+    /// It goes on.
+    InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
+    /// It has ended, and credentials are kept in step.
+    Done { _credentials: AbortOnDropHandle<()> },
+}
+
+/// Those who wait until a shed has settled, and what they will be told.
+struct Waiters {
+    progress: Arc<Progress>,
+    create: Option<CreateReply>,
+    starts: Vec<StartReply>,
+}
+
+/// Why a shed does not settle.
+#[derive(Debug, Clone, Copy)]
+enum Unsettled {
+    Stopped,
+    MachineEnded,
+    ServerEnds,
 }
 
 /// An operation in progress and those who wait for it.
 enum Work {
     Creating {
         boot: Pending<Result<Booted, BootShedError>>,
+        project: Project,
         progress: Arc<Progress>,
         reply: CreateReply,
     },
     Starting {
         boot: Pending<Result<Booted, BootShedError>>,
         progress: Arc<Progress>,
-        replies: Vec<StartReply>,
+        replies: Vec<(Until, StartReply)>,
     },
     Stopping {
         stop: Pending<Result<(), ClearVmError>>,
@@ -143,10 +182,12 @@ type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// What the driver woke up for.
 enum Event {
     Booted(Result<Booted, BootShedError>),
+    Settled(AbortOnDropHandle<()>),
     Stopped(Result<(), ClearVmError>),
     Deleted(Result<(), DeleteShedError>),
     CreatorGone,
     MachineEnded,
+    ShareLost,
     Message(Option<Message>),
     Shutdown,
 }
@@ -165,11 +206,13 @@ impl Driver {
         let files = context.files(&record.name);
         let view = watch::Sender::new(initial_view(&record, files.rootfs));
         let (vm, health) = (watch::Sender::new(None), watch::Sender::new(Health::default()));
+        let guest = watch::Sender::new(None);
         let pid = context.pids.place();
         let handle = Handle {
             messages: sender,
             view: view.subscribe(),
             vm: vm.subscribe(),
+            guest: guest.subscribe(),
             health: health.subscribe(),
         };
         let mut driver = Self {
@@ -180,6 +223,7 @@ impl Driver {
             messages,
             view,
             vm,
+            guest,
             health,
             pid,
             shutdown,
@@ -203,20 +247,22 @@ impl Driver {
                     Arc::clone(&vm),
                     self.record.name.clone(),
                     network,
+                    local_dir::mounts(&self.record),
                     self.health.clone(),
                     self.context.files(&self.record.name),
                 );
                 let shed = self.record.name.clone();
                 let _credentials = self.context.credentials.attend(shed, Arc::clone(&vm), keeper.channel());
-                State::Running(Machine { vm, keeper, _credentials })
+                // A setup that a former server asked for goes on in the guest by itself.
+                State::Running(Machine { vm, shares_served: true, keeper }, Settling::Done { _credentials })
             }
-            Beginning::Create { image, progress, reply } => {
+            Beginning::Create { image, project, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
                 self.record.vm = Some(new_launch());
                 let (boot, progress) = self.boot(progress);
                 let record = self.record.clone();
                 let boot = Box::pin(async move { boot.create(record, image).await });
-                State::Working(Work::Creating { boot, progress, reply })
+                State::Working(Work::Creating { boot, project, progress, reply })
             }
             Beginning::ResumeBoot(vm) => {
                 let (boot, progress) = self.boot(Progress::silent());
@@ -235,14 +281,21 @@ impl Driver {
         while !matches!(self.state, State::Gone) {
             match self.next_event().await {
                 Event::Booted(result) => self.booted(result).await,
+                Event::Settled(credentials) => self.settled(credentials),
                 Event::Stopped(result) => self.stopped(result).await,
                 Event::Deleted(result) => self.deleted(&result),
                 Event::CreatorGone => self.creator_gone(),
                 Event::MachineEnded => self.machine_ended().await,
+                Event::ShareLost => self.share_lost().await,
                 Event::Message(Some(message)) => self.handle(message).await,
                 Event::Message(None) | Event::Shutdown => break,
             }
             self.publish();
+        }
+        if let State::Running(_, settling) = std::mem::replace(&mut self.state, State::Gone)
+            && let Some(waiters) = settling.leave()
+        {
+            self.tell_unsettled(waiters, Unsettled::ServerEnds);
         }
         // Work on files cannot be cancelled; it ends before the directory is given to another server.
         self.lane.run(|| ()).await;
@@ -270,7 +323,9 @@ impl Driver {
         self.look_again();
         let activity = self.activity();
         match (decide(activity, request), message) {
-            (Decision::Begin, Message::Start(progress, reply)) => self.begin_start(progress, reply).await,
+            (Decision::Begin, Message::Start(progress, until, reply)) => {
+                self.begin_start(progress, until, reply).await;
+            }
             (Decision::Begin | Decision::CancelThenBegin, Message::Stop(reply)) => {
                 self.begin_stop(reply).await;
             }
@@ -298,7 +353,7 @@ impl Driver {
         }
     }
 
-    async fn begin_start(&mut self, progress: Progress, reply: StartReply) {
+    async fn begin_start(&mut self, progress: Progress, until: Until, reply: StartReply) {
         let files = self.context.files(&self.record.name);
         if let Some(reason) = unusable(&files) {
             self.state = State::Broken(reason.clone());
@@ -311,25 +366,34 @@ impl Driver {
         let (boot, progress) = self.boot(progress);
         let record = self.record.clone();
         let boot = Box::pin(async move { boot.start(record).await });
-        self.state = State::Working(Work::Starting { boot, progress, replies: vec![reply] });
+        self.state = State::Working(Work::Starting { boot, progress, replies: vec![(until, reply)] });
     }
 
     async fn begin_stop(&mut self, reply: StopReply) {
-        let (vm, machine) = match std::mem::replace(&mut self.state, State::Stopped) {
-            State::Running(machine) => (Some(Arc::clone(&machine.vm)), Some(machine)),
+        // Before they are let go, with the settling.
+        let last = self.context.credentials.last_changes(&self.record.name);
+        let (vm, parting, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
+            State::Running(machine, settling) => {
+                let parting = last.map(|last| (machine.keeper, last));
+                (Some(machine.vm), parting, settling.leave())
+            }
             State::Working(work) => {
                 self.cancel(work);
-                (None, None)
+                (None, None, None)
             }
-            State::Stopped | State::Broken(_) | State::Gone => (None, None),
+            State::Stopped | State::Broken(_) | State::Gone => (None, None, None),
         };
         self.record.status = RecordStatus::Stopping;
         self.save().await;
-        self.state = self.stopping(vm, machine, vec![reply]);
+        self.state = self.stopping(vm, parting, vec![reply]);
+        if let Some(waiters) = unsettled {
+            self.publish();
+            self.tell_unsettled(waiters, Unsettled::Stopped);
+        }
     }
 
-    fn stopping(&self, vm: Option<Arc<dyn Vm>>, machine: Option<Machine>, replies: Vec<StopReply>) -> State {
-        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm, machine));
+    fn stopping(&self, vm: Option<Arc<dyn Vm>>, parting: Option<Parting>, replies: Vec<StopReply>) -> State {
+        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm, parting));
         State::Working(Work::Stopping { stop, replies })
     }
 
@@ -344,9 +408,13 @@ impl Driver {
                 AfterDelete::Deleted(vec![reply])
             }
             // The machine's keeper goes with it; the process is found again by its launch id.
-            State::Running(_) | State::Stopped | State::Broken(_) | State::Gone => {
+            State::Running(_machine, settling) => {
+                if let Some(waiters) = settling.leave() {
+                    self.tell_cancelled(waiters.create, waiters.starts);
+                }
                 AfterDelete::Deleted(vec![reply])
             }
+            State::Stopped | State::Broken(_) | State::Gone => AfterDelete::Deleted(vec![reply]),
         };
         self.record.status = RecordStatus::Deleting;
         self.save().await;
@@ -381,15 +449,9 @@ impl Driver {
     fn cancel(&self, work: Work) {
         let shed = || self.record.name.clone();
         match work {
-            Work::Creating { reply, .. } => {
-                let cancelled = BootShedError::Cancelled { shed: shed() };
-                answer(reply, Err(CreateShedError::Boot(cancelled.into())));
-            }
+            Work::Creating { reply, .. } => self.tell_cancelled(Some(reply), Vec::new()),
             Work::Starting { replies, .. } => {
-                let cancelled = Arc::new(BootShedError::Cancelled { shed: shed() });
-                for reply in replies {
-                    answer(reply, Err(StartShedError::Boot(Arc::clone(&cancelled))));
-                }
+                self.tell_cancelled(None, replies.into_iter().map(|(_, reply)| reply).collect());
             }
             Work::Stopping { replies, .. } => {
                 for reply in replies {
@@ -401,10 +463,20 @@ impl Driver {
         }
     }
 
+    fn tell_cancelled(&self, create: Option<CreateReply>, starts: Vec<StartReply>) {
+        let cancelled = Arc::new(BootShedError::Cancelled { shed: self.record.name.clone() });
+        if let Some(reply) = create {
+            answer(reply, Err(CreateShedError::Boot(Arc::clone(&cancelled))));
+        }
+        for reply in starts {
+            answer(reply, Err(StartShedError::Boot(Arc::clone(&cancelled))));
+        }
+    }
+
     fn join(&mut self, message: Message) {
         let State::Working(work) = &mut self.state else { return };
         match (work, message) {
-            (Work::Starting { replies, .. }, Message::Start(_, reply)) => replies.push(reply),
+            (Work::Starting { replies, .. }, Message::Start(_, until, reply)) => replies.push((until, reply)),
             (Work::Stopping { replies, .. }, Message::Stop(reply)) => replies.push(reply),
             (
                 Work::Deleting {
@@ -424,7 +496,7 @@ impl Driver {
     fn refuse(&self, refusal: Refusal, activity: Activity, message: Message) {
         let shed = self.record.name.clone();
         match message {
-            Message::Start(_, reply) => {
+            Message::Start(_, _, reply) => {
                 let error = match refusal {
                     Refusal::AlreadyRunning => StartShedError::AlreadyRunning { shed },
                     Refusal::Broken => StartShedError::Broken { shed, reason: self.reason() },
@@ -457,9 +529,7 @@ impl Driver {
             (Ok((record, machine)), work) => {
                 tracing::info!(shed = %record.name, pid = machine.vm.identity().pid, "shed is running");
                 self.record = record;
-                self.state = State::Running(machine);
-                self.publish();
-                self.tell_started(work);
+                self.settle(machine, work);
             }
             (Err(error), Work::Creating { reply, .. }) => {
                 tracing::warn!(shed = %self.record.name, error = %error, "create failed; removing what it made");
@@ -474,7 +544,7 @@ impl Driver {
                 self.undo_start(&error).await;
                 self.publish();
                 let error = Arc::new(error);
-                for reply in replies {
+                for (_, reply) in replies {
                     answer(reply, Err(StartShedError::Boot(Arc::clone(&error))));
                 }
             }
@@ -482,20 +552,72 @@ impl Driver {
         }
     }
 
-    fn tell_started(&self, work: Work) {
-        let started = |progress: &Progress| Started {
+    /// From here on the shed runs. What is left to do is begun, and those are answered who do not wait for it.
+    fn settle(&mut self, machine: Machine, work: Work) {
+        let (project, progress, create, replies) = match work {
+            Work::Creating { project, progress, reply, .. } => (project, progress, Some(reply), Vec::new()),
+            Work::Starting { progress, replies, .. } => (Project::START, progress, None, replies),
+            Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
+        };
+        let settle = Settle {
+            context: Arc::clone(&self.context),
+            shed: self.record.name.clone(),
+            vm: Arc::clone(&machine.vm),
+            channel: machine.keeper.channel(),
+            progress: Arc::clone(&progress),
+        };
+        let span = tracing::info_span!("settle", shed = %self.record.name);
+        let work = Box::pin(settle.run(project).instrument(span));
+        let (now, later): (Vec<_>, Vec<_>) =
+            replies.into_iter().partition(|(until, _)| matches!(until, Until::Running));
+        let starts = later.into_iter().map(|(_, reply)| reply).collect();
+        let waiters = Waiters { progress: Arc::clone(&progress), create, starts };
+        self.state = State::Running(machine, Settling::InProgress { work, waiters });
+        self.publish();
+        for (_, reply) in now {
+            answer(reply, Ok(self.started(&progress)));
+        }
+    }
+
+    fn settled(&mut self, _credentials: AbortOnDropHandle<()>) {
+        let State::Running(_, settling) = &mut self.state else { return };
+        let before = std::mem::replace(settling, Settling::Done { _credentials });
+        if let Some(waiters) = before.leave() {
+            self.tell_started(waiters);
+        }
+    }
+
+    /// Answers those who waited for a shed to settle, with what has been told to `progress` until now.
+    fn tell_started(&self, waiters: Waiters) {
+        let Waiters { progress, create, starts } = waiters;
+        if let Some(reply) = create {
+            answer(reply, Ok(self.started(&progress)));
+        }
+        for reply in starts {
+            answer(reply, Ok(self.started(&progress)));
+        }
+    }
+
+    fn tell_unsettled(&self, waiters: Waiters, why: Unsettled) {
+        let shed = &self.record.name;
+        let warning = match why {
+            Unsettled::Stopped => format!("shed {shed} was stopped before its project was set up"),
+            Unsettled::MachineEnded => {
+                format!("the machine of shed {shed} ended before its project was set up")
+            }
+            Unsettled::ServerEnds => format!(
+                "the server ends; the setup of shed {shed} goes on, and `shed status {shed}` tells how it stands"
+            ),
+        };
+        waiters.progress.warn(Phase::Provision, warning);
+        self.tell_started(waiters);
+    }
+
+    fn started(&self, progress: &Progress) -> Started {
+        Started {
             shed: self.view.borrow().clone(),
             timeline: progress.timeline(),
             warnings: progress.warnings(),
-        };
-        match work {
-            Work::Creating { progress, reply, .. } => answer(reply, Ok(started(&progress))),
-            Work::Starting { progress, replies, .. } => {
-                for reply in replies {
-                    answer(reply, Ok(started(&progress)));
-                }
-            }
-            Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
         }
     }
 
@@ -579,11 +701,27 @@ impl Driver {
 
     async fn machine_ended(&mut self) {
         tracing::info!(shed = %self.record.name, "the machine ended");
-        self.state = State::Stopped;
+        let before = std::mem::replace(&mut self.state, State::Stopped);
         if let Err(error) = self.context.ensure_no_vm(&self.record).await {
             tracing::warn!(shed = %self.record.name, error = %error, "what the machine left could not be removed");
         }
         self.set_stopped().await;
+        if let State::Running(_, settling) = before
+            && let Some(waiters) = settling.leave()
+        {
+            self.publish();
+            self.tell_unsettled(waiters, Unsettled::MachineEnded);
+        }
+    }
+
+    /// Tells everybody that looks at the shed that its directory hangs: what uses it in the guest cannot tell.
+    async fn share_lost(&mut self) {
+        let State::Running(machine, _) = &mut self.state else { return };
+        machine.shares_served = false;
+        let shed = self.record.name.clone();
+        tracing::error!(%shed, "the process that serves the shed's host directory has ended; what uses it in the guest hangs");
+        self.record.last_error = Some(local_dir::lost(&shed));
+        self.save().await;
     }
 
     async fn set_stopped(&mut self) {
@@ -629,7 +767,7 @@ impl Driver {
                     | RecordStatus::Stopped,
                 ) => Activity::Stuck,
             },
-            State::Running(_) => Activity::Running,
+            State::Running(..) => Activity::Running,
             State::Working(Work::Creating { .. }) => Activity::Creating,
             State::Working(Work::Starting { .. }) => Activity::Starting,
             State::Working(Work::Stopping { .. }) => Activity::Stopping,
@@ -640,14 +778,14 @@ impl Driver {
     fn reason(&self) -> String {
         match &self.state {
             State::Broken(reason) => reason.clone(),
-            State::Stopped | State::Running(_) | State::Working(_) | State::Gone => String::new(),
+            State::Stopped | State::Running(..) | State::Working(_) | State::Gone => String::new(),
         }
     }
 
     fn publish(&self) {
-        let machine = match &self.state {
-            State::Running(machine) => Some(Arc::clone(&machine.vm)),
-            State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => None,
+        let (machine, guest) = match &self.state {
+            State::Running(machine, _) => (Some(Arc::clone(&machine.vm)), Some(machine.keeper.channel())),
+            State::Stopped | State::Broken(_) | State::Working(_) | State::Gone => (None, None),
         };
         self.view.send_modify(|view| {
             view.status = match self.activity() {
@@ -660,12 +798,38 @@ impl Driver {
             view.pid = machine.as_ref().map(|vm| vm.identity().pid);
             view.error = match &self.state {
                 State::Broken(reason) => Some(reason.clone()),
-                State::Stopped | State::Running(_) | State::Working(_) | State::Gone => {
+                State::Stopped | State::Running(..) | State::Working(_) | State::Gone => {
                     self.record.last_error.clone()
                 }
             };
         });
         let _before = self.vm.send_replace(machine);
+        // The channel of a machine is the same from its start to its end.
+        let _told = self.guest.send_if_modified(|known| {
+            let changed = known.is_some() != guest.is_some();
+            if changed {
+                *known = guest;
+            }
+            changed
+        });
+    }
+}
+
+impl Settling {
+    /// Waits for its end; for ever when that has been.
+    async fn ended(&mut self) -> AbortOnDropHandle<()> {
+        match self {
+            Self::InProgress { work, .. } => work.await,
+            Self::Done { .. } => std::future::pending().await,
+        }
+    }
+
+    /// Ends it, and returns those who wait for it.
+    fn leave(self) -> Option<Waiters> {
+        match self {
+            Self::InProgress { waiters, .. } => Some(waiters),
+            Self::Done { .. } => None,
+        }
     }
 }
 
@@ -673,10 +837,12 @@ impl Driver {
 async fn happened(state: &mut State) -> Event {
     match state {
         State::Stopped | State::Broken(_) | State::Gone => std::future::pending().await,
-        State::Running(machine) => {
-            machine.vm.ended().await;
-            Event::MachineEnded
-        }
+        State::Running(machine, settling) => tokio::select! {
+            biased;
+            () = machine.vm.ended() => Event::MachineEnded,
+            () = machine.vm.share_lost(), if machine.shares_served => Event::ShareLost,
+            credentials = settling.ended() => Event::Settled(credentials),
+        },
         State::Working(Work::Creating { boot, reply, .. }) => tokio::select! {
             biased;
             result = boot => Event::Booted(result),

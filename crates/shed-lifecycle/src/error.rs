@@ -4,11 +4,11 @@
 use std::{io, sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
-use shed_backend::{AttachVmError, ConnectGuestError, EndVmError, StartVmError};
+use shed_backend::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, StartVmError};
 use shed_image::ListImagesError;
 use shed_types::{ImageName, ImageReference, ShedName};
 
-use crate::{Activity, ShedStatus};
+use crate::{Activity, LocalDirError, ShedStatus};
 
 /// Why the sheds of a state directory cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,13 @@ pub enum BootShedError {
         step: String,
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the host directory {path} of shed `{shed}` cannot be mounted")]
+    LocalDir {
+        shed: ShedName,
+        path: Utf8PathBuf,
+        #[source]
+        source: LocalDirError,
     },
     #[error("could not start the machine of shed `{shed}`")]
     Start {
@@ -108,6 +115,13 @@ pub enum CreateShedError {
     ListImages(#[source] Arc<ListImagesError>),
     #[error("{what} is missing at {path}; build it with `./x build`")]
     GuestFileMissing { what: &'static str, path: Utf8PathBuf },
+    #[error("the host directory {path} cannot be mounted in shed `{shed}`")]
+    Shares {
+        shed: ShedName,
+        path: Utf8PathBuf,
+        #[source]
+        source: Arc<CheckHostError>,
+    },
     #[error(transparent)]
     Boot(Arc<BootShedError>),
     #[error("the server is shutting down")]

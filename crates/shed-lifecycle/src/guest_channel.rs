@@ -2,19 +2,29 @@
 //!
 //! The keeper of the channel serves it for as long as it is open. When it breaks, what waits for an answer fails, and
 //! users are told of the new one by [`GuestChannel::openings`], after which they tell the guest again what it may have
-//! forgotten. Nothing here trusts the guest: answers nobody waits for are dropped, and the queues are bounded.
+//! forgotten. Nothing here trusts the guest: answers nobody waits for are dropped, the queues are bounded, and what it says
+//! of itself passes [`guest_events`](crate::guest_events) first.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
-use shed_protocol::{Envelope, EnvelopeKind};
+use shed_protocol::{
+    Envelope, EnvelopeKind, GuestEvent, HealthRequest, SYSTEM_EVENT, SYSTEM_HEALTH, timeouts::HEALTH_EVENT,
+};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     time::timeout,
 };
 use uuid::Uuid;
 
-use crate::channel::{Channel, ChannelError, read_reply};
+use crate::{
+    channel::{Channel, ChannelError, read_reply},
+    guest_events::Recent,
+};
 
 /// Requests that wait to be sent; callers beyond it wait before they are queued.
 const REQUESTS: usize = 32;
@@ -22,12 +32,33 @@ const REQUESTS: usize = 32;
 /// Events that wait for a slow user, who then misses the oldest.
 const EVENTS: usize = 256;
 
+/// How often a guest tells its health while somebody watches it.
+const WATCHED_PACE: Duration = Duration::from_secs(2);
+
 /// A running guest's message channel. Cheap to clone; it outlives breaks of the channel, and ends with the machine.
 #[derive(Debug, Clone)]
-pub(crate) struct GuestChannel {
+pub(crate) struct GuestChannel(Arc<Ends>);
+
+/// The users' ends of what the keeper serves.
+#[derive(Debug)]
+struct Ends {
     asks: mpsc::Sender<Ask>,
     events: broadcast::Sender<Arc<Envelope>>,
+    guest_events: broadcast::Sender<GuestEvent>,
+    recent: Arc<Mutex<Recent>>,
     openings: watch::Receiver<u64>,
+    open: watch::Receiver<bool>,
+    watchers: watch::Sender<usize>,
+}
+
+/// Somebody who watches a guest; while there is one, the guest tells its health more often.
+#[derive(Debug)]
+pub(crate) struct Watching(watch::Sender<usize>);
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.0.send_modify(|watchers| *watchers -= 1);
+    }
 }
 
 /// The keeper's end.
@@ -35,7 +66,11 @@ pub(crate) struct GuestChannel {
 pub(crate) struct Users {
     asks: mpsc::Receiver<Ask>,
     events: broadcast::Sender<Arc<Envelope>>,
+    guest_events: broadcast::Sender<GuestEvent>,
+    recent: Arc<Mutex<Recent>>,
     openings: watch::Sender<u64>,
+    open: watch::Sender<bool>,
+    watchers: watch::Receiver<usize>,
 }
 
 /// A request on its way, and where its answer goes; dropped when the channel breaks.
@@ -49,9 +84,29 @@ struct Ask {
 pub(crate) fn pair() -> (GuestChannel, Users) {
     let (ask, asks) = mpsc::channel(REQUESTS);
     let events = broadcast::Sender::new(EVENTS);
-    let openings = watch::Sender::new(0);
-    let channel = GuestChannel { asks: ask, events: events.clone(), openings: openings.subscribe() };
-    (channel, Users { asks, events, openings })
+    let guest_events = broadcast::Sender::new(EVENTS);
+    let recent: Arc<Mutex<Recent>> = Arc::default();
+    let (openings, open) = (watch::Sender::new(0), watch::Sender::new(false));
+    let watchers = watch::Sender::new(0);
+    let users = Users {
+        asks,
+        events: events.clone(),
+        guest_events: guest_events.clone(),
+        recent: Arc::clone(&recent),
+        openings,
+        open,
+        watchers: watchers.subscribe(),
+    };
+    let ends = Ends {
+        asks: ask,
+        events,
+        guest_events,
+        recent,
+        openings: users.openings.subscribe(),
+        open: users.open.subscribe(),
+        watchers,
+    };
+    (GuestChannel(Arc::new(ends)), users)
 }
 
 impl GuestChannel {
@@ -75,7 +130,7 @@ impl GuestChannel {
         let request = Envelope::request(namespace, payload);
         let (reply, answer) = oneshot::channel();
         let exchange = async {
-            self.asks.send(Ask { request, reply }).await.map_err(|_| ChannelError::Closed)?;
+            self.0.asks.send(Ask { request, reply }).await.map_err(|_| ChannelError::Closed)?;
             answer.await.map_err(|_| ChannelError::Closed)
         };
         let late = |_| ChannelError::NoReply { namespace, waited: patience };
@@ -85,13 +140,34 @@ impl GuestChannel {
 
     /// Returns the events of the guest from now on, those of all namespaces.
     pub(crate) fn events(&self) -> broadcast::Receiver<Arc<Envelope>> {
-        self.events.subscribe()
+        self.0.events.subscribe()
+    }
+
+    /// Returns what happens in the guest from now on, fit to be shown, and each thing once.
+    pub(crate) fn guest_events(&self) -> broadcast::Receiver<GuestEvent> {
+        self.0.guest_events.subscribe()
+    }
+
+    /// Returns what happened in the guest of late, the oldest first.
+    pub(crate) fn recent_events(&self) -> Vec<GuestEvent> {
+        lock(&self.0.recent).list()
+    }
+
+    /// Returns whether the channel is open, now and from now on.
+    pub(crate) fn open(&self) -> watch::Receiver<bool> {
+        self.0.open.clone()
+    }
+
+    /// Has the guest tell its health every other second until the result is dropped.
+    pub(crate) fn watching(&self) -> Watching {
+        self.0.watchers.send_modify(|watchers| *watchers += 1);
+        Watching(self.0.watchers.clone())
     }
 
     /// Returns how often the channel has been opened; 0 before the first time. It changes with each opening, and its
     /// sender goes with the machine.
     pub(crate) fn openings(&self) -> watch::Receiver<u64> {
-        self.openings.clone()
+        self.0.openings.clone()
     }
 }
 
@@ -99,14 +175,37 @@ impl Users {
     /// Serves the users of an open channel until it breaks, and returns why.
     pub(crate) async fn serve(&mut self, channel: &mut Channel) -> ChannelError {
         self.openings.send_modify(|times| *times += 1);
+        let _was = self.open.send_replace(true);
+        let error = self.serve_open(channel).await;
+        let _was = self.open.send_replace(false);
+        error
+    }
+
+    async fn serve_open(&mut self, channel: &mut Channel) -> ChannelError {
         let mut waiting: HashMap<Uuid, oneshot::Sender<Envelope>> = HashMap::new();
+        for envelope in channel.take_early() {
+            self.take(envelope, &mut waiting);
+        }
+        // A new channel has the guest's own pace.
+        let mut watched = false;
         loop {
+            let wanted = *self.watchers.borrow_and_update() > 0;
+            if wanted != watched {
+                watched = wanted;
+                let pace = if watched { WATCHED_PACE } else { HEALTH_EVENT };
+                let every_ms = u64::try_from(pace.as_millis()).ok();
+                // The answer is noted by the channel itself, like every health report.
+                let request = Envelope::request(SYSTEM_HEALTH, &HealthRequest { every_ms });
+                if let Err(error) = channel.send(&request).await {
+                    return error;
+                }
+            }
             tokio::select! {
                 received = channel.receive() => match received {
                     Ok(envelope) => self.take(envelope, &mut waiting),
                     Err(error) => return error,
                 },
-                // The sender's half is held by the keeper itself, so there is always one.
+                // The sender's half is held by the keeper itself, so there is always one; of the watchers as well.
                 Some(Ask { request, reply }) = self.asks.recv() => {
                     // Whoever has gone meanwhile waits for nothing; their places are given up here.
                     waiting.retain(|_, waits| !waits.is_closed());
@@ -119,6 +218,7 @@ impl Users {
                     }
                     let _none = waiting.insert(id, reply);
                 }
+                Ok(()) = self.watchers.changed() => {}
             }
         }
     }
@@ -130,7 +230,15 @@ impl Users {
                     let _gone = reply.send(envelope);
                 }
             }
+            // Noted by the channel itself; nobody waits for one of them.
+            EnvelopeKind::Event if envelope.namespace == SYSTEM_HEALTH => {}
             EnvelopeKind::Event => {
+                if envelope.namespace == SYSTEM_EVENT {
+                    // Newer agents may tell of what is not known here.
+                    let Ok(event) = envelope.parse() else { return };
+                    let Some(event) = lock(&self.recent).take(event, Instant::now()) else { return };
+                    let _listeners = self.guest_events.send(event);
+                }
                 // Nobody may listen.
                 let _listeners = self.events.send(Arc::new(envelope));
             }
@@ -138,4 +246,9 @@ impl Users {
             EnvelopeKind::Request => {}
         }
     }
+}
+
+/// What happened is whole at every point where a holder of the lock could die.
+fn lock(recent: &Mutex<Recent>) -> std::sync::MutexGuard<'_, Recent> {
+    recent.lock().unwrap_or_else(PoisonError::into_inner)
 }

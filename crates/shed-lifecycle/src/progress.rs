@@ -1,12 +1,27 @@
 //! Tells whoever waits for a create or start how far it is.
 
 use std::{
-    sync::Mutex,
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use shed_image::ImageProgress;
 use tokio::sync::{mpsc, watch};
+
+use crate::guest_text::Cleaner;
+
+/// Most output that waits for a slow listener, in bytes; what comes beyond it is lost to them.
+const OUTPUT_QUEUE: usize = 256 << 10;
+
+/// Longest piece of output that is told at once, in bytes. Clients take events of at most 1 MiB, in which a character may
+/// be six.
+const OUTPUT_PIECE: usize = 16 << 10;
+
+/// What a waiting piece of output costs besides its text, so that a guest that writes byte by byte fills the queue, too.
+const OUTPUT_COST: usize = 256;
 
 /// The phases of a create, in order. Only one whose image is not cached has [`Phase::Image`]; a start has neither that nor
 /// [`Phase::Disk`].
@@ -30,7 +45,7 @@ pub enum Phase {
     Credentials,
     /// The repository is cloned.
     Repo,
-    /// The hooks of the project run.
+    /// The hooks of the project run, if it has any.
     Provision,
 }
 
@@ -79,17 +94,18 @@ impl Phase {
             Self::Commit => "Saving the state",
             Self::Credentials => "Copying credentials",
             Self::Repo => "Cloning the repository",
-            Self::Provision => "Running the project's hooks",
+            Self::Provision => "Looking for the project's hooks",
         }
     }
 }
 
-/// Sent when a phase begins, with a warning inside one, or while an image is made.
+/// Sent when a phase begins or comes to something new, with a warning inside one, with output of what runs, or while an
+/// image is made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProgressUpdate {
     /// The phase.
     pub phase: Phase,
-    /// For people.
+    /// For people; empty beside output.
     pub message: String,
     /// Time since the request.
     pub elapsed: Duration,
@@ -97,14 +113,18 @@ pub struct ProgressUpdate {
     pub warning: bool,
     /// How far the image is, in [`Phase::Image`].
     pub image: Option<ImageProgress>,
+    /// What a program in the guest has written since: fit for a terminal, with line feeds, tabs and carriage returns.
+    pub output: Option<String>,
 }
 
-/// Where updates arrive. What is told of an image replaces what was told of it before and has not been read yet, so
-/// however long a pull takes and however slowly somebody reads, little waits here.
+/// Where updates arrive. What is told of an image replaces what was told of it before and has not been read yet, and of
+/// output only so much waits, so however long a create takes and however slowly somebody reads, little waits here.
 #[derive(Debug)]
 pub struct Updates {
     phases: mpsc::UnboundedReceiver<ProgressUpdate>,
     image: Option<watch::Receiver<Option<ProgressUpdate>>>,
+    /// Output in the queue, in bytes.
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Updates {
@@ -116,20 +136,32 @@ impl Updates {
         tokio::select! {
             // The begin of a phase comes before what is told inside it, and ends what was told of the one before.
             biased;
-            update = self.phases.recv() => update,
+            update = self.phases.recv() => update.map(|update| self.taken(update)),
             update = next_image(&mut self.image) => Some(update),
         }
     }
 
     /// Returns an update that is there already, apart from how far an image is.
     pub fn try_recv(&mut self) -> Option<ProgressUpdate> {
-        self.phases.try_recv().ok()
+        self.phases.try_recv().ok().map(|update| self.taken(update))
     }
+
+    fn taken(&self, update: ProgressUpdate) -> ProgressUpdate {
+        if let Some(text) = &update.output {
+            let _before = self.waiting.fetch_sub(cost(text), Ordering::Relaxed);
+        }
+        update
+    }
+}
+
+/// What a piece of output takes in the queue.
+const fn cost(text: &str) -> usize {
+    text.len() + OUTPUT_COST
 }
 
 impl From<mpsc::UnboundedReceiver<ProgressUpdate>> for Updates {
     fn from(phases: mpsc::UnboundedReceiver<ProgressUpdate>) -> Self {
-        Self { phases, image: None }
+        Self { phases, image: None, waiting: Arc::default() }
     }
 }
 
@@ -158,8 +190,8 @@ pub struct PhaseTiming {
 
 /// Records the phases of one create or start, and passes them on to whoever listens.
 ///
-/// The listener's queue is unbounded, and a create sends about a dozen updates, so a slow listener delays nothing. How far
-/// an image is goes another way, which holds the last word only.
+/// The listener's queue is unbounded, and a create sends some dozens of updates, so a slow listener delays nothing. How far
+/// an image is goes another way, which holds the last word only; output that the listener is too slow for is left out.
 #[derive(Debug)]
 pub struct Progress {
     begun: Instant,
@@ -167,6 +199,16 @@ pub struct Progress {
     listener: Option<mpsc::UnboundedSender<ProgressUpdate>>,
     phases: Mutex<Vec<(Phase, Duration)>>,
     warnings: Mutex<Vec<String>>,
+    output: Mutex<Output>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// What has been done with the output of the program that runs.
+#[derive(Debug, Default)]
+struct Output {
+    cleaner: Cleaner,
+    /// Bytes that were left out since the listener was last told of that.
+    lost: u64,
 }
 
 impl Progress {
@@ -180,6 +222,8 @@ impl Progress {
             listener: None,
             phases: Mutex::default(),
             warnings: Mutex::default(),
+            output: Mutex::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -189,7 +233,8 @@ impl Progress {
         let (sender, phases) = mpsc::unbounded_channel();
         let progress = Self { listener: Some(sender), ..Self::silent() };
         let image = Some(progress.image.subscribe());
-        (progress, Updates { phases, image })
+        let waiting = Arc::clone(&progress.waiting);
+        (progress, Updates { phases, image, waiting })
     }
 
     /// Notes that a phase begins; one that is tried again has begun already.
@@ -206,22 +251,81 @@ impl Progress {
         }
         // What was said of the image and not read yet is no news any more.
         let _old = self.image.send_replace(None);
-        let message = phase.message().to_owned();
-        self.send(ProgressUpdate { phase, message, elapsed, warning: false, image: None });
+        self.tell(phase, phase.message().to_owned());
+    }
+
+    /// Says what is done now, within a phase.
+    pub(crate) fn tell(&self, phase: Phase, message: String) {
+        self.end_output(phase);
+        self.send(ProgressUpdate { message, ..self.update(phase) });
     }
 
     /// Tells how far the image is.
     pub(crate) fn image(&self, message: String, image: ImageProgress) {
-        let (phase, elapsed) = (Phase::Image, self.begun.elapsed());
-        let update = ProgressUpdate { phase, message, elapsed, warning: false, image: Some(image) };
+        let update = ProgressUpdate { message, image: Some(image), ..self.update(Phase::Image) };
         let _unread = self.image.send_replace(Some(update));
     }
 
-    /// Tells of something that went wrong without failing the whole, and keeps it for the end.
+    /// Tells of something that went wrong without failing the whole, and keeps it for the end. The log gets it with the
+    /// span that this is called in.
     pub(crate) fn warn(&self, phase: Phase, message: String) {
-        let elapsed = self.begun.elapsed();
+        tracing::warn!(phase = phase.as_str(), warning = %message, "a step failed that does not fail the whole");
+        self.end_output(phase);
         self.warnings.lock().expect("no code panics while it holds this lock").push(message.clone());
-        self.send(ProgressUpdate { phase, message, elapsed, warning: true, image: None });
+        self.send(ProgressUpdate { message, warning: true, ..self.update(phase) });
+    }
+
+    /// Passes on what a program in the guest writes, cleaned, to whoever listens. Nothing waits for a slow listener: they
+    /// are told how much they have missed.
+    pub(crate) fn output(&self, phase: Phase, bytes: &[u8]) {
+        if self.listener.as_ref().is_none_or(mpsc::UnboundedSender::is_closed) {
+            return;
+        }
+        let mut output = self.lock_output();
+        for piece in bytes.chunks(OUTPUT_PIECE) {
+            if self.waiting.load(Ordering::Relaxed) + piece.len() > OUTPUT_QUEUE {
+                output.lost += piece.len() as u64;
+                output.cleaner.reset();
+                continue;
+            }
+            self.tell_loss(phase, &mut output);
+            let text = output.cleaner.clean(piece);
+            if !text.is_empty() {
+                self.send_output(phase, text);
+            }
+        }
+    }
+
+    /// What comes next is no output of the program before.
+    fn end_output(&self, phase: Phase) {
+        let mut output = self.lock_output();
+        output.cleaner.reset();
+        self.tell_loss(phase, &mut output);
+    }
+
+    fn tell_loss(&self, phase: Phase, output: &mut Output) {
+        let lost = std::mem::take(&mut output.lost);
+        if lost > 0 {
+            self.send_output(
+                phase,
+                format!("\n[{lost} bytes of output are not shown: they came too fast]\n"),
+            );
+        }
+    }
+
+    fn send_output(&self, phase: Phase, text: String) {
+        let _before = self.waiting.fetch_add(cost(&text), Ordering::Relaxed);
+        self.send(ProgressUpdate { output: Some(text), ..self.update(phase) });
+    }
+
+    fn lock_output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// An update that says nothing yet.
+    fn update(&self, phase: Phase) -> ProgressUpdate {
+        let (message, elapsed) = (String::new(), self.begun.elapsed());
+        ProgressUpdate { phase, message, elapsed, warning: false, image: None, output: None }
     }
 
     /// Returns everything that went wrong.
@@ -279,5 +383,61 @@ mod tests {
         assert_eq!(updates.recv().await.unwrap().phase, Phase::Record);
         drop(progress);
         assert_eq!(updates.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn output_comes_in_its_place_and_clean() {
+        let (progress, mut updates) = Progress::channel();
+        progress.enter(Phase::Repo);
+        progress.output(Phase::Repo, "Receiving\r\u{1b}[31mgr\u{f6}".as_bytes().split_at(18).0);
+        progress.output(Phase::Repo, b"\xb6ssen\n");
+        progress.tell(Phase::Provision, "Running the install hook".to_owned());
+        progress.output(Phase::Provision, &vec![b'x'; OUTPUT_PIECE + 1]);
+        progress.warn(Phase::Provision, "it failed".to_owned());
+        drop(progress);
+        let mut seen = Vec::new();
+        while let Some(update) = updates.recv().await {
+            seen.push((update.phase, update.message, update.output.map(|text| (text.len(), text))));
+        }
+        let (message, output): (Vec<_>, Vec<_>) =
+            seen.iter().map(|(_, message, output)| (message.as_str(), output.as_ref())).unzip();
+        assert_eq!(
+            message,
+            ["Cloning the repository", "", "", "Running the install hook", "", "", "it failed"]
+        );
+        assert_eq!(output[1].unwrap().1, "Receiving\rgr");
+        assert_eq!(output[2].unwrap().1, "\u{f6}ssen\n");
+        assert_eq!((output[4].unwrap().0, output[5].unwrap().0), (OUTPUT_PIECE, 1));
+    }
+
+    #[tokio::test]
+    async fn a_slow_listener_misses_output_and_nothing_else() {
+        let (progress, mut updates) = Progress::channel();
+        progress.enter(Phase::Provision);
+        for number in 0..50_000 {
+            progress.output(Phase::Provision, format!("line {number}\n").as_bytes());
+        }
+        progress.output(Phase::Provision, &vec![b'x'; 4 << 20]);
+        let waiting = progress.waiting.load(Ordering::Relaxed);
+        assert!(waiting <= OUTPUT_QUEUE + OUTPUT_PIECE, "{waiting} bytes wait");
+        progress.warn(Phase::Provision, "it failed".to_owned());
+        let mut output = String::new();
+        let mut others = Vec::new();
+        while let Some(update) = updates.try_recv() {
+            match update.output {
+                Some(text) => output.push_str(&text),
+                None => others.push(update.message),
+            }
+        }
+        assert_eq!(others, ["Looking for the project's hooks", "it failed"]);
+        let (shown, marker) = output.split_once("\n[").unwrap();
+        let lost: usize = marker.split(' ').next().unwrap().parse().unwrap();
+        let all: usize =
+            (0..50_000).map(|number| format!("line {number}\n").len()).sum::<usize>() + (4 << 20);
+        assert_eq!(shown.len() + lost, all, "every byte is shown or counted");
+        // Whoever has caught up is shown what comes then.
+        progress.output(Phase::Provision, b"again\n");
+        assert_eq!(updates.recv().await.unwrap().output.unwrap(), "again\n");
+        assert_eq!(progress.waiting.load(Ordering::Relaxed), 0);
     }
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use camino::Utf8PathBuf;
 use shed_image::{ImageLimits, ImageOrigin};
 use shed_registry::RegistrySettings;
-use shed_types::{CpuCount, CredentialName, DiskGb, ImageName, MemoryMb};
+use shed_types::{CpuCount, CredentialName, DiskGb, ImageName, KnownHost, MemoryMb};
 
 use crate::{CreateShedError, Credential};
 
@@ -16,6 +16,8 @@ pub struct Settings {
     pub instance_dir: Utf8PathBuf,
     /// Cached images, kernel, initramfs, disk templates.
     pub images_dir: Utf8PathBuf,
+    /// Other files and directories that are shared with no guest: sockets, keys.
+    pub kept_from_guests: Vec<Utf8PathBuf>,
     /// Kernel in the form the backend boots.
     pub kernel: Utf8PathBuf,
     /// Initramfs with shed-init and shed-agent.
@@ -48,7 +50,7 @@ pub struct Settings {
     /// File of `NAME=value` lines that clones and hooks get as environment. It is read at each create, start and stop.
     pub env_file: Option<Utf8PathBuf>,
     /// Lines for known_hosts in sheds besides those of well-known hosts.
-    pub extra_known_hosts: Vec<String>,
+    pub extra_known_hosts: Vec<KnownHost>,
 }
 
 impl Settings {

@@ -6,9 +6,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use camino::Utf8Path;
 use jiff::Timestamp;
 use shed_backend::{Backend, GuestStream, Vm};
 use shed_image::ImageStore;
+use shed_protocol::Occasion;
 use shed_registry::Registry;
 use shed_state::{DirectoryLock, InstanceDir, InstanceFiles, RECORD_VERSION, RecordStatus, ShedRecord};
 use shed_types::{GuestPort, ShedName};
@@ -21,17 +23,18 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, NewShed, OpenShedsError,
-    Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView, StartShedError, Started,
-    StopShedError,
+    AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, LocalDirError, NewShed,
+    OpenShedsError, Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView,
+    StartShedError, Started, StopShedError,
     context::{Context, blocking},
     credentials::Credentials,
-    driver::{Beginning, Driver, Handle, Message, NotAtRest},
+    driver::{Beginning, Driver, Handle, Message, NotAtRest, Until},
     image_choice::{self, Choice, Chosen, Recorded},
-    image_news,
+    image_news, local_dir,
     pids::Pids,
     pulls::Pulls,
     reconcile,
+    settle::Project,
 };
 
 /// How long a stream to a running guest may take to open. The link of a machine that was just adopted comes up
@@ -152,13 +155,13 @@ impl Sheds {
     /// Returns all sheds, sorted by name.
     #[must_use]
     pub fn list(&self) -> Vec<ShedView> {
-        self.table().sheds.values().map(snapshot).collect()
+        self.table().sheds.values().map(Handle::snapshot).collect()
     }
 
     /// Returns one shed.
     #[must_use]
     pub fn get(&self, name: &ShedName) -> Option<ShedView> {
-        self.table().sheds.get(name).map(snapshot)
+        self.table().sheds.get(name).map(Handle::snapshot)
     }
 
     /// Returns one shed and what becomes of it; the sender goes when the shed does.
@@ -166,16 +169,17 @@ impl Sheds {
         self.table().sheds.get(name).map(|handle| handle.view.clone())
     }
 
-    /// Makes a shed and brings it up.
+    /// Makes a shed, brings it up, and waits until its project is set up.
     ///
     /// # Errors
     /// On an error nothing of the shed is left.
     ///
     /// # Cancel safety
-    /// Dropping the future undoes the create.
+    /// Dropping the future undoes the create, unless the shed runs already: then what is left to do goes on.
     pub async fn create(&self, new: NewShed, progress: Progress) -> Result<Started, CreateShedError> {
         let settings = &self.inner.context.settings;
         let reservation = self.reserve(&new.name)?;
+        self.check_shares(&new).await?;
         let (image, gate) = self.get_image(new.image, &progress).await?;
         let (name, image_path) = match image.recorded {
             Recorded::Name(name) => (Some(name), None),
@@ -193,11 +197,14 @@ impl Sheds {
             disk_gb: settings.default_disk_gb,
             image: name,
             image_path,
-            repo: new.repo,
+            repo: new.repo.as_ref().map(|repo| repo.masked().into_owned()),
             local_dir: new.local_dir,
             vm: None,
             last_error: None,
         };
+        // What a directory of the host holds is cloned already.
+        let repo = new.repo.filter(|_| record.local_dir.is_none());
+        let project = Project { repo, hooks: !new.no_provision, occasion: Occasion::Create };
         let (reply, answer) = oneshot::channel();
         {
             let mut table = self.table();
@@ -207,12 +214,31 @@ impl Sheds {
                 return Err(CreateShedError::ShuttingDown);
             }
             let name = record.name.clone();
-            let beginning = Beginning::Create { image: image.path, progress, reply };
+            let beginning = Beginning::Create { image: image.path, project, progress, reply };
             let _new = table.sheds.insert(name, self.spawn(record, beginning));
         }
         drop(reservation);
         drop(gate);
         answer.await.unwrap_or(Err(CreateShedError::ShuttingDown))
+    }
+
+    /// Checks, before anything is taken, that this host can mount what a new shed shall have.
+    async fn check_shares(&self, new: &NewShed) -> Result<(), CreateShedError> {
+        let Some(path) = &new.local_dir else { return Ok(()) };
+        let checked = self.inner.context.backend.check_shares().await;
+        checked.map_err(|source| CreateShedError::Shares {
+            shed: new.name.clone(),
+            path: path.clone(),
+            source: source.into(),
+        })
+    }
+
+    /// Checks that a directory of the host can be the workspace of a shed. It blocks.
+    ///
+    /// # Errors
+    /// When it cannot be mounted, or must not be.
+    pub fn check_local_dir(&self, path: &Utf8Path) -> Result<(), LocalDirError> {
+        local_dir::check(&self.inner.context.settings, path)
     }
 
     /// Finds the image of a create, and has it made when it is not there. The gate is not held meanwhile, so that other
@@ -279,14 +305,24 @@ impl Sheds {
         self.inner.pulls.when_ended(Box::new(tell));
     }
 
-    /// Brings a stopped shed up. Several callers at once get the same machine.
+    /// Brings a stopped shed up and waits until its startup hook has ended. Several callers at once get the same machine.
     ///
     /// # Errors
     /// On an error the shed is as stopped as before.
     pub async fn start(&self, name: &ShedName, progress: Progress) -> Result<Started, StartShedError> {
+        self.start_until(name, progress, Until::Settled).await
+    }
+
+    /// Like [`Self::start`], with a choice of how long to wait.
+    pub(crate) async fn start_until(
+        &self,
+        name: &ShedName,
+        progress: Progress,
+        until: Until,
+    ) -> Result<Started, StartShedError> {
         let not_found = || StartShedError::NotFound { shed: name.clone() };
         let (reply, answer) = oneshot::channel();
-        let asked = self.ask(name, Message::Start(progress, reply)).await;
+        let asked = self.ask(name, Message::Start(progress, until, reply)).await;
         asked.ok_or_else(not_found)?;
         answer
             .await
@@ -417,6 +453,11 @@ impl Sheds {
         self.inner.tasks.wait().await;
     }
 
+    /// Returns how a shed's task is reached and what it publishes.
+    pub(crate) fn handle(&self, name: &ShedName) -> Option<Handle> {
+        self.table().sheds.get(name).cloned()
+    }
+
     async fn ask(&self, name: &ShedName, message: Message) -> Option<()> {
         let handle = self.table().sheds.get(name).cloned()?;
         handle.messages.send(message).await.ok()
@@ -492,16 +533,6 @@ impl Sheds {
 /// Returns the time in whole seconds, as records and the wire show it.
 fn now() -> Timestamp {
     Timestamp::from_second(Timestamp::now().as_second()).expect("the present is within jiff's range")
-}
-
-fn snapshot(handle: &Handle) -> ShedView {
-    let mut view = handle.view.borrow().clone();
-    if view.status == ShedStatus::Running {
-        let health = handle.health.borrow();
-        view.last_healthy = health.last_healthy;
-        view.agent_started_at = health.agent_started_at;
-    }
-    view
 }
 
 fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {

@@ -1,17 +1,22 @@
-//! Brings a machine down: asks, waits, and ends it (spec C.5).
+//! Brings a machine down: runs the project's shutdown hook, asks, waits, and ends it (spec C.5).
 
 use std::{sync::Arc, time::Duration};
 
 use shed_backend::Vm;
-use shed_protocol::{PowerOff, SYSTEM_POWER_OFF};
+use shed_protocol::{Occasion, PowerOff, SYSTEM_POWER_OFF, SetupRequest};
 use shed_state::ShedRecord;
+use shed_types::ShedName;
 use tokio::{sync::watch, time::timeout};
+use tracing::Instrument;
 
 use crate::{
-    boot::Machine,
-    channel::{Channel, ChannelError, Health},
+    Phase, Progress,
+    channel::{Channel, ChannelError, Health, Keeper},
     context::Context,
+    credentials::LastChanges,
+    env_file,
     error::ClearVmError,
+    setup,
 };
 
 /// How long the agent has to take the request to power off. One that cannot in this time is not going to.
@@ -20,8 +25,17 @@ const ASK_AGENT: Duration = Duration::from_secs(5);
 /// How long a VMM has to end by itself once the guest has not.
 const VMM_GRACE: Duration = Duration::from_secs(1);
 
-/// Brings the machine down. What its channel was for comes first, if it had one: the last changes of its credentials are
-/// taken. Then it ends, gently for `stop_timeout`, then by force; afterwards nothing of it is left.
+/// Most time that the project's shutdown hook gets (spec C.5).
+const HOOK: Duration = Duration::from_secs(30);
+
+/// Part of that time which is kept for the guest's word on how it ended.
+const HOOK_ANSWER: u32 = 10;
+
+/// The channel of a machine that is about to be stopped, and what its credentials' last changes are taken with.
+pub(crate) type Parting = (Keeper, LastChanges);
+
+/// Runs the project's shutdown hook and takes the last changes of credentials, then brings the machine down, gently for
+/// `stop_timeout`, then by force; afterwards nothing of it is left.
 ///
 /// # Errors
 /// When the process cannot be shown dead.
@@ -29,13 +43,16 @@ pub(crate) async fn stop(
     context: Arc<Context>,
     record: ShedRecord,
     vm: Option<Arc<dyn Vm>>,
-    machine: Option<Machine>,
+    parting: Option<Parting>,
 ) -> Result<(), ClearVmError> {
     let shed = &record.name;
-    if let Some(machine) = machine {
-        context.credentials.farewell(shed, &*machine.vm, &machine.keeper.channel()).await;
-    }
     if let Some(vm) = &vm {
+        let span = tracing::info_span!("stop", %shed);
+        run_hook(&context, shed, &**vm).instrument(span).await;
+        // The hook may have written some of them.
+        if let Some((keeper, last)) = parting {
+            last.take(&**vm, &keeper.channel()).await;
+        }
         let gentle = async {
             if let Err(error) = ask_agent(&**vm).await {
                 tracing::warn!(%shed, error = %error, "the agent did not take the request to power off; pressing the power button");
@@ -52,6 +69,28 @@ pub(crate) async fn stop(
         killed.map_err(|source| ClearVmError::End { shed: shed.clone(), source: source.into() })?;
     }
     context.ensure_no_vm(&record).await
+}
+
+/// Runs the shutdown hook, if the project has one, for half of `stop_timeout` at most. What fails is logged.
+async fn run_hook(context: &Context, shed: &ShedName, vm: &dyn Vm) {
+    let budget = HOOK.min(context.settings.stop_timeout / 2);
+    let file = env_file::read(context.settings.env_file.as_ref()).await;
+    let progress = Progress::silent();
+    for warning in file.warnings {
+        progress.warn(Phase::Provision, warning);
+    }
+    let request = SetupRequest {
+        occasion: Occasion::Stop,
+        clone: None,
+        hooks: true,
+        env: file.env,
+        limit_ms: Some(u64::try_from((budget - budget / HOOK_ANSWER).as_millis()).unwrap_or(u64::MAX)),
+    };
+    // A machine that ends meanwhile has no hook to wait for.
+    tokio::select! {
+        () = setup::run_within(budget, ASK_AGENT, shed, vm, &request, &progress) => {}
+        () = vm.ended() => {}
+    }
 }
 
 async fn ask_agent(vm: &dyn Vm) -> Result<(), ChannelError> {

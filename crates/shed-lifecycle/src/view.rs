@@ -2,7 +2,7 @@
 
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
-use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, MemoryMb, ShedName};
+use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, MemoryMb, Repo, ShedName};
 
 use crate::{AskedImage, PhaseTiming};
 
@@ -32,7 +32,7 @@ pub struct ShedView {
     pub created_at: Timestamp,
     /// What runs it.
     pub backend: BackendKind,
-    /// What the caller gave as repository.
+    /// What the caller gave as repository, without secrets.
     pub repo: Option<String>,
     /// Host directory at /workspace.
     pub local_dir: Option<Utf8PathBuf>,
@@ -69,8 +69,8 @@ pub struct NewShed {
     pub cpus: Option<CpuCount>,
     /// Memory in MiB.
     pub memory_mb: Option<MemoryMb>,
-    /// Repository, as the caller gave it. A password in it is used for the clone and never kept.
-    pub repo: Option<String>,
+    /// Repository to clone. A password in it is used for the clone and never kept.
+    pub repo: Option<Repo>,
     /// Host directory for /workspace; absolute, and a directory when it was looked at.
     pub local_dir: Option<Utf8PathBuf>,
     /// Whether install and startup hooks are left out.

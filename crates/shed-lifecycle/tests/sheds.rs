@@ -14,7 +14,7 @@ use shed_lifecycle::{
 };
 use shed_types::{GuestPort, ShedName};
 
-use common::DEADLINE;
+use common::{CREATE, DEADLINE};
 
 struct Host {
     world: FakeWorld,
@@ -97,12 +97,13 @@ async fn a_create_goes_through_every_phase_in_order_and_ends_running() {
     let api = name("api");
     let started = sheds.create(new(&api), progress).await.unwrap();
     assert_eq!(started.shed.status, ShedStatus::Running);
-    assert_eq!(started.timeline.iter().map(|timing| timing.phase).collect::<Vec<_>>(), Phase::ALL[1..7]);
+    assert_eq!(started.timeline.iter().map(|timing| timing.phase).collect::<Vec<_>>(), CREATE);
     let mut seen = Vec::new();
     while let Some(update) = updates.recv().await {
         seen.push(update.phase);
     }
-    assert_eq!(seen, Phase::ALL[1..7]);
+    seen.dedup();
+    assert_eq!(seen, CREATE);
     assert_eq!(host.world.identified(&api).unwrap().hostname, "api");
     assert_eq!(started.shed.image.unwrap().as_str(), "base");
 }

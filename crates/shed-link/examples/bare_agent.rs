@@ -9,6 +9,8 @@
 //!                                              make the machine this shed
 //! bare_agent SOCKET tcp PORT                   standard input and output to a port of the guest
 //! bare_agent SOCKET exec [-t] [-u USER] CMD…   run a command; exit with its code
+//! bare_agent SOCKET setup create|start|stop [URL]
+//!                                              clone into /workspace and run the hooks of what is there
 //! bare_agent SOCKET bench COUNT CMD…           time of COUNT runs of a command, one connection
 //! bare_agent SOCKET power-off
 //! ```
@@ -25,8 +27,9 @@ use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use shed_link::{MuxHandle, host_handshake, mux};
 use shed_protocol::{
-    Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind, GENERATION, HelloReply,
-    HelloRequest, Identify, NetworkIdentity, PowerOff, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF,
+    CloneRequest, Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind, GENERATION,
+    HelloReply, HelloRequest, Identify, NetworkIdentity, Occasion, PowerOff, SYSTEM_HELLO, SYSTEM_IDENTIFY,
+    SYSTEM_POWER_OFF, SetupEvent, SetupReply, SetupRequest,
 };
 use shed_types::GuestPort;
 use tokio::{
@@ -82,6 +85,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             agent.closed().await;
         }
         ("exec", words) => return exec(&agent, words).await,
+        ("setup", [occasion, url @ ..]) => setup(&agent, occasion, url.first()).await?,
         ("bench", [count, cmd @ ..]) => bench(&agent, count.parse()?, cmd).await?,
         _ => bail!("unknown action {action}"),
     }
@@ -153,6 +157,32 @@ async fn exec(agent: &MuxHandle, words: &[String]) -> anyhow::Result<ExitCode> {
         }
     }
     bail!("the stream ended before the command did")
+}
+
+async fn setup(agent: &MuxHandle, occasion: &str, url: Option<&String>) -> anyhow::Result<()> {
+    let occasion = match occasion {
+        "create" => Occasion::Create,
+        "start" => Occasion::Start,
+        "stop" => Occasion::Stop,
+        other => bail!("there is no setup at {other:?}"),
+    };
+    let clone = url.map(|url| CloneRequest { url: url.clone(), known_hosts: Vec::new() });
+    let request = SetupRequest { occasion, clone, hooks: true, env: Vec::new(), limit_ms: None };
+    let mut frames = Framed::new(agent.open(GuestPort::Setup).await?, FrameCodec);
+    frames.send(Frame::json(FrameKind::SetupRequest, &request)).await?;
+    while let Some(frame) = frames.next().await {
+        let frame = frame?;
+        match frame.kind {
+            FrameKind::Data => std::io::stdout().write_all(&frame.payload)?,
+            FrameKind::SetupEvent => println!("{:?}", frame.parse::<SetupEvent>()?),
+            FrameKind::SetupReply => {
+                println!("{:?}", frame.parse::<SetupReply>()?);
+                return Ok(());
+            }
+            _ => {}
+        }
+    }
+    bail!("the stream ended before the setup did")
 }
 
 async fn tcp(agent: &MuxHandle, port: &str) -> anyhow::Result<()> {

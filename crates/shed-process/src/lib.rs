@@ -62,18 +62,35 @@ pub fn command_line(pid: u32) -> io::Result<Option<Vec<Vec<u8>>>> {
 /// When the process table cannot be read.
 pub fn find(is_ours: impl Fn(&[Vec<u8>]) -> bool) -> io::Result<Option<ProcessId>> {
     for (pid, words) in system::all_command_lines()? {
-        if !is_ours(&words) {
-            continue;
-        }
-        // Read again between two looks at the start time, or the words might be those of a process that had the
-        // pid before.
-        let Some(process) = ProcessId::of(pid)? else { continue };
-        let still_ours = command_line(pid)?.is_some_and(|words| is_ours(&words));
-        if still_ours && ProcessId::of(pid)? == Some(process) {
+        if let Some(process) = confirm(pid, &words, &is_ours)? {
             return Ok(Some(process));
         }
     }
     Ok(None)
+}
+
+/// As [`find`], but returns every such process.
+///
+/// # Errors
+/// When the process table cannot be read.
+pub fn find_all(is_ours: impl Fn(&[Vec<u8>]) -> bool) -> io::Result<Vec<ProcessId>> {
+    let all = system::all_command_lines()?.into_iter();
+    all.filter_map(|(pid, words)| confirm(pid, &words, &is_ours).transpose()).collect()
+}
+
+fn confirm(
+    pid: u32,
+    words: &[Vec<u8>],
+    is_ours: &impl Fn(&[Vec<u8>]) -> bool,
+) -> io::Result<Option<ProcessId>> {
+    if !is_ours(words) {
+        return Ok(None);
+    }
+    // Read again between two looks at the start time, or the words might be those of a process that had the
+    // pid before.
+    let Some(process) = ProcessId::of(pid)? else { return Ok(None) };
+    let still_ours = command_line(pid)?.is_some_and(|words| is_ours(&words));
+    Ok((still_ours && ProcessId::of(pid)? == Some(process)).then_some(process))
 }
 
 /// A process under watch. It is held by a handle of the system, so that a reused pid cannot be mistaken for it.
@@ -221,6 +238,7 @@ mod tests {
         assert_eq!(find(is_ours).unwrap(), None);
         let mut child = sleeper(&tag);
         assert_eq!(find(is_ours).unwrap(), Some(id_of(&child)));
+        assert_eq!(find_all(is_ours).unwrap(), [id_of(&child)]);
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(find(is_ours).unwrap(), None);

@@ -29,7 +29,7 @@ pub use files::{FilesError, FilesErrorKind, FilesReply, FilesRequest};
 pub use frame::{Frame, FrameCodec, FrameError, FrameKind, MAX_PAYLOAD};
 pub use guest_event::GuestEvent;
 pub use image::{ImageConfig, MAX_COMMAND, MAX_DIRECTORY, MAX_ENV, MAX_USER};
-pub use logs::{CloseLogs, LogEntries, LogEntry, NextLogs, OpenLogs};
+pub use logs::{CloseLogs, LogEntries, LogEntry, LogsOpened, LogsRefusal, NextLogs, OpenLogs};
 pub use message::{
     Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthRequest, HealthStatus, HelloReply,
     HelloRequest, Identify, Mount, NetworkIdentity, PowerOff, SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN,

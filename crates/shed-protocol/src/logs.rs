@@ -4,6 +4,7 @@
 //! slow reader holds up nothing else on the channel. Readers end with the channel.
 
 use serde::{Deserialize, Serialize};
+use shed_types::UnitName;
 use uuid::Uuid;
 
 /// Most readers of one channel at a time.
@@ -25,7 +26,7 @@ pub struct OpenLogs {
     pub reader: Uuid,
     /// Only entries of this unit of systemd; absent means all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unit: Option<String>,
+    pub unit: Option<UnitName>,
     /// How many entries of the past come first; absent means all of this boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lines: Option<u32>,
@@ -34,7 +35,27 @@ pub struct OpenLogs {
     pub follow: bool,
 }
 
-/// Asks for more entries.
+/// Answers [`OpenLogs`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LogsOpened {
+    /// Why there is no reader, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<LogsRefusal>,
+}
+
+/// Why a guest opens no reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogsRefusal {
+    /// Its image has no journal.
+    NoJournal,
+    /// It has no such unit, and its journal nothing of one.
+    NoUnit,
+    /// [`MAX_READERS`] are open.
+    TooManyReaders,
+}
+
+/// Asks for more entries; of one reader, one at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NextLogs {
     /// The reader.

@@ -28,7 +28,7 @@ pub const SYSTEM_EVENT: &str = "system:event";
 pub const SYSTEM_CREDENTIALS: &str = "system:credentials";
 /// Namespace of [`CredentialTaken`](crate::CredentialTaken).
 pub const SYSTEM_CREDENTIALS_TAKEN: &str = "system:credentials-taken";
-/// Namespace of [`OpenLogs`](crate::OpenLogs); the reply's payload is empty or has an `error`.
+/// Namespace of [`OpenLogs`](crate::OpenLogs), answered by [`LogsOpened`](crate::LogsOpened).
 pub const SYSTEM_LOGS_OPEN: &str = "system:logs-open";
 /// Namespace of [`NextLogs`](crate::NextLogs), answered by [`LogEntries`](crate::LogEntries).
 pub const SYSTEM_LOGS_NEXT: &str = "system:logs-next";

@@ -21,6 +21,9 @@ const CREDENTIAL_NAME_MAX: usize = 31;
 /// Longest session name in bytes (spec A.1).
 const SESSION_NAME_MAX: usize = 63;
 
+/// Longest name of a unit in bytes (systemd's UNIT_NAME_MAX, without its terminating zero).
+const UNIT_NAME_MAX: usize = 255;
+
 /// Says why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseNameError {
@@ -55,6 +58,12 @@ pub struct SessionName(String);
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct CredentialName(String);
+
+/// The name of a unit of systemd, with or without its `.service`: ASCII letters, digits and `:-_.\\@` (systemd.unit(5)), at
+/// most 255 characters. Patterns are none, and nor is what a program could read as a flag.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct UnitName(String);
 
 impl FromStr for ShedName {
     type Err = ParseNameError;
@@ -107,6 +116,25 @@ impl FromStr for CredentialName {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         check_word("credential", text, CREDENTIAL_NAME_MAX)?;
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for UnitName {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const WHAT: &str = "unit";
+        check_length(WHAT, text, UNIT_NAME_MAX)?;
+        let malformed = |rule| ParseNameError::Malformed { what: WHAT, name: text.to_owned(), rule };
+        if text.starts_with('-') {
+            return Err(malformed("it does not begin with a hyphen"));
+        }
+        let allowed =
+            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b':' | b'-' | b'_' | b'.' | b'\\' | b'@');
+        if !text.bytes().all(allowed) {
+            return Err(malformed("it has only letters, digits and the characters :-_.\\@"));
+        }
         Ok(Self(text.to_owned()))
     }
 }
@@ -180,6 +208,7 @@ text_type!(ShedName);
 text_type!(ImageName);
 text_type!(SessionName);
 text_type!(CredentialName);
+text_type!(UnitName);
 
 #[cfg(test)]
 mod tests {
@@ -224,6 +253,24 @@ mod tests {
         }
         for name in ["default", "9", "A-b_C", &"a".repeat(63)] {
             assert!(name.parse::<SessionName>().is_ok(), "{name:?} is fine");
+        }
+    }
+
+    #[test]
+    fn unit_names_are_no_flags_and_no_patterns() {
+        for name in [
+            "ssh",
+            "ssh.service",
+            "getty@tty1.service",
+            "dev-disk-by\\x2dlabel.device",
+            "a:b_c",
+            &"u".repeat(255),
+        ] {
+            assert!(name.parse::<UnitName>().is_ok(), "{name:?} is fine");
+        }
+        for name in ["", "-u", "--user", "a b", "a*", "a?", "[a]", "a/b", "a=b", "a\n", "ü", &"u".repeat(256)]
+        {
+            assert!(name.parse::<UnitName>().is_err(), "{name:?} must be refused");
         }
     }
 

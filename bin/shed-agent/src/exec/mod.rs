@@ -4,12 +4,12 @@
 //! command is told by SIGHUP and, if that does not end it, by SIGKILL. A command that has ended leaves what it started
 //! in the background alone.
 
-mod environment;
+pub(crate) mod environment;
 mod input;
 mod output;
-mod plan;
+pub(crate) mod plan;
 mod pty;
-mod spawn;
+pub(crate) mod spawn;
 #[cfg(test)]
 mod tests;
 pub(crate) mod users;

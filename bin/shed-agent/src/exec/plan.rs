@@ -52,19 +52,8 @@ pub(crate) fn make(request: &ExecRequest, state: &State) -> Result<Plan, ExitSta
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let group = fs::read_to_string("/etc/group").unwrap_or_default();
     let user = users::resolve(&passwd, &group, &request.user, &image.user).map_err(|error| cannot(&error))?;
-    let shell = if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" };
-    let sources = Sources {
-        inherited: std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect(),
-        image: image::variables(&image).collect(),
-        files: environment::read_directories(),
-        shed_name: state.name(),
-        requested: &request.env,
-        tty: request.tty,
-        shell,
-    };
-    let variables = environment::build(sources, &user);
+    let shell = shell();
+    let variables = variables(&request.env, request.tty, &user, state);
     let (arg0, args) = match command {
         Command::LoginShell if shell == "/bin/bash" => (shell.to_owned(), vec!["--login".to_owned()]),
         Command::LoginShell => (shell.to_owned(), vec!["-l".to_owned()]),
@@ -80,8 +69,29 @@ pub(crate) fn make(request: &ExecRequest, state: &State) -> Result<Plan, ExitSta
     Ok(Plan { program, arg0, args, variables, user, directories, terminal })
 }
 
+/// The guest's shell: bash, where there is one.
+pub(crate) fn shell() -> &'static str {
+    if Path::new("/bin/bash").exists() { "/bin/bash" } else { "/bin/sh" }
+}
+
+/// The whole environment of a command of this user.
+pub(crate) fn variables(requested: &[String], tty: bool, user: &User, state: &State) -> Variables {
+    let sources = Sources {
+        inherited: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        image: image::variables(&state.image()).collect(),
+        files: environment::read_directories(),
+        shed_name: state.name(),
+        requested,
+        tty,
+        shell: shell(),
+    };
+    environment::build(sources, user)
+}
+
 /// Finds a program by its name in `search`, a list like PATH. A name with a slash is taken as it is.
-fn look_up(name: &str, search: &str) -> Result<PathBuf, ExitStatus> {
+pub(crate) fn look_up(name: &str, search: &str) -> Result<PathBuf, ExitStatus> {
     if name.contains('/') {
         return Ok(PathBuf::from(name));
     }

@@ -17,7 +17,10 @@ use rustix::{
     pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt},
     termios::{Winsize, tcgetpgrp, tcsetwinsize},
 };
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::{
+    net::unix::pipe,
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+};
 
 use super::{plan::Plan, pty::Master, users::User};
 use crate::inheritance::{self, Ignored};
@@ -85,11 +88,10 @@ pub(crate) fn start(plan: &Plan) -> io::Result<Started> {
             None
         }
     };
-    prepare_child(&mut command, plan);
+    prepare_child(&mut command, plan, if master.is_some() { Session::Terminal } else { Session::Agents });
     let mut child = Command::from(command).spawn()?;
     // The command, and with it this process's copies of the slave, is gone now: the terminal ends with its last user.
-    let no_pid = || io::Error::other("the process ended before it could be looked at");
-    let leader = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())).ok_or_else(no_pid)?;
+    let leader = leader_of(&child)?;
     let group = Group { leader, terminal: master.clone() };
     let io = match (master, child.stdin.take(), child.stdout.take(), child.stderr.take()) {
         (Some(master), ..) => ChildIo::Terminal(master),
@@ -99,9 +101,37 @@ pub(crate) fn start(plan: &Plan) -> io::Result<Started> {
             }
             ChildIo::Pipes { stdin, stdout, stderr }
         }
-        (None, ..) => return Err(no_pid()),
+        (None, ..) => return Err(io::Error::other("the process has no pipes")),
     };
     Ok(Started { child, group, io })
+}
+
+/// A process in a session of its own, without input and with one pipe for all that it prints.
+#[derive(Debug)]
+pub(crate) struct Apart {
+    pub(crate) child: Child,
+    /// Its pid, which is its session's as well.
+    pub(crate) leader: Pid,
+    pub(crate) output: pipe::Receiver,
+}
+
+/// Starts the process so that it depends on no stream and no terminal.
+pub(crate) fn start_apart(plan: &Plan) -> io::Result<Apart> {
+    let (reader, writer) = io::pipe()?;
+    let mut command = std::process::Command::new(&plan.program);
+    command.arg0(&plan.arg0).args(&plan.args).env_clear().envs(&plan.variables);
+    command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
+    prepare_child(&mut command, plan, Session::Own);
+    // With the command this process's copies of the writing end go: the pipe ends with its last user.
+    let child = Command::from(command).spawn()?;
+    let leader = leader_of(&child)?;
+    let _smaller = fcntl_setpipe_size(&reader, PIPE_SIZE);
+    Ok(Apart { child, leader, output: pipe::Receiver::from_owned_fd(reader.into())? })
+}
+
+fn leader_of(child: &Child) -> io::Result<Pid> {
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
+    pid.ok_or_else(|| io::Error::other("the process ended before it could be looked at"))
 }
 
 fn open_terminal((rows, cols): (u16, u16), user: &User) -> io::Result<(Master, OwnedFd)> {
@@ -119,9 +149,19 @@ fn open_terminal((rows, cols): (u16, u16), user: &User) -> io::Result<(Master, O
     Ok((Master::new(master)?, slave))
 }
 
+/// Which session a process belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Session {
+    /// The agent's.
+    Agents,
+    /// One of its own.
+    Own,
+    /// One of its own, whose terminal is its standard input.
+    Terminal,
+}
+
 /// What the new process does between fork and exec.
-fn prepare_child(command: &mut std::process::Command, plan: &Plan) {
-    let terminal = plan.terminal.is_some();
+fn prepare_child(command: &mut std::process::Command, plan: &Plan, session: Session) {
     let directories: Vec<CString> = plan.directories.clone();
     let (uid, gid) = (Uid::from_raw(plan.user.uid), Gid::from_raw(plan.user.gid));
     let groups: Vec<Gid> = plan.user.groups.iter().map(|&id| Gid::from_raw(id)).collect();
@@ -129,8 +169,10 @@ fn prepare_child(command: &mut std::process::Command, plan: &Plan) {
     let change_user = rustix::process::geteuid().is_root();
     let ignored = Ignored::look();
     let child_side = move || {
-        if terminal {
+        if session != Session::Agents {
             setsid()?;
+        }
+        if session == Session::Terminal {
             ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
         rustix::process::umask(Mode::WGRP | Mode::WOTH);

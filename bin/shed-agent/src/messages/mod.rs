@@ -17,7 +17,7 @@ use shed_protocol::{
 use tokio::{io::AsyncRead, sync::mpsc};
 use tokio_util::codec::FramedRead;
 
-use crate::{log, serve::ByteStream, state::State};
+use crate::{journal::readers::Readers, log, serve::ByteStream, state::State};
 
 use requests::Outcome;
 
@@ -41,11 +41,12 @@ async fn talk(stream: impl ByteStream, state: &State, every: Duration) {
     let (answers, outgoing) = mpsc::channel(QUEUE);
     let (any_order, unordered) = mpsc::channel(QUEUE);
     let (in_order, ordered) = mpsc::channel(QUEUE);
+    let readers = Readers::default();
     // Whichever part ends ends the channel, and with it the answers that are not given yet.
     tokio::select! {
         () = read(from_host, &any_order, &in_order) => {}
-        () = answer_side_by_side(unordered, answers.clone(), state) => {}
-        () = answer_in_order(ordered, answers, state) => {}
+        () = answer_side_by_side(unordered, answers.clone(), state, &readers) => {}
+        () = answer_in_order(ordered, answers, state, &readers) => {}
         () = writer::write(to_host, outgoing, state, every) => {}
     }
 }
@@ -86,6 +87,7 @@ async fn answer_side_by_side(
     mut requests: mpsc::Receiver<Envelope>,
     answers: mpsc::Sender<Outcome>,
     state: &State,
+    readers: &Readers,
 ) {
     let mut at_work = FuturesUnordered::new();
     loop {
@@ -97,7 +99,7 @@ async fn answer_side_by_side(
             }
             request = requests.recv(), if at_work.len() < AT_ONCE => {
                 let Some(request) = request else { return };
-                at_work.push(async move { requests::answer(&request, state).await });
+                at_work.push(async move { requests::answer(&request, state, readers).await });
             }
         }
     }
@@ -107,9 +109,10 @@ async fn answer_in_order(
     mut requests: mpsc::Receiver<Envelope>,
     answers: mpsc::Sender<Outcome>,
     state: &State,
+    readers: &Readers,
 ) {
     while let Some(request) = requests.recv().await {
-        if answers.send(requests::answer(&request, state).await).await.is_err() {
+        if answers.send(requests::answer(&request, state, readers).await).await.is_err() {
             return;
         }
     }

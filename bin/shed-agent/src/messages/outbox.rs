@@ -182,6 +182,8 @@ mod tests {
         let outbox = Outbox::default();
         for number in 0..KEPT.count + 10 {
             post(&outbox, SYSTEM_EVENT, &json!(number));
+        }
+        for _ in 0..20 {
             post(&outbox, "other", &json!("x".repeat(100 << 10)));
         }
         post(&outbox, "other", &json!("y".repeat(MAX_PAYLOAD)));

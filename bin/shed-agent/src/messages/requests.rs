@@ -5,13 +5,18 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use shed_protocol::{
-    CredentialTaken, Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, PowerOff,
-    SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
-    SYSTEM_POWER_OFF, WatchCredentials,
+    CredentialTaken, Envelope, GENERATION, HealthRequest, HelloReply, HelloRequest, Identify, LogsOpened,
+    PowerOff, SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY,
+    SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF, WatchCredentials,
 };
 use shed_types::error_chain;
 
-use crate::{files, health, identify, log, power_off, state::State};
+use crate::{
+    files, health, identify,
+    journal::readers::{LogsError, Readers},
+    log, power_off,
+    state::State,
+};
 
 /// An answer, and what is done once it is on its way.
 pub(super) struct Outcome {
@@ -26,7 +31,7 @@ pub(super) struct Outcome {
 const PACE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3600));
 
 /// Answers one request. Failures are answered, too, with a payload `{"error": "…"}`.
-pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
+pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers) -> Outcome {
     let reply = |reply| Outcome { reply, pace: None, then: None };
     match request.namespace.as_str() {
         SYSTEM_HELLO => reply(with(request, |_: HelloRequest| request.reply(&hello(state)))),
@@ -40,7 +45,10 @@ pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
         },
         SYSTEM_IDENTIFY => reply(match request.parse::<Identify>() {
             Ok(identity) => match identify::apply(&identity, state).await {
-                Ok(()) => request.reply(&json!({})),
+                Ok(()) => {
+                    state.identified.cancel();
+                    request.reply(&json!({}))
+                }
                 Err(error) => {
                     log::failed(&error);
                     refuse(request, &error_chain(&error))
@@ -57,6 +65,25 @@ pub(super) async fn answer(request: &Envelope, state: &State) -> Outcome {
         }),
         SYSTEM_CREDENTIALS_TAKEN => reply(with(request, |taken: CredentialTaken| {
             state.credentials.taken(&taken);
+            request.reply(&json!({}))
+        })),
+        SYSTEM_LOGS_OPEN => reply(match request.parse() {
+            Ok(asked) => match readers.open(asked).await {
+                Ok(()) => request.reply(&LogsOpened::default()),
+                Err(LogsError::Refused(refusal)) => request.reply(&LogsOpened { refusal: Some(refusal) }),
+                Err(error) => refuse(request, &error_chain(&error)),
+            },
+            Err(error) => refuse(request, &error.to_string()),
+        }),
+        SYSTEM_LOGS_NEXT => reply(match request.parse() {
+            Ok(asked) => match readers.next(&asked).await {
+                Ok(entries) => request.reply(&entries),
+                Err(error) => refuse(request, &error_chain(&error)),
+            },
+            Err(error) => refuse(request, &error.to_string()),
+        }),
+        SYSTEM_LOGS_CLOSE => reply(with(request, |asked| {
+            readers.close(&asked);
             request.reply(&json!({}))
         })),
         SYSTEM_POWER_OFF => {

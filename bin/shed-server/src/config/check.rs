@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duratio
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{Location, Spanned};
 use shed_api::{DEFAULT_HTTP_PORT, DEFAULT_SSH_PORT};
+use shed_backend::qemu::ShareCache;
 use shed_image::{ImageOrigin, file_name};
 use shed_types::{BackendChoice, GoDuration, ImageName, ParseReferenceError, SizeError};
 
@@ -102,6 +103,8 @@ pub(super) fn check(
         source,
         surroundings,
     )?;
+    let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
+    let extra_known_hosts = super::project::known_hosts(raw.git.unwrap_or_default(), source)?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,
@@ -121,6 +124,8 @@ pub(super) fn check(
         image_limits,
         credentials,
         home: surroundings.home.clone(),
+        env_file,
+        extra_known_hosts,
         qemu,
     })
 }
@@ -144,9 +149,7 @@ fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
         ("firecracker", &raw.firecracker),
         ("vz", &raw.vz),
         ("default_image", &raw.default_image),
-        ("env_file", &raw.env_file),
         ("extensions", &raw.extensions),
-        ("git", &raw.git),
     ];
     keys.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect()
 }
@@ -192,6 +195,11 @@ fn check_qemu(
         "qemu.accel",
         &[("auto", Accel::Auto), ("kvm", Accel::Kvm), ("hvf", Accel::Hvf), ("tcg", Accel::Tcg)],
     )?;
+    let share_cache = source.word(
+        raw.share_cache.as_ref(),
+        "qemu.share_cache",
+        &ShareCache::ALL.map(|cache| (cache.as_str(), cache)),
+    )?;
     let images_dir = match path(&raw.images_dir, "qemu.images_dir")? {
         Some(dir) => dir,
         None => data_dir(surroundings, "qemu.images_dir")?.join("images"),
@@ -207,6 +215,8 @@ fn check_qemu(
     Ok(QemuSection {
         accel: accel.unwrap_or_default(),
         binary: path(&raw.binary, "qemu.binary")?,
+        virtiofsd: path(&raw.virtiofsd, "qemu.virtiofsd")?,
+        share_cache: share_cache.unwrap_or_default(),
         kernel_path: path(&raw.kernel_path, "qemu.kernel_path")?.unwrap_or_else(|| images_dir.join(KERNEL)),
         initrd_path: path(&raw.initrd_path, "qemu.initrd_path")?
             .unwrap_or_else(|| images_dir.join(file_name::INITRD)),

@@ -24,15 +24,15 @@ pub(super) struct ServerFile {
     pub(super) registries: Option<RegistriesFile>,
     pub(super) image_limits: Option<ImageLimitsFile>,
     pub(super) credentials: Option<BTreeMap<String, Spanned<CredentialFile>>>,
+    pub(super) env_file: Value<String>,
+    pub(super) git: Option<GitFile>,
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
     // machines or versions, so they are accepted, and named in the log.
     pub(super) firecracker: Value<IgnoredAny>,
     pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
-    pub(super) env_file: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
-    pub(super) git: Value<IgnoredAny>,
 }
 
 /// Keys of earlier versions that are gone. They are looked for first, and each is refused with a hint of its own.
@@ -77,12 +77,21 @@ pub(super) struct CredentialFile {
     pub(super) exclude: Option<Vec<Spanned<String>>>,
 }
 
+/// The `git:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GitFile {
+    pub(super) extra_known_hosts: Option<Vec<Spanned<String>>>,
+}
+
 /// The `qemu:` section.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct QemuFile {
     pub(super) accel: Value<String>,
     pub(super) binary: Value<String>,
+    pub(super) virtiofsd: Value<String>,
+    pub(super) share_cache: Value<String>,
     pub(super) images_dir: Value<String>,
     pub(super) instance_dir: Value<String>,
     pub(super) socket_dir: Value<String>,

@@ -10,15 +10,17 @@ mod file;
 mod images;
 mod locate;
 mod print;
+mod project;
 
 use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
+use shed_backend::qemu::ShareCache;
 use shed_image::{ImageLimits, ImageOrigin};
 use shed_lifecycle::Credential;
 use shed_registry::RegistrySettings;
-use shed_types::{BackendChoice, CpuCount, CredentialName, DiskGb, ImageName, MemoryMb};
+use shed_types::{BackendChoice, CpuCount, CredentialName, DiskGb, ImageName, KnownHost, MemoryMb};
 
 use crate::ssh::term::Terms;
 pub use locate::{LocateConfigError, Surroundings, locate};
@@ -55,6 +57,10 @@ pub struct Config {
     pub credentials: BTreeMap<CredentialName, Credential>,
     /// What `~` stands for in paths, also in those of creates.
     pub home: Option<Utf8PathBuf>,
+    /// File of `NAME=value` lines that clones and hooks get as environment. Whether it is there is seen when it is read.
+    pub env_file: Option<Utf8PathBuf>,
+    /// Lines for known_hosts in sheds besides those of well-known hosts.
+    pub extra_known_hosts: Vec<KnownHost>,
     /// The QEMU backend.
     pub qemu: QemuSection,
     /// Keys of the file that this build does not act on.
@@ -96,6 +102,10 @@ pub struct QemuSection {
     pub accel: Accel,
     /// The QEMU program; none means the one for this machine's architecture, from PATH and the usual places.
     pub binary: Option<Utf8PathBuf>,
+    /// virtiofsd, which shares host directories; none means the one in PATH and the usual places.
+    pub virtiofsd: Option<Utf8PathBuf>,
+    /// How long guests may go on with what they know of a shared directory.
+    pub share_cache: ShareCache,
     /// Images, kernel, initramfs and disk templates.
     pub images_dir: Utf8PathBuf,
     /// One directory a shed.

@@ -62,6 +62,16 @@ impl fmt::Display for Config {
             writeln!(f, "    readonly: {}", credential.read_only)?;
             writeln!(f, "    exclude: [{}]", exclude.join(", "))?;
         }
+        match &self.env_file {
+            Some(file) => writeln!(f, "env_file: {}", quoted(file.as_str()))?,
+            None => writeln!(f, "# env_file: none")?,
+        }
+        writeln!(f, "git:")?;
+        f.write_str("  extra_known_hosts:")?;
+        f.write_str(if self.extra_known_hosts.is_empty() { " []\n" } else { "\n" })?;
+        for line in &self.extra_known_hosts {
+            writeln!(f, "    - {}", quoted(line.as_str()))?;
+        }
         let qemu = &self.qemu;
         writeln!(f, "qemu:")?;
         writeln!(f, "  accel: {}", qemu.accel.as_str())?;
@@ -69,6 +79,11 @@ impl fmt::Display for Config {
             Some(binary) => writeln!(f, "  binary: {}", quoted(binary.as_str()))?,
             None => writeln!(f, "  # binary: the qemu-system program of this machine's architecture")?,
         }
+        match &qemu.virtiofsd {
+            Some(program) => writeln!(f, "  virtiofsd: {}", quoted(program.as_str()))?,
+            None => writeln!(f, "  # virtiofsd: the one in PATH and the usual places")?,
+        }
+        writeln!(f, "  share_cache: {}", qemu.share_cache.as_str())?;
         for (key, path) in [
             ("images_dir", &qemu.images_dir),
             ("instance_dir", &qemu.instance_dir),

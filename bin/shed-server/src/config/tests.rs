@@ -52,9 +52,14 @@ fn without_a_file_everything_is_at_its_default() {
       max_size: "64G"
       max_files: 20000000
     credentials: {}
+    # env_file: none
+    git:
+      extra_known_hosts: []
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture
+      # virtiofsd: the one in PATH and the usual places
+      share_cache: none
       images_dir: "/home/ann/.local/share/shed/qemu/images"
       instance_dir: "/home/ann/.local/share/shed/qemu/instances"
       socket_dir: "/home/ann/.shed/qemu/sockets"
@@ -107,9 +112,14 @@ registries:
   allow: [ghcr.io]
   docker_config: ~/.docker-shed
 image_limits: {max_size: 1536M, max_files: 7}
+env_file: ~/shed.env
+git:
+  extra_known_hosts: ['[10.0.2.2]:2222 ssh-ed25519 AAAAC3Nz', "git.lan ssh-rsa AAAAB3Nz a \"comment\""]
 qemu:
   accel: tcg
   binary: /opt/qemu/qemu-system-x86_64
+  virtiofsd: ~/bin/virtiofsd
+  share_cache: auto
   images_dir: ~/images
   instance_dir: /srv/instances
   socket_dir: ~/s
@@ -132,6 +142,8 @@ qemu:
     );
     assert_eq!(config.qemu.images_dir, "/home/ann/images");
     assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
+    assert_eq!(config.qemu.virtiofsd.as_deref(), Some(Utf8Path::new("/home/ann/bin/virtiofsd")));
+    assert_eq!(config.qemu.share_cache.as_str(), "auto");
     assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
     assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
     assert_eq!(config.registries.docker_config.as_deref(), Some(Utf8Path::new("/home/ann/.docker-shed")));
@@ -140,6 +152,8 @@ qemu:
     assert_eq!((config.image_limits.max_bytes, config.image_limits.max_entries), (1536 << 20, 7));
     let images: Vec<_> = config.qemu.images.iter().map(|(name, origin)| format!("{name} {origin}")).collect();
     assert_eq!(images, ["hub ubuntu", "sh /bin/sh", "tools ghcr.io/owner/tools:v1"]);
+    assert_eq!(config.env_file.as_deref(), Some(Utf8Path::new("/home/ann/shed.env")));
+    assert_eq!(config.extra_known_hosts[1].as_str(), "git.lan ssh-rsa AAAAB3Nz a \"comment\"");
     let again = load_text(&config.to_string()).unwrap();
     assert_eq!(Config { file: None, ..again }, Config { file: None, ..config });
 }
@@ -197,6 +211,8 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "log_level: loud",
         "default_backend: xen",
         "qemu: {accel: fast}",
+        "qemu: {share_cache: never}",
+        "qemu: {virtiofsd: virtiofsd}",
         "qemu:\n  default_cpus: 0",
         "qemu:\n  default_memory_mb: 1000000000",
         "qemu:\n  default_disk_gb: 1025",
@@ -227,6 +243,9 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "image_limits: {max_size: 64 GB}",
         "image_limits: {max_size: 17T}",
         "image_limits: {max_files: 0}",
+        "env_file: shed.env",
+        "git: {extra_known_hosts: ['git.lan ssh-ed25519']}",
+        "git:\n  extra_known_hosts:\n    - git.lan ssh-dss AAAAB3Nz",
     ]
     .map(|text| format!("{}\n    {}", text.replace('\n', " "), refused(text)))
     .join("\n");
@@ -241,9 +260,9 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "vz: {}\nenv_file: /x\nname: a";
+    let text = "vz: {}\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "env_file"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz"]));
 }
 
 #[test]
@@ -252,7 +271,7 @@ fn credentials_are_read_and_printed_as_they_are_used() {
                 claude: {source: ~/.claude, target: ~/.claude, exclude: ['cache/*', '*.log']}";
     let config = load_text(text).unwrap();
     let printed = config.to_string();
-    let section = &printed[printed.find("credentials:").unwrap()..printed.find("qemu:").unwrap()];
+    let section = &printed[printed.find("credentials:").unwrap()..printed.find("# env_file").unwrap()];
     insta::assert_snapshot!(section, @r#"
     credentials:
       "claude":

@@ -4,9 +4,7 @@
 //! for events as a plain error, too. Whether backend, image and name are to be had is found out afterwards and
 //! reaches that caller as an `error` event.
 //!
-//! This version mounts no host directories and clones no repositories. A `local_dir` is checked and then refused,
-//! because a shed without the directory is not what was asked for. A `repo` is checked and kept, and the reply says
-//! in a warning that it was not cloned: cloning later does what was asked for.
+//! A `local_dir` is looked at on this host; the shed's start looks at it again.
 
 use std::time::Duration;
 
@@ -22,8 +20,8 @@ use axum::{
 };
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
-use shed_lifecycle::{NewShed, Progress, Started};
-use shed_types::{BackendChoice, CpuCount, MemoryMb, ShedName, error_chain};
+use shed_lifecycle::{LocalDirError, NewShed, Progress, Started};
+use shed_types::{BackendChoice, CpuCount, MemoryMb, Repo, ShedName, error_chain};
 use tokio::time::timeout;
 
 use super::{
@@ -32,7 +30,7 @@ use super::{
     extract::{ReplyForm, parse_name},
     metrics::counted_start,
     openapi::error_responses,
-    repo, sse, wire,
+    sse, wire,
 };
 use crate::metrics::Operation;
 
@@ -46,7 +44,8 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 struct Checked {
     name: ShedName,
-    repo: Option<String>,
+    repo: Option<Repo>,
+    local_dir: Option<Utf8PathBuf>,
     cpus: Option<CpuCount>,
     memory_mb: Option<MemoryMb>,
     image: Option<String>,
@@ -64,10 +63,13 @@ error_responses! {
 /// Create a shed and bring it up
 ///
 /// An image in a registry that is not cached is pulled first; other creates of it wait for the same pull. A client that goes
-/// away before the reply cancels the create, and nothing is left of it but what a later pull continues. With
+/// away cancels the create, and nothing is left of it but what a later pull continues; once the shed runs, it stays, and its
+/// setup goes on. The reply comes when credentials are copied, the repository is cloned and the hooks of its
+/// `.shed/provision.yaml` have run; what fails of these is in `warnings` and does not fail the create. With
 /// `Accept: text/event-stream` the reply is a stream of events: `progress` any number of times, then `complete` with the
 /// shed or `error` with a code and a message. What is wrong with the request itself is a plain error even then.
-// Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it.
+// Dropping the future of this handler, as hyper does when the client goes away, drops the create and so undoes it, until the
+// shed runs.
 #[utoipa::path(
     post,
     path = "/api/sheds",
@@ -93,19 +95,19 @@ pub(super) async fn create(State(app): State<App>, request: Request) -> Result<R
     }
     let request = parse(&body)?;
     // A directory that the request names may be on a file system that does not answer.
-    let checked = tokio::task::spawn_blocking(move || check(request));
+    let sheds = app.sheds.clone();
+    let checked = tokio::task::spawn_blocking(move || check(request, |dir| sheds.check_local_dir(dir)));
     let checked = checked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))?;
-    let warnings: Vec<String> = checked.repo.iter().map(|_| NOT_CLONED.to_owned()).collect();
     match ReplyForm::of(&parts.headers) {
         ReplyForm::Json => {
             let started = create_checked(app, checked, Progress::silent()).await?;
-            Ok((StatusCode::CREATED, Json(wire::started(started, &warnings))).into_response())
+            Ok((StatusCode::CREATED, Json(wire::started(started))).into_response())
         }
         ReplyForm::Events => {
             let (progress, updates) = Progress::channel();
             let give_up = app.give_up.clone();
             let work = unless_ending(give_up, create_checked(app, checked, progress));
-            Ok(sse::respond(work, updates, warnings))
+            Ok(sse::respond(work, updates))
         }
     }
 }
@@ -114,9 +116,6 @@ async fn create_checked(app: App, checked: Checked, progress: Progress) -> Resul
     let work = async { Ok::<_, ApiError>(app.sheds.create(resolve(&app, checked)?, progress).await?) };
     counted_start(&app.metrics, Operation::Create, work).await
 }
-
-/// Said when a repository was named.
-const NOT_CLONED: &str = "the repository was recorded but not cloned, which this version of shed-server does not do; clone it in the shed";
 
 /// What the body says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,25 +197,26 @@ fn is_object(body: &[u8]) -> bool {
     body.trim_ascii_start().starts_with(b"{")
 }
 
-fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
+/// Says whether a directory may be mounted.
+trait LookAtDir: FnOnce(&Utf8Path) -> Result<(), LocalDirError> {}
+impl<F: FnOnce(&Utf8Path) -> Result<(), LocalDirError>> LookAtDir for F {}
+
+fn check(request: CreateShedRequest, look: impl LookAtDir) -> Result<Checked, ApiError> {
     let name = parse_name(&request.name)?;
     // Clients of the seed's time send empty texts for fields that are not set.
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
     let (repo, local_dir) = (given(request.repo), given(request.local_dir));
     if let Some(dir) = &local_dir {
-        check_local_dir(dir, repo.is_some())?;
+        check_local_dir(dir, repo.is_some(), look)?;
     }
-    if let Some(repo) = &repo {
-        repo::check(repo).map_err(|error| {
-            ApiError::new(ErrorCode::InvalidRepoUrl, format!("{repo:?} is not a repository: {error}"))
-        })?;
-    }
+    let repo = repo.map(|text| parse_repo(&text)).transpose()?;
     // 0 is the default, as in the specification (A.4).
     let sized = |size: Option<i64>| size.filter(|size| *size != 0);
     let out_of_range = |error: shed_types::SizeError| ApiError::from_chain(ErrorCode::InvalidRequest, &error);
     Ok(Checked {
         name,
         repo,
+        local_dir: local_dir.map(Utf8PathBuf::from),
         cpus: sized(request.cpus).map(CpuCount::try_from).transpose().map_err(out_of_range)?,
         memory_mb: sized(request.memory_mb).map(MemoryMb::try_from).transpose().map_err(out_of_range)?,
         image: given(request.image),
@@ -225,29 +225,24 @@ fn check(request: CreateShedRequest) -> Result<Checked, ApiError> {
     })
 }
 
-fn check_local_dir(text: &str, with_repo: bool) -> Result<(), ApiError> {
+fn parse_repo(text: &str) -> Result<Repo, ApiError> {
+    text.parse().map_err(|error| {
+        let shown = Repo::mask(text);
+        ApiError::new(ErrorCode::InvalidRepoUrl, format!("{shown:?} is not a repository: {error}"))
+    })
+}
+
+fn check_local_dir(text: &str, with_repo: bool, look: impl LookAtDir) -> Result<(), ApiError> {
     let bad = |problem: &str| {
         Err(ApiError::new(ErrorCode::InvalidLocalDir, format!("local_dir {text:?} {problem}")))
     };
-    let path = Utf8Path::new(text);
     if with_repo {
         return bad("and repo exclude each other; give one of them");
     }
-    if !path.is_absolute() {
-        return bad("is not an absolute path");
+    match look(Utf8Path::new(text)) {
+        Ok(()) => Ok(()),
+        Err(error) => bad(&format!("cannot be mounted: {}", error_chain(&error))),
     }
-    if text.contains(',') {
-        return bad("has a comma, which separates options on a VMM's command line");
-    }
-    if text.contains('\0') || !path.exists() {
-        return bad("does not exist on the server's host");
-    }
-    if !path.is_dir() {
-        return bad("is not a directory");
-    }
-    bad(
-        "cannot be mounted: this version of shed-server has no shared directories; copy the files into the shed instead",
-    )
 }
 
 /// Finds out whether the server has what was asked for.
@@ -270,7 +265,7 @@ fn resolve(app: &App, checked: Checked) -> Result<NewShed, ApiError> {
         cpus: checked.cpus,
         memory_mb: checked.memory_mb,
         repo: checked.repo,
-        local_dir: None::<Utf8PathBuf>,
+        local_dir: checked.local_dir,
         no_provision: checked.no_provision,
     })
 }
@@ -334,17 +329,21 @@ mod tests {
 
     #[test]
     fn fuzz_create_body() {
-        shed_testkit::fuzz("create body", &body(), |body| match parse(&body).and_then(check) {
-            Ok(checked) => {
-                let text: Value = serde_json::from_slice(&body).unwrap();
-                assert_eq!(text["name"], checked.name.as_str());
-                assert!(checked.repo.is_none_or(|repo| repo::check(&repo).is_ok()));
-                assert!(checked.image.is_none_or(|image| !image.is_empty()));
-                assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
-            }
-            Err(error) => {
-                assert_eq!(error.code.status(), 400, "{error:?}");
-                assert!(error.message.len() < 20_000 && !error.message.is_empty());
+        shed_testkit::fuzz("create body", &body(), |body| {
+            match parse(&body).and_then(|request| check(request, |_| Ok(()))) {
+                Ok(checked) => {
+                    let text: Value = serde_json::from_slice(&body).unwrap();
+                    assert_eq!(text["name"], checked.name.as_str());
+                    assert!(
+                        checked.repo.is_none_or(|repo| text["repo"] == repo.clone_url() || repo.is_ssh())
+                    );
+                    assert!(checked.image.is_none_or(|image| !image.is_empty()));
+                    assert!(checked.cpus.is_none_or(|cpus| text["cpus"] == cpus.get()));
+                }
+                Err(error) => {
+                    assert_eq!(error.code.status(), 400, "{error:?}");
+                    assert!(error.message.len() < 20_000 && !error.message.is_empty());
+                }
             }
         });
     }
@@ -356,7 +355,7 @@ mod tests {
         let pattern = field["pattern"].as_str().unwrap();
         let strategy = proptest::string::string_regex(pattern.trim_matches(['^', '$'])).unwrap();
         shed_testkit::fuzz("repository", &strategy, |repo: String| {
-            assert!(repo.is_empty() || repo.len() > 2048 || repo::check(&repo).is_ok(), "{repo:?}");
+            assert!(repo.is_empty() || repo.len() > 2048 || repo.parse::<Repo>().is_ok(), "{repo:?}");
         });
     }
 

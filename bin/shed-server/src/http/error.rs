@@ -65,7 +65,9 @@ impl From<CreateShedError> for ApiError {
                 ErrorCode::ImagePullFailed
             }
             CreateShedError::ListImages(_) => ErrorCode::BackendError,
-            CreateShedError::GuestFileMissing { .. } => ErrorCode::BackendError,
+            CreateShedError::GuestFileMissing { .. } | CreateShedError::Shares { .. } => {
+                ErrorCode::BackendError
+            }
             CreateShedError::Boot(boot) => boot_code(boot),
             CreateShedError::ShuttingDown => ErrorCode::ShuttingDown,
         };
@@ -167,6 +169,7 @@ fn boot_code(error: &BootShedError) -> ErrorCode {
         // Somebody stopped or deleted the shed meanwhile.
         BootShedError::Cancelled { .. } => ErrorCode::ShedBusy,
         BootShedError::Record { .. } => ErrorCode::InternalError,
+        BootShedError::LocalDir { .. } => ErrorCode::InvalidLocalDir,
         BootShedError::Disk { .. }
         | BootShedError::Start { .. }
         | BootShedError::TimedOut { .. }

@@ -8,20 +8,23 @@ mod connect;
 mod create;
 mod ending;
 mod error;
+mod event_stream;
 mod exec;
 mod extract;
 mod files;
 mod guard;
 mod images;
 mod info;
+mod logs;
 mod metrics;
 mod observe;
 mod openapi;
 mod query;
-mod repo;
 mod sessions;
 mod sheds;
 mod sse;
+mod status;
+mod status_wire;
 mod system;
 mod upgrade;
 mod wire;
@@ -60,6 +63,8 @@ pub struct App {
     pub streams: Arc<Semaphore>,
     /// Cancelled when upgraded streams shall end.
     pub hang_up: CancellationToken,
+    /// Cancelled when the server begins to end: replies without an end of their own end then.
+    pub closing: CancellationToken,
     /// Cancelled when requests in progress have had their time; they are answered then.
     pub give_up: CancellationToken,
 }
@@ -95,6 +100,9 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(sheds::get, sheds::delete))
         .routes(routes!(sheds::start))
         .routes(routes!(sheds::stop))
+        .routes(routes!(status::status))
+        .routes(routes!(status::events))
+        .routes(routes!(logs::logs))
         .route("/api/sheds/{name}/exec", get(exec::exec))
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::kill))

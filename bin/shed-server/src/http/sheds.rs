@@ -91,7 +91,8 @@ pub(super) async fn delete(
 
 /// Start a stopped shed
 ///
-/// The start belongs to the shed, not to the request: it goes on when the client goes away. With
+/// The reply comes when the startup hook of its project has ended; commands can be run in it before. What fails after the
+/// boot is in `warnings`. The start belongs to the shed, not to the request: it goes on when the client goes away. With
 /// `Accept: text/event-stream` the reply is a stream of the events of a create.
 #[utoipa::path(
     post,
@@ -117,7 +118,7 @@ pub(super) async fn start(
         ReplyForm::Json => {
             let start = app.sheds.start(&name, Progress::silent());
             let started = counted_start(&app.metrics, Operation::Start, start).await?;
-            Ok(Json(wire::started(started, &[])).into_response())
+            Ok(Json(wire::started(started)).into_response())
         }
         ReplyForm::Events => {
             let (progress, updates) = Progress::channel();
@@ -125,7 +126,7 @@ pub(super) async fn start(
             let work = async move {
                 counted_start(&app.metrics, Operation::Start, app.sheds.start(&name, progress)).await
             };
-            Ok(sse::respond(unless_ending(give_up, work), updates, Vec::new()))
+            Ok(sse::respond(unless_ending(give_up, work), updates))
         }
     }
 }

@@ -2,35 +2,25 @@
 //!
 //! The work runs in a task of its own, so a client that reads slowly delays nothing and misses nothing: updates wait
 //! in a queue without a limit, which the work cannot fill: it tells of each phase once (`Progress::enter`), however
-//! often it tries one, and of a few warnings besides. Only of an image on its way the last word alone waits. The task ends with the reply's body: hyper drops that when
-//! the client goes away, which drops the work's future. What dropping means is up to the work; a create is undone.
+//! often it tries one, and of a few warnings besides. Only of an image on its way the last word alone waits, and of what
+//! programs in the guest write so much and no more. The task ends with the reply's body: hyper drops that when
+//! the client goes away, which drops the work's future. What dropping means is up to the work; a create is undone until
+//! its shed runs.
 
-use std::{convert::Infallible, pin::Pin, time::Duration};
+use std::{convert::Infallible, pin::Pin};
 
-use axum::{
-    http::HeaderName,
-    response::{
-        IntoResponse, Response,
-        sse::{Event, KeepAlive, Sse},
-    },
-};
+use axum::response::{Response, sse::Event};
 use futures::{Stream, stream};
-use shed_api::{CreateEvent, ErrorCode, ProgressEvent};
+use shed_api::{CreateEvent, ErrorCode};
 use shed_lifecycle::{Started, Updates};
 use tokio::task::JoinError;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ApiError, wire};
-
-/// Time between comments that keep an idle stream alive (spec M: idle streams need keep-alives).
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+use super::{ApiError, event_stream, wire};
 
 /// The work and what it has yet to say.
 struct Events {
     updates: Updates,
-    warnings: Vec<String>,
     /// Gone once its result has been sent.
     work: Option<AbortOnDropHandle<Result<Started, ApiError>>>,
     /// Known, and sent when the updates before it are.
@@ -38,37 +28,23 @@ struct Events {
 }
 
 /// Runs the work and returns the reply that tells of it.
-///
-/// `warnings` are told as progress and again in the final object.
-pub(super) fn respond<W>(work: W, updates: Updates, warnings: Vec<String>) -> Response
+pub(super) fn respond<W>(work: W, updates: Updates) -> Response
 where
     W: Future<Output = Result<Started, ApiError>> + Send + 'static,
 {
     let span = tracing::Span::current();
     let work = AbortOnDropHandle::new(tokio::spawn(tracing::Instrument::instrument(work, span)));
-    let events = Events { updates, warnings, work: Some(work), result: None };
-    let sse = Sse::new(events.into_stream()).keep_alive(KeepAlive::new().interval(KEEP_ALIVE));
-    // For proxies that would hold events back until they have many (nginx, X-Accel-Buffering).
-    ([(ACCEL_BUFFERING, "no")], sse).into_response()
+    let events = Events { updates, work: Some(work), result: None };
+    event_stream::reply(events.into_stream())
 }
 
 impl Events {
     fn into_stream(self) -> Pin<Box<dyn Stream<Item = Result<Event, Infallible>> + Send>> {
-        let warnings = self.warnings.clone().into_iter().map(|message| {
-            CreateEvent::Progress(ProgressEvent {
-                message,
-                phase: None,
-                elapsed_ms: None,
-                warning: true,
-                image: None,
-            })
-        });
-        let rest =
+        let all =
             stream::unfold(
                 self,
                 |mut events| async move { events.next().await.map(|event| (event, events)) },
             );
-        let all = futures::StreamExt::chain(stream::iter(warnings.collect::<Vec<_>>()), rest);
         Box::pin(futures::StreamExt::map(all, |event| {
             Ok(Event::default().event(event.name()).data(event.data()))
         }))
@@ -89,43 +65,57 @@ impl Events {
                 Some(update) = self.updates.recv() => return Some(CreateEvent::Progress(wire::progress(update))),
                 result = work => {
                     self.work = None;
-                    self.result = Some(self.last(result));
+                    self.result = Some(last(result));
                 }
             }
         }
     }
+}
 
-    fn last(&self, result: Result<Result<Started, ApiError>, JoinError>) -> CreateEvent {
-        match result {
-            Ok(Ok(started)) => CreateEvent::Complete(Box::new(wire::started(started, &self.warnings))),
-            Ok(Err(error)) => {
-                tracing::info!(code = %error.code, reason = %error.message, "request failed behind an event stream");
-                CreateEvent::Error(error.into_detail())
-            }
-            Err(error) => {
-                tracing::error!(%error, "the work behind an event stream ended without a result");
-                let message = "the server failed while it worked on this; see its log";
-                CreateEvent::Error(ApiError::new(ErrorCode::InternalError, message).into_detail())
-            }
+fn last(result: Result<Result<Started, ApiError>, JoinError>) -> CreateEvent {
+    match result {
+        Ok(Ok(started)) => CreateEvent::Complete(Box::new(wire::started(started))),
+        Ok(Err(error)) => {
+            tracing::info!(code = %error.code, reason = %error.message, "request failed behind an event stream");
+            CreateEvent::Error(error.into_detail())
+        }
+        Err(error) => {
+            tracing::error!(%error, "the work behind an event stream ended without a result");
+            let message = "the server failed while it worked on this; see its log";
+            CreateEvent::Error(ApiError::new(ErrorCode::InternalError, message).into_detail())
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::StreamExt;
     use shed_lifecycle::ProgressUpdate;
     use tokio::{sync::mpsc, time::Instant};
 
-    use super::*;
+    use super::{event_stream::KEEP_ALIVE, *};
+
+    fn update(message: &str, warning: bool) -> ProgressUpdate {
+        ProgressUpdate {
+            phase: shed_lifecycle::Phase::Boot,
+            message: message.to_owned(),
+            elapsed: Duration::ZERO,
+            warning,
+            image: None,
+            output: None,
+        }
+    }
 
     fn silent_work() -> Response {
         let (keep, updates) = mpsc::unbounded_channel();
+        keep.send(update("careful", true)).unwrap();
         let work = async move {
             let _kept = keep;
             std::future::pending().await
         };
-        respond(work, updates.into(), vec!["careful".to_owned()])
+        respond(work, updates.into())
     }
 
     #[tokio::test(start_paused = true)]
@@ -133,7 +123,7 @@ mod tests {
         let begun = Instant::now();
         let mut body = silent_work().into_body().into_data_stream();
         let first = body.next().await.unwrap().unwrap();
-        assert_eq!(&first[..], b"event: progress\ndata: {\"message\":\"careful\",\"warning\":true}\n\n");
+        assert_eq!(&first[..], b"event: progress\ndata: {\"message\":\"careful\",\"phase\":\"boot\",\"elapsed_ms\":0,\"warning\":true}\n\n");
         for count in 1..=5 {
             // A line that begins with a colon is a comment, and an empty line ends it (HTML, section 9.2.6).
             assert_eq!(&body.next().await.unwrap().unwrap()[..], b":\n\n");
@@ -156,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_panics_ends_in_an_error_event() {
         let (_keep, updates) = mpsc::unbounded_channel();
-        let response = respond(async { panic!("this panic belongs to the test") }, updates.into(), vec![]);
+        let response = respond(async { panic!("this panic belongs to the test") }, updates.into());
         let events: Vec<_> = response.into_body().into_data_stream().collect().await;
         let last = String::from_utf8(events.last().unwrap().as_ref().unwrap().to_vec()).unwrap();
         assert!(last.starts_with("event: error\ndata: {\"code\":\"INTERNAL_ERROR\""), "{last}");
@@ -168,15 +158,12 @@ mod tests {
         let (done, ended) = tokio::sync::oneshot::channel();
         let work = async move {
             for number in 0..1000 {
-                let message = number.to_string();
-                let phase = shed_lifecycle::Phase::Boot;
-                let elapsed = Duration::ZERO;
-                sender.send(ProgressUpdate { phase, message, elapsed, warning: false, image: None }).unwrap();
+                sender.send(update(&number.to_string(), false)).unwrap();
             }
             done.send(()).unwrap();
             Err(ApiError::new(ErrorCode::BackendError, "the end"))
         };
-        let response = respond(work, updates.into(), vec![]);
+        let response = respond(work, updates.into());
         ended.await.unwrap();
         let events: Vec<_> = response.into_body().into_data_stream().map(Result::unwrap).collect().await;
         assert_eq!(events.len(), 1001);

@@ -1,10 +1,8 @@
 //! From the lifecycle's view of a shed to the JSON of the API (spec A.4).
 
-use std::borrow::Cow;
-
 use shed_api::{ImageTransfer, PhaseTime, Session, Shed};
 use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started, TmuxSession};
-use shed_types::ShedName;
+use shed_types::{Repo, ShedName};
 
 /// Returns a shed as clients see it.
 pub(super) fn shed(view: ShedView) -> Shed {
@@ -12,7 +10,8 @@ pub(super) fn shed(view: ShedView) -> Shed {
         name: view.name.to_string(),
         status: status(view.status),
         created_at: view.created_at,
-        repo: view.repo.map(|repo| mask_password(&repo).into_owned()),
+        // Records of earlier versions may have passwords.
+        repo: view.repo.map(|repo| Repo::mask(&repo).into_owned()),
         backend: Some(view.backend.to_string()),
         ip_address: None,
         cpus: Some(view.cpus.get()),
@@ -33,9 +32,9 @@ pub(super) fn shed(view: ShedView) -> Shed {
 }
 
 /// Returns the result of a create or start as clients see it.
-pub(super) fn started(started: Started, warnings: &[String]) -> Shed {
+pub(super) fn started(started: Started) -> Shed {
     let timeline = started.timeline.iter().map(phase_time).collect();
-    Shed { timeline, warnings: warnings.to_vec(), ..shed(started.shed) }
+    Shed { timeline, warnings: started.warnings, ..shed(started.shed) }
 }
 
 /// Returns a progress update as the data of its event.
@@ -52,6 +51,7 @@ pub(super) fn progress(update: ProgressUpdate) -> shed_api::ProgressEvent {
             layers_done: at.layers_done,
             layers_total: at.layers_total,
         }),
+        output: update.output,
     }
 }
 
@@ -94,34 +94,4 @@ fn phase_time(timing: &PhaseTiming) -> PhaseTime {
 
 fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Hides the password of a URL like `https://user:password@host/path` (spec D.1).
-fn mask_password(repo: &str) -> Cow<'_, str> {
-    let Some((scheme, rest)) = repo.split_once("://") else { return repo.into() };
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    // The last `@` ends the user, since a password may hold one.
-    let Some((user, host)) = authority.rsplit_once('@') else { return repo.into() };
-    match user.split_once(':') {
-        Some((user, _password)) => format!("{scheme}://{user}:***@{host}{path}").into(),
-        None => repo.into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn passwords_of_repositories_are_not_shown() {
-        for (repo, shown) in [
-            ("https://u:secret@host/x", "https://u:***@host/x"),
-            ("https://u:se@cret@host/x@y", "https://u:***@host/x@y"),
-            ("https://u@host/x:y", "https://u@host/x:y"),
-            ("git@github.com:a/b.git", "git@github.com:a/b.git"),
-            ("owner/repo", "owner/repo"),
-        ] {
-            assert_eq!(mask_password(repo), shown);
-        }
-    }
 }

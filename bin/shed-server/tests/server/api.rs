@@ -194,6 +194,7 @@ fn settings(root: &Utf8Path) -> Settings {
 
         credentials: Default::default(),
         env_file: None,
+        kept_from_guests: Vec::new(),
         extra_known_hosts: Vec::new(),
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use shed_backend::fake::{BootFault, Faults, StartFault};
+use shed_backend::fake::{BootFault, FakeStep, Faults, StartFault};
+use shed_protocol::{Failure, Occasion, Step, StepEnd};
+use shed_types::ShedName;
 use tokio::io::AsyncWriteExt;
 
 use crate::{
@@ -156,16 +158,24 @@ async fn checks_come_in_the_order_of_the_specification() {
 }
 
 #[tokio::test]
-async fn a_local_dir_is_checked_and_then_refused_because_nothing_would_mount_it() {
+async fn a_local_dir_is_checked_kept_and_nothing_of_the_servers_own() {
     let api = Api::new().await;
     let file = api.instance_dir().join(".lock");
+    let (inside, above) = (api.instance_dir().to_string(), api.instance_dir().parent().unwrap().to_string());
+    let link = tempfile::tempdir().unwrap();
+    let link = link.path().join("link");
+    std::os::unix::fs::symlink(api.instance_dir(), &link).unwrap();
     for (dir, reason) in [
         ("relative", "not an absolute path"),
+        ("~/web", "not an absolute path"),
         ("/a,b", "comma"),
         ("/no/such/dir", "does not exist"),
         (file.as_str(), "not a directory"),
-        ("/tmp", "no shared directories"),
         ("/a\u{0}b", "does not exist"),
+        ("/", "no guest may see"),
+        (inside.as_str(), "no guest may see"),
+        (above.as_str(), "no guest may see"),
+        (link.to_str().unwrap(), "no guest may see"),
     ] {
         let message =
             refused(&api, json!({"name": "api", "local_dir": dir}).to_string(), 400, "INVALID_LOCAL_DIR")
@@ -174,19 +184,112 @@ async fn a_local_dir_is_checked_and_then_refused_because_nothing_would_mount_it(
     }
     let both = json!({"name": "api", "local_dir": "/tmp", "repo": "a/b"}).to_string();
     assert!(refused(&api, both, 400, "INVALID_LOCAL_DIR").await.contains("exclude each other"));
+
+    let dir = tempfile::tempdir().unwrap();
+    let body = json!({"name": "api", "local_dir": dir.path()}).to_string();
+    let made = api.send("POST", "/api/sheds", &body).await.json();
+    assert_eq!(made["local_dir"].as_str(), dir.path().to_str(), "{made}");
+    api.send("POST", "/api/sheds/api/stop", "").await;
+    let path = dir.path().to_owned();
+    drop(dir);
+    let reply = api.send("POST", "/api/sheds/api/start", "").await;
+    assert_eq!(reply.error(), (400, "INVALID_LOCAL_DIR".into()));
+    let stopped = api.send("GET", "/api/sheds/api", "").await.json();
+    assert_eq!(stopped["status"], "stopped");
+    assert!(stopped["error"].as_str().unwrap().contains("cannot be mounted"), "{stopped}");
+    std::fs::create_dir(&path).unwrap();
+    let started = api.send("POST", "/api/sheds/api/start", "").await.json();
+    assert_eq!((started["status"].as_str(), started.get("error")), (Some("running"), None));
+    std::fs::remove_dir(&path).unwrap();
 }
 
 #[tokio::test]
-async fn a_repository_is_checked_kept_and_said_not_to_be_cloned() {
+async fn a_repository_is_checked_cloned_and_shown_without_its_password() {
     let api = Api::new().await;
-    for repo in ["--upload-pack=x", "file:///etc", "ext::sh -c id", "a b", "/x", "x"] {
-        refused(&api, json!({"name": "api", "repo": repo}).to_string(), 400, "INVALID_REPO_URL").await;
+    for repo in ["--upload-pack=x", "file:///etc", "ext::sh -c id", "a b", "/x", "x", "ftp://u:hush@host/x"] {
+        let message =
+            refused(&api, json!({"name": "api", "repo": repo}).to_string(), 400, "INVALID_REPO_URL").await;
+        assert!(!message.contains("hush"), "{message}");
     }
-    let reply = api.send("POST", "/api/sheds", r#"{"name":"api","repo":"owner/repo"}"#).await.json();
-    assert_eq!(reply["repo"], "owner/repo");
-    assert!(reply["warnings"][0].as_str().unwrap().contains("not cloned"), "{reply}");
-    let got = api.send("GET", "/api/sheds/api", "").await.json();
-    assert_eq!((got["repo"].as_str(), got.get("warnings")), (Some("owner/repo"), None));
+    let name = "api".parse().unwrap();
+    for (repo, shown, cloned) in [
+        ("owner/repo", "owner/repo", "git@github.com:owner/repo.git"),
+        ("https://u:hush@host/x", "https://u:***@host/x", "https://u:hush@host/x"),
+    ] {
+        let reply =
+            api.send("POST", "/api/sheds", json!({"name": "api", "repo": repo}).to_string()).await.json();
+        assert_eq!((reply["repo"].as_str(), reply.get("warnings")), (Some(shown), None));
+        assert_eq!(api.send("GET", "/api/sheds/api", "").await.json()["repo"], shown);
+        let setups = api.world.setups(&name);
+        assert_eq!(setups.last().unwrap().clone.as_ref().unwrap().url, cloned);
+        api.client.delete(&name).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn what_fails_after_the_boot_is_a_warning_in_the_reply() {
+    let api = Api::new().await;
+    let name = "api".parse().unwrap();
+    let failure = Failure {
+        message: "the startup hook ended badly".into(),
+        code: Some(3),
+        timed_out: false,
+        last_lines: vec!["the last line".into()],
+        log: None,
+    };
+    for occasion in [Occasion::Create, Occasion::Start] {
+        let ended = FakeStep::ended(Step::Startup, StepEnd::Failed(failure.clone()));
+        api.world.set_setup(&name, occasion, vec![ended, FakeStep::done()]);
+    }
+    let expected = "the startup hook ended badly\nits last lines:\n  the last line";
+    let reply = api.send("POST", "/api/sheds", r#"{"name":"api"}"#).await;
+    assert_eq!((reply.status, &reply.json()["warnings"]), (201, &json!([expected])));
+    api.client.stop(&name).await.unwrap();
+    let reply = api.send("POST", "/api/sheds/api/start", "").await;
+    assert_eq!((reply.status, &reply.json()["warnings"]), (200, &json!([expected])));
+    // It tells of one create or start, and of no shed.
+    assert_eq!(api.send("GET", "/api/sheds/api", "").await.json().get("warnings"), None);
+}
+
+#[tokio::test]
+async fn without_provisioning_no_hook_is_asked_for() {
+    let api = Api::new().await;
+    let name = "api".parse().unwrap();
+    let reply = api.send("POST", "/api/sheds", r#"{"name":"api","no_provision":true}"#).await;
+    assert_eq!((reply.status, api.world.setups(&name)), (201, vec![]));
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_a_shed_that_runs() {
+    let api = Api::new().await;
+    let name: ShedName = "api".parse().unwrap();
+    api.world.set_setup(&name, Occasion::Create, vec![FakeStep::began(Step::Install), FakeStep::Hangs]);
+    for accept in ["", "accept: text/event-stream\r\n"] {
+        let mut stream = connect(api.port).await;
+        let body = r#"{"name":"api"}"#;
+        let head = format!(
+            "POST /api/sheds HTTP/1.1\r\nhost: x\r\n{accept}content-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        api.wait_for_status(&name, "running").await;
+        shed_testkit::wait_for("the setup", PATIENCE, || {
+            std::future::ready(!api.world.setups(&name).is_empty())
+        })
+        .await
+        .unwrap();
+        drop(stream);
+        // The server counts the create as one whose client left, and leaves the shed.
+        shed_testkit::wait_for("the server to notice", PATIENCE, || async {
+            let counted = if accept.is_empty() { 1 } else { 2 };
+            let sample = format!(r#"{{operation="create",result="cancelled"}} {counted}"#);
+            api.send("GET", "/metrics", "").await.body.contains(&sample)
+        })
+        .await
+        .unwrap();
+        assert_eq!(api.send("GET", "/api/sheds/api", "").await.json()["status"], "running");
+        api.client.delete(&name).await.unwrap();
+    }
 }
 
 #[tokio::test]

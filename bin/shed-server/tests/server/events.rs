@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use serde_json::json;
 use shed_api::{CreateEvent, CreateShedRequest};
-use shed_backend::fake::{BootFault, Faults, StartFault};
+use shed_backend::fake::{BootFault, FakeStep, Faults, StartFault};
+use shed_protocol::{Failure, Occasion, Step, StepEnd};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpSocket,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{Api, redact},
@@ -63,11 +65,68 @@ async fn a_start_tells_its_phases_too() {
             CreateEvent::Error(error) => panic!("{error:?}"),
         }
     };
-    assert_eq!(phases, ["record", "vm", "boot", "identify", "commit"]);
+    assert_eq!(phases, ["record", "vm", "boot", "identify", "commit", "provision"]);
     assert_eq!(phases, shed.timeline.iter().map(|time| time.phase.clone()).collect::<Vec<_>>());
 
     let error = api.client.start_streaming(&name).await.unwrap().next().await.unwrap().unwrap();
     assert!(matches!(error, CreateEvent::Error(error) if error.code == "SHED_ALREADY_RUNNING"));
+}
+
+#[tokio::test]
+async fn what_a_clone_and_hooks_write_is_told_as_it_comes_and_what_fails_twice() {
+    let api = Api::new().await;
+    let name = "api".parse().unwrap();
+    let go_on = CancellationToken::new();
+    let failure = Failure {
+        message: "the install hook took longer than 1s".into(),
+        code: None,
+        timed_out: true,
+        last_lines: Vec::new(),
+        log: Some("/var/log/shed/install.log".into()),
+    };
+    let steps = vec![
+        FakeStep::began(Step::Clone),
+        FakeStep::Writes(b"Receiving objects: 100%\r\n\x1b[2J".to_vec()),
+        FakeStep::Waits(go_on.clone()),
+        FakeStep::began(Step::Install),
+        FakeStep::ended(Step::Install, StepEnd::Failed(failure)),
+        FakeStep::done(),
+    ];
+    api.world.set_setup(&name, Occasion::Create, steps);
+    let request = CreateShedRequest {
+        name: "api".into(),
+        repo: Some("https://host/x".into()),
+        ..CreateShedRequest::default()
+    };
+    let mut stream = api.client.create_streaming(&request).await.unwrap();
+    let mut next = async || match stream.next().await.unwrap().unwrap() {
+        CreateEvent::Progress(progress) => Ok(progress),
+        CreateEvent::Complete(shed) => Err(shed),
+        CreateEvent::Error(error) => panic!("{error:?}"),
+    };
+    // The setup waits for this.
+    let output = loop {
+        let event = next().await.unwrap();
+        if event.output.is_some() {
+            break event;
+        }
+    };
+    assert_eq!(
+        (output.phase.as_deref(), output.output.as_deref()),
+        (Some("repo"), Some("Receiving objects: 100%\r\n"))
+    );
+    go_on.cancel();
+    let mut warnings = Vec::new();
+    let shed = loop {
+        match next().await {
+            Ok(event) if event.warning => warnings.push(event.message),
+            Ok(_) => {}
+            Err(shed) => break shed,
+        }
+    };
+    let expected = "the install hook took longer than 1s\n\
+                    all of its output: shed exec api -- cat /var/log/shed/install.log";
+    assert_eq!((&warnings[..], &shed.warnings[..]), (&[expected.to_owned()][..], &[expected.to_owned()][..]));
 }
 
 #[tokio::test]
@@ -123,7 +182,7 @@ async fn a_reader_that_does_not_read_delays_nothing_and_misses_nothing() {
         bytes.push(byte);
     }
     let events = events(&parse(&bytes).body);
-    assert_eq!(events.len(), 7, "{events:?}");
+    assert_eq!(events.len(), 8, "{events:?}");
     assert_eq!(events.last().unwrap().0, "complete");
 }
 

@@ -27,8 +27,8 @@ Examples:
 
 /// Start stopped sheds
 ///
-/// Boots each shed from its disk and waits until commands can be run in it. Several are started at once. A start
-/// that has begun goes on on the server when the client ends.
+/// Boots each shed from its disk and waits until the startup hook of its repository has ended. Several are started
+/// at once. A start that has begun goes on on the server when the client ends.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct StartArgs {
@@ -103,6 +103,6 @@ fn explain(name: &ShedName, timeout: Timeout, given_up: &GivenUp) -> CommandErro
             Kind::Failed,
             format!("the start of shed {name} takes longer than {timeout}; {goes_on}"),
         )
-        .hinted("see how it is: shed list"),
+        .hinted(format!("see how it is: shed list; and how its hooks stand: shed status {name}")),
     }
 }

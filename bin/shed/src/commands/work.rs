@@ -20,8 +20,8 @@ use crate::{
 const SIGINT: u8 = 2;
 const SIGTERM: u8 = 15;
 
-/// Status of an error event whose code is not known here; it stands for "the server failed" (spec A.2).
-const STATUS_UNKNOWN: u16 = 500;
+/// Phases of creates and starts in which the shed runs already.
+const AFTER_BOOT: [&str; 3] = ["credentials", "repo", "provision"];
 
 /// Why the work did not come to its own end.
 #[derive(Debug)]
@@ -56,18 +56,40 @@ pub(crate) fn timeouts(timeout: Timeout) -> Timeouts {
     Timeouts { work: timeout.get(), reply: defaults.reply.min(timeout.get()), ..defaults }
 }
 
-/// Reads events until the shed is there.
+/// Reads events until the shed is there and its project set up. What went wrong is then with the task, and no longer in
+/// the shed, so that it is told of once.
 ///
 /// # Errors
 /// What the server reports, or that the stream broke.
-pub(crate) async fn follow(mut events: EventStream, task: &Task<'_>) -> Result<Shed, ClientError> {
+pub(crate) async fn follow(events: EventStream, task: &Task<'_>) -> Result<Shed, ClientError> {
+    follow_noting(events, task, || {}).await
+}
+
+/// Like [`follow`]; `runs` is called when the shed runs, which is before its project is set up.
+///
+/// # Errors
+/// What the server reports, or that the stream broke.
+pub(crate) async fn follow_noting(
+    mut events: EventStream,
+    task: &Task<'_>,
+    runs: impl Fn(),
+) -> Result<Shed, ClientError> {
     loop {
         match events.next().await {
-            Some(Ok(CreateEvent::Progress(event))) => task.event(&event),
-            Some(Ok(CreateEvent::Complete(shed))) => return Ok(*shed),
+            Some(Ok(CreateEvent::Progress(event))) => {
+                if event.phase.as_deref().is_some_and(|phase| AFTER_BOOT.contains(&phase)) {
+                    runs();
+                }
+                task.event(&event);
+            }
+            Some(Ok(CreateEvent::Complete(mut shed))) => {
+                for warning in std::mem::take(&mut shed.warnings) {
+                    task.warn(&warning);
+                }
+                return Ok(*shed);
+            }
             Some(Ok(CreateEvent::Error(detail))) => {
-                let status = ErrorCode::from_wire(&detail.code).map_or(STATUS_UNKNOWN, ErrorCode::status);
-                return Err(ClientError::Api { status, code: detail.code, message: detail.message });
+                return Err(ClientError::of_event(detail));
             }
             Some(Err(error)) => return Err(error),
             None => unreachable!("a stream of events ends with a result or an error"),
@@ -91,7 +113,9 @@ pub(crate) async fn start(
         let events = server.client(timeouts(Timeout::DEFAULT)).start_streaming(name).await?;
         follow(events, &task).await
     };
-    match started.await {
+    let started = started.await;
+    let _told = task.finish();
+    match started {
         Ok(shed) => servers.remember(&context.ui, name, server, Some(shed.status)),
         // Somebody else was quicker.
         Err(error) if error.code() == Some(ErrorCode::ShedAlreadyRunning) => {}

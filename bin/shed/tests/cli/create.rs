@@ -2,7 +2,7 @@
 //! wait is given up. Real creates are tested in vm-tests.
 
 use std::{
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     process::Stdio,
     sync::mpsc,
@@ -51,13 +51,15 @@ fn the_request_says_what_the_flags_say() {
         assert!(head.to_lowercase().contains("accept: text/event-stream"), "{head}");
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         let expected = serde_json::json!({
-            "name": "web", "image": "base", "backend": "qemu", "cpus": 4, "memory_mb": 8192,
+            "name": "web", "image": "base", "backend": "qemu", "cpus": 4, "memory_mb": 8192, "repo": "owner/web",
+            "no_provision": true,
         });
         assert_eq!(body, expected);
         success(request, stream);
     });
     let user = User::with_server(peer.port);
-    let line = ["create", "web", "-i", "base", "--backend", "qemu", "--cpus", "4", "--memory", "8g"];
+    let line = "create web -i base --backend qemu --cpus 4 --memory 8g -r owner/web --no-provision";
+    let line: Vec<&str> = line.split(' ').collect();
     let ran = user.shed(&line).exits(0);
     assert!(ran.stdout.starts_with("Created shed web on test in "), "{ran:?}");
     assert!(user.config().contains("status: running"), "where the shed is, is kept: {}", user.config());
@@ -80,6 +82,114 @@ fn without_a_terminal_progress_is_plain_lines_on_stderr_and_warnings_stand_out()
     assert_eq!(table[3], ["server,", "all", "phases", "1212"]);
     assert_eq!(table.last().unwrap()[0], "total");
     peer.end();
+}
+
+/// A `progress` event with output of a hook.
+fn output(text: &str) -> String {
+    serde_json::json!({"message": "", "phase": "provision", "output": text}).to_string()
+}
+
+/// Tells of a create whose install hook fails.
+fn failing_hook(_request: &str, stream: &mut TcpStream) {
+    tell(stream, "progress", r#"{"message":"Cloning the repository","phase":"repo"}"#);
+    tell(stream, "progress", &output("Receiving objects: 50%\rReceiving objects: 100%, done.\nnpm inst"));
+    tell(stream, "progress", &output("all\nno end"));
+    let warning = "the install hook, x.sh, ended with exit code 3\nits last lines:\n  one\n  two";
+    let event = serde_json::json!({"message": warning, "phase": "provision", "warning": true});
+    tell(stream, "progress", &event.to_string());
+    let mut shed: serde_json::Value = serde_json::from_str(SHED).unwrap();
+    // The second one was not told of as an event: the client was slow.
+    shed["warnings"] = serde_json::json!([warning, "the startup hook failed"]);
+    tell(stream, "complete", &shed.to_string());
+}
+
+#[test]
+fn output_is_shown_in_lines_and_warnings_once_at_the_end() {
+    let peer = Peer::events(failing_hook);
+    let ran = User::with_server(peer.port).shed(&["create", "web"]).exits(0);
+    peer.end();
+    assert!(ran.stdout.starts_with("Created shed web"), "{ran:?}");
+    let lines: Vec<&str> = ran.stderr.lines().collect();
+    assert!(lines[0].starts_with("web: Cloning the repository ("), "{ran:?}");
+    assert_eq!(
+        lines[1..],
+        [
+            "web | Receiving objects: 100%, done.",
+            "web | npm install",
+            "web | no end",
+            "warning: web: the install hook, x.sh, ended with exit code 3",
+            "  its last lines:",
+            "    one",
+            "    two",
+            "warning: web: the startup hook failed",
+        ]
+    );
+}
+
+#[test]
+fn with_json_output_is_left_out_and_each_warning_is_there_once() {
+    let peer = Peer::events(failing_hook);
+    let ran = User::with_server(peer.port).shed(&["create", "web", "--json"]).exits(0);
+    peer.end();
+    assert_eq!(ran.stderr, "");
+    assert_eq!(ran.stdout.matches("\"warnings\"").count(), 1, "{ran:?}");
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(value["details"]["warnings"].as_array().unwrap().len(), 2, "{value}");
+}
+
+#[test]
+fn on_a_terminal_output_stays_above_the_line_that_moves() {
+    let (go_on, gone_on) = mpsc::channel();
+    let peer = Peer::events(move |_, stream| {
+        tell(stream, "progress", r#"{"message":"Running the install hook","phase":"provision"}"#);
+        tell(stream, "progress", &output("first line\n10%\r20"));
+        tell(stream, "progress", &output("%\r"));
+        gone_on.recv_timeout(PATIENCE).unwrap();
+        tell(stream, "progress", &output("100%\n"));
+        tell(stream, "complete", SHED);
+    });
+    let user = User::with_server(peer.port);
+    let pty = Pty::open();
+    let mut child = pty.spawn(&user, &["create", "web", "--no-sync"]);
+    let shown = pty.shows("web: 20%");
+    assert!(shown.contains("web | first line"), "{shown:?}");
+    go_on.send(()).unwrap();
+    let shown = pty.shows("Created shed web");
+    assert!(shown.contains("web | 100%") && !shown.contains("| 10%"), "{shown:?}");
+    assert_eq!(wait(&mut child), Some(0));
+    peer.end();
+}
+
+#[test]
+fn a_create_whose_shed_runs_is_only_not_waited_for_any_more() {
+    for (line, code, words) in [
+        (&["create", "web", "--timeout", "3s"][..], 1, "took longer than 3s"),
+        (&["create", "web"], 130, "was interrupted"),
+    ] {
+        let peer = Peer::events(move |request, stream| {
+            tell(stream, "progress", r#"{"message":"Running the install hook","phase":"provision"}"#);
+            endless(mpsc::channel().0)(request, stream);
+        });
+        let user = User::with_server(peer.port);
+        let mut command = user.command(line);
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut told = String::new();
+        // The second event: the client has read the first.
+        while !told.contains("Booting") {
+            assert_ne!(stderr.read_line(&mut told).unwrap(), 0, "{told}");
+        }
+        if code == 130 {
+            signal(&child, Signal::INT);
+        }
+        stderr.read_to_string(&mut told).unwrap();
+        assert_eq!(wait(&mut child), Some(code));
+        peer.end();
+        for text in [words, "the shed is there and runs, and its setup goes on", "shed status web"] {
+            assert!(told.contains(text), "{text}: {told}");
+        }
+        assert!(user.config().contains("status: running"), "where the shed is, is kept: {}", user.config());
+    }
 }
 
 /// A `progress` event of an image.

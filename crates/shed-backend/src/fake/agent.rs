@@ -4,18 +4,15 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use jiff::Timestamp;
 use shed_protocol::{
-    Command, Envelope, EnvelopeKind, ExecRequest, ExitStatus, Frame, FrameCodec, FrameError, FrameKind,
-    GENERATION, HealthReport, HealthStatus, HelloReply, Identify, MAX_PAYLOAD, Resize, SYSTEM_HEALTH,
-    SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_POWER_OFF, Signal,
+    Command, ExecRequest, ExitStatus, Frame, FrameCodec, FrameError, FrameKind, MAX_PAYLOAD, Resize, Signal,
 };
 use shed_types::GuestPort;
 use tokio::{io::DuplexStream, time::sleep};
 use tokio_util::codec::Framed;
 
 use super::{
-    AskedBy, BootFault, Machine, files, tcp,
+    Machine, files, messages, setup, tcp,
     tmux::{self, Reply},
 };
 
@@ -29,10 +26,11 @@ pub(super) fn service(port: GuestPort, machine: &Arc<Machine>) -> Option<Service
     match port {
         GuestPort::Exec => Some(serve(|frames| async move { exec(frames, &machine).await })),
         GuestPort::Health => Some(serve(|frames| async move { health(frames).await })),
-        GuestPort::Messages => Some(serve(|frames| async move { messages(frames, machine).await })),
+        GuestPort::Messages => Some(serve(|frames| messages::serve(frames, machine))),
         GuestPort::Tcp => Some(Box::new(|stream| Box::pin(tcp::serve(stream, machine)))),
         GuestPort::Files => Some(serve(|frames| files::serve(frames, machine))),
-        GuestPort::Setup | GuestPort::NineP => None,
+        GuestPort::Setup => Some(serve(|frames| setup::serve(frames, machine))),
+        GuestPort::NineP => None,
     }
 }
 
@@ -54,53 +52,6 @@ async fn health(mut frames: Frames) -> Result<(), FrameError> {
     while let Some(frame) = frames.next().await {
         if frame?.kind == FrameKind::HealthRequest {
             frames.send(Frame::empty(FrameKind::HealthResponse)).await?;
-        }
-    }
-    Ok(())
-}
-
-async fn messages(mut frames: Frames, machine: Arc<Machine>) -> Result<(), FrameError> {
-    let started_at = Timestamp::now();
-    while let Some(frame) = frames.next().await {
-        let frame = frame?;
-        if frame.kind != FrameKind::Message {
-            continue;
-        }
-        let request: Envelope = frame.parse()?;
-        if request.kind != EnvelopeKind::Request {
-            continue;
-        }
-        let report = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup: None };
-        let mut event = None;
-        let reply = match request.namespace.as_str() {
-            SYSTEM_HELLO => {
-                event = Some(Envelope::event(SYSTEM_HEALTH, &report));
-                request.reply(&HelloReply {
-                    generation: GENERATION,
-                    version: "fake".to_owned(),
-                    features: [].into(),
-                    boot_id: machine.identity.launch_id.to_string(),
-                    started_at,
-                })
-            }
-            SYSTEM_IDENTIFY if machine.faults.boot == BootFault::NeverIdentified => continue,
-            SYSTEM_IDENTIFY => match request.parse::<Identify>() {
-                Ok(identify) => {
-                    machine.world.host().identified.insert(machine.spec.shed.clone(), identify);
-                    request.reply(&serde_json::json!({}))
-                }
-                Err(error) => request.reply(&serde_json::json!({ "error": error.to_string() })),
-            },
-            SYSTEM_HEALTH => request.reply(&report),
-            SYSTEM_POWER_OFF => request.reply(&serde_json::json!({})),
-            _ => continue,
-        };
-        frames.send(Frame::json(FrameKind::Message, &reply)).await?;
-        if let Some(event) = event {
-            frames.send(Frame::json(FrameKind::Message, &event)).await?;
-        }
-        if request.namespace == SYSTEM_POWER_OFF {
-            machine.power_off(AskedBy::Agent);
         }
     }
     Ok(())

@@ -58,6 +58,7 @@ impl BackendHarness for Harness {
                 access: DiskAccess::ReadWrite,
             }],
             console_log: self.file(&format!("{shed}.console")),
+            shares: Vec::new(),
             vmm_log: self.file(&format!("{shed}.vmm")),
         }
     }

@@ -6,8 +6,9 @@
 //! Why the machine is as it is:
 //! - Only what Linux needs: each default device and each legacy controller costs boot time and is code that a guest
 //!   can attack. `romfile=` keeps the firmware from loading network boot code (0.2 s under TCG).
-//! - Memory is a shared memfd, because virtiofs (vhost-user) needs it later and snapshots accept it. It boots as fast
+//! - Memory is a shared memfd, because virtiofs (vhost-user) needs it and snapshots accept it. It boots as fast
 //!   as anonymous memory. Free pages go back to the host through the balloon's reporting.
+//! - A shared directory is a vhost-user device, which no snapshot can hold; a machine without one has none.
 //! - Disks use the host's page cache and honour flushes (`cache=writeback`), so that a guest's fsync is durable and
 //!   read-only images are cached once for all machines. `discard=unmap` gives freed blocks back.
 //! - A disk the host has no room for stops the machine instead of failing the guest's write (QEMU's default for
@@ -21,7 +22,7 @@ use serde_json::json;
 use shed_types::{LaunchId, ShedName};
 
 use super::config::GuestArch;
-use crate::{Accelerator, Disk, DiskAccess, StartVmError, VmSpec};
+use crate::{Accelerator, Disk, DiskAccess, Share, StartVmError, VmSpec};
 
 /// Name of the virtio-serial port of the agent; also known to `shed-init` (design §4).
 const AGENT_PORT: &str = "org.shed.agent.0";
@@ -32,12 +33,15 @@ pub(super) const AGENT_DEVICE: &str = "agent0";
 /// Longest serial of a virtio disk in bytes (Linux, include/uapi/linux/virtio_blk.h, `VIRTIO_BLK_ID_BYTES`).
 const SERIAL_MAX: usize = 20;
 
+/// Longest tag of a shared directory in bytes (virtio 1.2, 5.11.4).
+const TAG_MAX: usize = 36;
+
 /// Size of TCG's cache of translated code in MiB. A Linux guest fills more than a small one and then translates the
 /// same code again.
 const TCG_CACHE_MB: u32 = 512;
 
 /// What a command line depends on besides the [`VmSpec`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Surroundings {
     pub arch: GuestArch,
     pub accelerator: Accelerator,
@@ -46,6 +50,8 @@ pub(super) struct Surroundings {
     pub qmp_fd: i32,
     /// Descriptor of the listening socket of the guest link.
     pub link_fd: i32,
+    /// Descriptors of the connections to those who serve the machine's shares, in the same order.
+    pub share_fds: Vec<i32>,
     /// Where shared guest memory comes from.
     pub memory: MemoryKind,
 }
@@ -120,6 +126,9 @@ pub(super) fn arguments(spec: &VmSpec, around: &Surroundings) -> Result<Vec<Stri
     args.pair("-device", "virtio-net-pci,netdev=net0,romfile=");
     for (number, disk) in spec.disks.iter().enumerate() {
         args.disk(number, disk)?;
+    }
+    for (number, (share, fd)) in spec.shares.iter().zip(&around.share_fds).enumerate() {
+        args.share(number, share, *fd)?;
     }
     Ok(args.0)
 }
@@ -235,6 +244,19 @@ impl Args {
         self.pair("-device", format!("virtio-blk-pci,drive=disk{number},serial={}", disk.serial));
         Ok(())
     }
+
+    /// As many requests as a queue may hold: each takes a few descriptors of it.
+    fn share(&mut self, number: usize, share: &Share, fd: i32) -> Result<(), StartVmError> {
+        let tag = share.tag;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
+        if tag.is_empty() || tag.len() > TAG_MAX || !tag.bytes().all(is_plain) {
+            let reason = "its tag does not have 1 to 36 letters, digits and hyphens";
+            return Err(StartVmError::Path { path: share.source.clone(), reason });
+        }
+        self.pair("-chardev", format!("socket,id=share{number},fd={fd}"));
+        self.pair("-device", format!("vhost-user-fs-pci,chardev=share{number},tag={tag},queue-size=1024"));
+        Ok(())
+    }
 }
 
 /// A path that is an argument, or a JSON string, of its own.
@@ -282,6 +304,7 @@ mod tests {
                     access: DiskAccess::ReadWrite,
                 },
             ],
+            shares: Vec::new(),
             console_log: "/sheds/api/console.log".into(),
             vmm_log: "/sheds/api/vmm.log".into(),
         }
@@ -293,6 +316,7 @@ mod tests {
         sandbox: Sandbox::On,
         qmp_fd: 11,
         link_fd: 12,
+        share_fds: Vec::new(),
         memory: MemoryKind::Memfd,
     };
 
@@ -317,6 +341,22 @@ mod tests {
     #[test]
     fn the_command_line_under_emulation() {
         insta::assert_snapshot!(shown(&spec(), &AROUND));
+    }
+
+    #[test]
+    fn a_share_is_a_device_more_and_nothing_else() {
+        let share = |tag| Share { tag, source: "/home/ann/web".into(), access: DiskAccess::ReadWrite };
+        let with = VmSpec { shares: vec![share("workspace")], ..spec() };
+        let around = Surroundings { share_fds: vec![13], ..AROUND };
+        let shown_with = shown(&with, &around);
+        let added = shown_with.strip_prefix(&shown(&spec(), &AROUND)).unwrap();
+        assert_eq!(
+            added,
+            "\n-chardev socket,id=share0,fd=13\n-device vhost-user-fs-pci,chardev=share0,tag=workspace,queue-size=1024"
+        );
+        for tag in ["", "a,b", "1234567890123456789012345678901234567"] {
+            assert!(arguments(&VmSpec { shares: vec![share(tag)], ..spec() }, &around).is_err(), "{tag}");
+        }
     }
 
     #[test]

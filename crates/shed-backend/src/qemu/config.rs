@@ -2,7 +2,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 
-use super::accelerator::AcceleratorChoice;
+use super::{accelerator::AcceleratorChoice, shares::ShareCache};
 
 /// Where programs are looked for behind `PATH`: a server started by systemd or launchd has a short one.
 const USUAL_PLACES: [&str; 5] =
@@ -63,6 +63,10 @@ pub struct QemuConfig {
     pub binary: Option<Utf8PathBuf>,
     /// What shall run the guest's instructions.
     pub accel: AcceleratorChoice,
+    /// virtiofsd, which shares host directories; without it, it is looked for in `PATH` and the usual places.
+    pub virtiofsd: Option<Utf8PathBuf>,
+    /// How long guests may go on with what they know of a shared directory.
+    pub share_cache: ShareCache,
     /// Directory for the machines' sockets, absolute. Made with mode 0700 when missing: whoever can use the sockets
     /// in it controls the machines.
     pub socket_dir: Utf8PathBuf,
@@ -77,6 +81,8 @@ impl QemuConfig {
         Self {
             binary: None,
             accel: AcceleratorChoice::Auto,
+            virtiofsd: None,
+            share_cache: ShareCache::default(),
             socket_dir: socket_dir.into(),
             arch: GuestArch::host(),
         }

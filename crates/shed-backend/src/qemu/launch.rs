@@ -1,14 +1,14 @@
 //! Starts a QEMU process that outlives the server.
 //!
 //! The process gets a session of its own, no terminal, no environment and no descriptors but its standard streams and
-//! the two listening sockets. It is found again by its command line, so nothing is recorded here.
+//! the two listening sockets and the connections to those who serve directories. It is found again by its command line, so nothing is recorded here.
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     os::{
         fd::{AsRawFd, BorrowedFd, RawFd},
-        unix::fs::OpenOptionsExt,
+        unix::{fs::OpenOptionsExt, net::UnixStream},
     },
     process::{ExitStatus, Stdio},
 };
@@ -45,7 +45,7 @@ pub(super) struct Output {
     begin: u64,
 }
 
-/// Starts QEMU with `args`, which name the descriptors of `listeners`.
+/// Starts QEMU with `args`, which name the descriptors of `listeners` and `shares`.
 ///
 /// # Errors
 /// When the program cannot be started. Then nothing runs.
@@ -53,6 +53,7 @@ pub(super) fn launch(
     binary: &Utf8Path,
     args: &[String],
     listeners: Listeners,
+    shares: Vec<UnixStream>,
     vmm_log: &Utf8Path,
 ) -> io::Result<Launched> {
     let log = open_log(vmm_log)?;
@@ -68,13 +69,14 @@ pub(super) fn launch(
         .stdout(log.try_clone()?)
         .stderr(log)
         .kill_on_drop(false);
-    let inherited: [RawFd; 2] = [listeners.qmp.as_raw_fd(), listeners.link.as_raw_fd()];
+    let mut inherited: Vec<RawFd> = vec![listeners.qmp.as_raw_fd(), listeners.link.as_raw_fd()];
+    inherited.extend(shares.iter().map(AsRawFd::as_raw_fd));
     // SAFETY: the closure runs between fork and exec. It makes three system calls and touches no memory besides its
-    // own copy of two numbers; the descriptors are open, because `listeners` lives until the process is started.
+    // own copy of some numbers; the descriptors are open, because their owners live until the process is started.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
-            for fd in inherited {
+            for &fd in &inherited {
                 fcntl_setfd(BorrowedFd::borrow_raw(fd), FdFlags::empty())?;
             }
             Ok(())
@@ -82,7 +84,7 @@ pub(super) fn launch(
     }
     let mut child = command.spawn()?;
     // Only the process listens from here on, so that a connection fails when it is gone.
-    drop(listeners);
+    drop((listeners, shares));
     match watch_child(&child) {
         Ok(process) => Ok(Launched { process, exit: reap(child), output }),
         Err(error) => {
@@ -100,6 +102,12 @@ pub(super) fn open_log(path: &Utf8Path) -> io::Result<fs::File> {
 }
 
 impl Output {
+    /// Begins where the log ends now.
+    #[cfg(target_os = "linux")]
+    pub(super) fn begins_now(log: &fs::File, path: &Utf8Path) -> io::Result<Self> {
+        Ok(Self { log: path.to_owned(), begin: log.metadata()?.len() })
+    }
+
     /// Returns the end of what the process has printed, fit for an error message.
     pub(super) fn tail(&self) -> String {
         match self.read() {
@@ -186,7 +194,7 @@ mod tests {
         let fds = format!("{} {}", listeners.qmp.as_raw_fd(), listeners.link.as_raw_fd());
         let args = ["-c".to_owned(), format!("set -- {fds}; {script}")];
         let log = Utf8Path::from_path(setup.dir.path()).unwrap().join("vmm.log");
-        launch(Utf8Path::new("/bin/sh"), &args, listeners, &log).unwrap()
+        launch(Utf8Path::new("/bin/sh"), &args, listeners, Vec::new(), &log).unwrap()
     }
 
     async fn dead(process: &WatchedProcess) {
@@ -243,7 +251,7 @@ mod tests {
         let setup = setup();
         let listeners = setup.paths.bind().unwrap();
         let log = Utf8Path::from_path(setup.dir.path()).unwrap().join("vmm.log");
-        let error = launch(Utf8Path::new("/no/such/qemu"), &[], listeners, &log).unwrap_err();
+        let error = launch(Utf8Path::new("/no/such/qemu"), &[], listeners, Vec::new(), &log).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

@@ -12,10 +12,16 @@ mod link;
 mod monitor;
 mod probe;
 mod qmp;
+mod shares;
 mod sockets;
 mod vm;
 
-use std::{io, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::{fd::AsRawFd, unix::net::UnixStream},
+    sync::Arc,
+    time::Duration,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_protocol::NetworkIdentity;
@@ -28,12 +34,14 @@ use self::{
     launch::Launched,
     link::Age,
     probe::Program,
+    shares::{Daemons, Marker, Shares},
     sockets::SocketPaths,
     vm::QemuVm,
 };
 pub use self::{
     accelerator::{AcceleratorChoice, ParseAcceleratorError},
     config::{GuestArch, QemuConfig},
+    shares::ShareCache,
 };
 use crate::{
     AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
@@ -47,6 +55,7 @@ const MONITOR_PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct QemuBackend {
     config: QemuConfig,
+    shares: Shares,
     /// What this host offers, found out once.
     host: OnceCell<Host>,
 }
@@ -63,7 +72,8 @@ impl QemuBackend {
     /// Makes the backend; looks at nothing yet.
     #[must_use]
     pub fn new(config: QemuConfig) -> Self {
-        Self { config, host: OnceCell::new() }
+        let shares = Shares::new(config.virtiofsd.clone(), config.share_cache);
+        Self { config, shares, host: OnceCell::new() }
     }
 
     async fn host(&self) -> Result<&Host, CheckHostError> {
@@ -114,8 +124,22 @@ impl QemuBackend {
         SocketPaths::new(&self.config.socket_dir, shed)
     }
 
-    /// Starts the process of a machine. On an error nothing of it is left.
-    fn launch(&self, spec: &VmSpec, host: &Host) -> Result<Launched, StartVmError> {
+    fn marker(&self, shed: &ShedName) -> Marker {
+        Marker::of_shed(&self.config.socket_dir, shed)
+    }
+
+    /// Finds the processes that serve the directories of a machine, if it has any.
+    async fn daemons(&self, spec: &VmSpec) -> Result<Daemons, StartVmError> {
+        let marker = self.marker(&spec.shed).of_launch(spec.launch_id);
+        Daemons::find(marker).await.map_err(|source| StartVmError::Prepare {
+            shed: spec.shed.clone(),
+            path: "/proc".into(),
+            source,
+        })
+    }
+
+    /// Checks what a machine is made of, and makes what its processes need.
+    fn prepare(&self, spec: &VmSpec) -> Result<(), StartVmError> {
         let prepare = |path: &Utf8Path| {
             let (shed, path) = (spec.shed.clone(), path.to_owned());
             move |source| StartVmError::Prepare { shed, path, source }
@@ -126,7 +150,16 @@ impl QemuBackend {
         }
         launch::open_log(&spec.console_log).map_err(prepare(&spec.console_log))?;
         sockets::make_dir(&self.config.socket_dir).map_err(prepare(&self.config.socket_dir))?;
+        Ok(())
+    }
+
+    /// Starts the process of a machine that is prepared. On an error nothing of it is left.
+    fn launch(&self, spec: &VmSpec, host: &Host, shares: Vec<UnixStream>) -> Result<Launched, StartVmError> {
         let paths = self.sockets(&spec.shed);
+        let prepare = |path: &Utf8Path| {
+            let (shed, path) = (spec.shed.clone(), path.to_owned());
+            move |source| StartVmError::Prepare { shed, path, source }
+        };
         let listeners = paths.bind().map_err(|(path, source)| prepare(&path)(source))?;
         let around = Surroundings {
             arch: self.config.arch,
@@ -134,10 +167,11 @@ impl QemuBackend {
             sandbox: host.program.sandbox,
             qmp_fd: listeners.qmp.as_raw_fd(),
             link_fd: listeners.link.as_raw_fd(),
+            share_fds: shares.iter().map(AsRawFd::as_raw_fd).collect(),
             memory: MemoryKind::host(),
         };
         let launched = command_line::arguments(spec, &around).and_then(|args| {
-            launch::launch(&host.binary, &args, listeners, &spec.vmm_log).map_err(|source| {
+            launch::launch(&host.binary, &args, listeners, shares, &spec.vmm_log).map_err(|source| {
                 StartVmError::Spawn { shed: spec.shed.clone(), program: host.binary.to_string(), source }
             })
         });
@@ -156,7 +190,8 @@ impl Backend for QemuBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { console_log: true, guest_address: false, shared_directories: false }
+        let shared_directories = self.shares.are_possible();
+        Capabilities { console_log: true, guest_address: false, shared_directories }
     }
 
     async fn check_host(&self) -> Result<HostReport, CheckHostError> {
@@ -166,6 +201,10 @@ impl Backend for QemuBackend {
             accelerator: host.chosen.accelerator,
             reason: host.chosen.reason.clone(),
         })
+    }
+
+    async fn check_shares(&self) -> Result<(), CheckHostError> {
+        self.shares.program().await.map(|_| ())
     }
 
     fn guest_network(&self) -> Option<NetworkIdentity> {
@@ -185,7 +224,17 @@ impl Backend for QemuBackend {
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
-        let Launched { process, exit, output } = self.launch(spec, host)?;
+        self.prepare(spec)?;
+        let shares = shares::start(&self.shares, spec, &self.config.socket_dir).await?;
+        // Looked for before QEMU has them: from then on they may end at any time.
+        let daemons = self.daemons(spec).await?;
+        let Launched { process, exit, output } = match self.launch(spec, host, shares) {
+            Ok(launched) => launched,
+            Err(error) => {
+                daemons.end().await;
+                return Err(error);
+            }
+        };
         let id = process.id();
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
         let sockets = self.sockets(&spec.shed);
@@ -195,6 +244,7 @@ impl Backend for QemuBackend {
             process,
             sockets.clone(),
             spec.vmm_log.clone(),
+            daemons,
             Age::Fresh,
         )
         .reporting(exit);
@@ -220,22 +270,23 @@ impl Backend for QemuBackend {
             pid: id.pid,
             source,
         })?;
-        Ok(watched.filter(|process| !process.is_dead()).map(|process| {
-            let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id };
-            let sockets = self.sockets(&spec.shed);
-            let vm = QemuVm::attach(
-                spec.shed.clone(),
-                identity,
-                process,
-                sockets,
-                spec.vmm_log.clone(),
-                Age::Adopted,
-            );
-            Arc::new(vm) as Arc<dyn Vm>
-        }))
+        let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
+        let marker = self.marker(&spec.shed).of_launch(launch_id);
+        let daemons = Daemons::find(marker).await.map_err(AttachVmError::Processes)?;
+        let vm = QemuVm::attach(
+            spec.shed.clone(),
+            VmIdentity { pid: id.pid, start_time: id.start_time, launch_id },
+            process,
+            self.sockets(&spec.shed),
+            spec.vmm_log.clone(),
+            daemons,
+            Age::Adopted,
+        );
+        Ok(Some(Arc::new(vm) as Arc<dyn Vm>))
     }
 
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
+        Daemons::find(self.marker(shed)).await?.kill().await;
         self.sockets(shed).remove()
     }
 }

@@ -84,7 +84,8 @@ fn bind(path: &Utf8Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-fn remove(path: &Utf8Path) -> io::Result<()> {
+/// Removes a socket, if it is there.
+pub(super) fn remove(path: &Utf8Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),

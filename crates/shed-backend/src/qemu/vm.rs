@@ -14,6 +14,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     link::{Age, GuestLink},
     monitor::Monitor,
+    shares::Daemons,
     sockets::SocketPaths,
 };
 use crate::{
@@ -27,6 +28,9 @@ const BUTTON: Duration = Duration::from_secs(5);
 /// Longest wait for a process to be gone after SIGKILL. It is long only when the kernel is still writing for it.
 const DEATH: Duration = Duration::from_secs(30);
 
+/// How long after those who serve its directories a machine may be seen to end that has ended before them.
+const SAME_END: Duration = Duration::from_secs(3);
+
 /// A machine run by QEMU. Dropping it lets go of its sockets and leaves it running.
 #[derive(Debug)]
 pub(super) struct QemuVm {
@@ -35,6 +39,8 @@ pub(super) struct QemuVm {
     process: Arc<WatchedProcess>,
     monitor: Arc<Monitor>,
     link: Arc<GuestLink>,
+    /// Those who serve its shared directories.
+    daemons: Arc<Daemons>,
     /// Cancelled when the process is dead and its sockets are removed.
     ended: CancellationToken,
     /// How the process ended; only for one that this server has started.
@@ -60,17 +66,19 @@ impl QemuVm {
         process: WatchedProcess,
         sockets: SocketPaths,
         vmm_log: Utf8PathBuf,
+        daemons: Daemons,
         age: Age,
     ) -> Self {
         let process = Arc::new(process);
         let link = Arc::new(GuestLink::start(shed.clone(), sockets.link.clone(), age));
         let monitor = Arc::new(Monitor::start(shed.clone(), sockets.qmp.clone(), vmm_log, Arc::clone(&link)));
-        let ended = CancellationToken::new();
+        let (ended, daemons) = (CancellationToken::new(), Arc::new(daemons));
         let watcher = watch_end(
             shed.clone(),
             Arc::clone(&process),
             Arc::clone(&monitor),
             Arc::clone(&link),
+            Arc::clone(&daemons),
             sockets,
             ended.clone(),
         );
@@ -80,6 +88,7 @@ impl QemuVm {
             process,
             monitor,
             link,
+            daemons,
             ended,
             exit: None,
             _watcher: AbortOnDropHandle::new(tokio::spawn(watcher)),
@@ -114,6 +123,7 @@ async fn watch_end(
     process: Arc<WatchedProcess>,
     monitor: Arc<Monitor>,
     link: Arc<GuestLink>,
+    daemons: Arc<Daemons>,
     sockets: SocketPaths,
     ended: CancellationToken,
 ) {
@@ -124,6 +134,7 @@ async fn watch_end(
     tracing::debug!(%shed, pid = process.id().pid, "the machine's process has ended");
     link.stop();
     monitor.stop();
+    daemons.end().await;
     if let Err(error) = sockets.remove() {
         tracing::warn!(%shed, %error, path = %sockets.qmp, "a socket of an ended machine is left over");
     }
@@ -148,6 +159,14 @@ impl Vm for QemuVm {
         let Some(mut exit) = self.exit.clone() else { return false };
         let status = exit.wait_for(Option::is_some).await.map(|status| *status);
         status.is_ok_and(|status| status.is_some_and(is_crash))
+    }
+
+    async fn share_lost(&self) {
+        self.daemons.one_ended().await;
+        // They end with their machine, and may be noticed first.
+        if timeout(SAME_END, self.process.dead()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {

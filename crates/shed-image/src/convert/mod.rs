@@ -26,7 +26,16 @@ use uuid::Uuid;
 pub use problem::{ConvertError, EntryProblem};
 pub(crate) use stream::{Compression, decompress};
 
-use crate::{BlobStore, DiskOptions, ImageWatch, Trailer};
+use crate::{BlobStore, ImageWatch, Trailer};
+
+/// What a new image's file system is called.
+#[derive(Debug, Clone, Default)]
+pub struct DiskOptions {
+    /// Volume label; ext4 keeps the first 16 bytes.
+    pub label: Option<String>,
+    /// The file system's UUID, also the seed of its directory hashes; random when absent.
+    pub uuid: Option<String>,
+}
 
 /// What an image may take at most; more is refused, so that a small archive cannot fill the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use camino::Utf8Path;
 use uuid::Uuid;
 
 use super::{
-    ImageLimits,
+    DiskOptions, ImageLimits,
     image::{Image, LayerBlob},
     problem::ConvertError,
     stream::{PIECES, Stream, produce},
@@ -18,7 +18,7 @@ use super::{
     unpack::{Unpacked, count, stream_error},
 };
 use crate::{
-    BlobStore, DiskOptions, ImageProgress, ImageStep, ImageWatch,
+    BlobStore, ImageProgress, ImageStep, ImageWatch,
     ext4::{
         Attributes, Child, Ext4Writer, FIRST_INODE, FileType, Layout, ROOT, WriteError,
         directory_blocks_at_most, entry_length,

@@ -280,6 +280,7 @@ impl Host {
             Arc::clone(&vm),
             guest.name.clone(),
             None,
+            Vec::new(),
             watch::Sender::new(Health::default()),
             instances.files(&guest.name),
         );
@@ -381,7 +382,9 @@ async fn a_new_server_takes_what_guests_wrote_first_and_then_brings_them_up_to_d
     fs::write(ann.path(".tool/last"), "last words").unwrap();
     ann.pending.lock().unwrap().push(Guest::changed("tool", &["last"], 5));
     let vm = GuestVm(Arc::clone(&ann));
-    host.credentials.farewell(&ann.name, &vm, &running.keeper.channel()).await;
+    let last = host.credentials.last_changes(&ann.name).unwrap();
+    drop(running._attended);
+    last.take(&vm, &running.keeper.channel()).await;
     assert_eq!(host.read("tool/last"), "last words");
 }
 

@@ -115,6 +115,7 @@ mod tests {
             std::fs::write(path, b"x").unwrap();
         }
         let settings = Settings {
+            kept_from_guests: Vec::new(),
             instance_dir: dir.join("instances"),
             kernel: images_dir.join("kernel"),
             initrd: images_dir.join("kernel"),

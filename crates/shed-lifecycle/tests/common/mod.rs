@@ -7,10 +7,15 @@ use std::{collections::BTreeMap, fs, time::Duration};
 
 use camino::Utf8PathBuf;
 use shed_image::{ImageLimits, file_name};
-use shed_lifecycle::Settings;
+use shed_lifecycle::{Phase, Settings};
 use shed_registry::RegistrySettings;
 use shed_types::DiskGb;
 use tempfile::TempDir;
+
+/// The phases of a create whose image is there, and that has nothing to clone.
+#[allow(dead_code, reason = "not every test file looks at phases")]
+pub(crate) const CREATE: [Phase; 7] =
+    [Phase::Record, Phase::Disk, Phase::Vm, Phase::Boot, Phase::Identify, Phase::Commit, Phase::Provision];
 
 /// Longer than anything in these tests takes; one that reaches it has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,6 +44,7 @@ pub(crate) fn settings() -> (TempDir, Settings) {
 
         credentials: Default::default(),
         env_file: None,
+        kept_from_guests: Vec::new(),
         extra_known_hosts: Vec::new(),
     };
     // Stands for what mke2fs would make, which is no part of these tests.

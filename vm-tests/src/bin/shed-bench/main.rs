@@ -15,6 +15,7 @@ mod report;
 mod ssh;
 mod stats;
 mod tunnels;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -41,7 +42,7 @@ struct Cli {
     #[arg(long)]
     check: bool,
 
-    /// Measure only these: boot, exec, create, memory, tunnels, ssh, images
+    /// Measure only these: boot, exec, create, memory, tunnels, ssh, images, workspace
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 }
@@ -63,6 +64,8 @@ enum Part {
     Ssh,
     /// An OCI archive to an ext4 that boots, against skopeo, umoci and mke2fs.
     Images,
+    /// Work on many files: on the own disk against raw QEMU, in a directory of the host against the own disk.
+    Workspace,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -91,6 +94,9 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted(Part::Images) {
         images::measure(&stage(), &mut report)?;
+    }
+    if wanted(Part::Workspace) {
+        workspace::measure(&stage(), &mut report)?;
     }
     report.print();
     if let Some(file) = &cli.json {

@@ -24,6 +24,7 @@ pub(crate) struct RawQemu {
     dir: Utf8PathBuf,
     image: Utf8PathBuf,
     template: Utf8PathBuf,
+    link: Utf8PathBuf,
 }
 
 impl RawQemu {
@@ -59,6 +60,7 @@ impl RawQemu {
         Ok(Self {
             program,
             arguments,
+            link: stage.socket_dir().join("raw.link"),
             image: shed_dir.join("image.ext4"),
             template: template
                 .context("the server keeps a template of an empty disk in the cache beside its images")?,
@@ -76,6 +78,16 @@ impl RawQemu {
 
     /// Boots once, from the start of the process until the agent says that it is ready, and ends the machine.
     pub(crate) fn boot(&self) -> anyhow::Result<Duration> {
+        self.start().map(|(_machine, took)| took)
+    }
+
+    /// Returns the socket of the machine's agent.
+    pub(crate) fn link(&self) -> &Utf8Path {
+        &self.link
+    }
+
+    /// Boots and leaves the machine running until the value is dropped; also says how long it took to be ready.
+    pub(crate) fn start(&self) -> anyhow::Result<(Machine, Duration)> {
         let console = self.dir.join("console.log");
         for file in [&console, &self.dir.join("rootfs.ext4")] {
             let _none = fs::remove_file(file);
@@ -103,7 +115,7 @@ impl RawQemu {
             }
             has_line(&console).then(|| begun.elapsed())
         });
-        Ok(took)
+        Ok((machine, took))
     }
 }
 
@@ -113,7 +125,7 @@ fn has_line(console: &Utf8Path) -> bool {
 
 /// Ends with this value.
 #[derive(Debug)]
-struct Machine(Child);
+pub(crate) struct Machine(Child);
 
 impl Drop for Machine {
     fn drop(&mut self) {
