@@ -24,10 +24,10 @@ pub struct Config {
     pub default_disk_gb: Option<u32>,
     /// `qemu.images`; otherwise none.
     pub images: Option<serde_json::Value>,
-    /// `credentials`; otherwise none. `~` in a source is the stage's home.
-    pub credentials: Option<serde_json::Value>,
     /// `qemu.virtiofsd`; otherwise it is looked for.
     pub virtiofsd: Option<Utf8PathBuf>,
+    /// `credentials`; otherwise none. `~` in a source is the stage's home.
+    pub credentials: Option<serde_json::Value>,
     /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
     pub http_port: u16,
     /// `ssh_port`, for the same; otherwise the system picks one.

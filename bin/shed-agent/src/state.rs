@@ -31,10 +31,10 @@ pub(crate) struct State {
     pub(crate) identified: CancellationToken,
     /// What the message channel tells the host, or will.
     pub(crate) outbox: Arc<Outbox>,
-    /// What is watched for the host.
-    pub(crate) credentials: credentials::Watcher,
     /// Measures the machine.
     pub(crate) meter: Meter,
+    /// What is watched for the host.
+    pub(crate) credentials: credentials::Watcher,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -52,11 +52,11 @@ impl State {
         Self {
             started_at: Timestamp::now(),
             boot_id,
-            outbox: Arc::default(),
-            credentials: credentials::Watcher::default(),
             setups: Setups::new(Ground::guest()),
             identified: CancellationToken::new(),
+            outbox: Arc::default(),
             meter: Meter::default(),
+            credentials: credentials::Watcher::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),

@@ -26,11 +26,14 @@ use crate::{
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
     settle::{Project, Settle},
-    shutdown::{self, Parting},
+    shutdown::{self, Leaving},
 };
 
 /// Requests that may wait for one shed; callers beyond it wait before they are queued.
 const QUEUE: usize = 64;
+
+/// Warnings of a start that are shown for as long as its machine runs, the first ones.
+const WARNINGS: usize = 32;
 
 pub(crate) type CreateReply = oneshot::Sender<Result<Started, CreateShedError>>;
 type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
@@ -293,7 +296,7 @@ impl Driver {
             self.publish();
         }
         if let State::Running(_, settling) = std::mem::replace(&mut self.state, State::Gone)
-            && let Some(waiters) = settling.leave()
+            && let (Some(waiters), _) = settling.leave()
         {
             self.tell_unsettled(waiters, Unsettled::ServerEnds);
         }
@@ -370,30 +373,29 @@ impl Driver {
     }
 
     async fn begin_stop(&mut self, reply: StopReply) {
-        // Before they are let go, with the settling.
-        let last = self.context.credentials.last_changes(&self.record.name);
-        let (vm, parting, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
+        let (leaving, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running(machine, settling) => {
-                let parting = last.map(|last| (machine.keeper, last));
-                (Some(machine.vm), parting, settling.leave())
+                let (waiters, credentials) = settling.leave();
+                (Some(Leaving { machine, credentials }), waiters)
             }
             State::Working(work) => {
                 self.cancel(work);
-                (None, None, None)
+                (None, None)
             }
-            State::Stopped | State::Broken(_) | State::Gone => (None, None, None),
+            State::Stopped | State::Broken(_) | State::Gone => (None, None),
         };
         self.record.status = RecordStatus::Stopping;
         self.save().await;
-        self.state = self.stopping(vm, parting, vec![reply]);
+        let vm = leaving.as_ref().map(|leaving| Arc::clone(&leaving.machine.vm));
+        self.state = self.stopping(vm, leaving, vec![reply]);
         if let Some(waiters) = unsettled {
             self.publish();
             self.tell_unsettled(waiters, Unsettled::Stopped);
         }
     }
 
-    fn stopping(&self, vm: Option<Arc<dyn Vm>>, parting: Option<Parting>, replies: Vec<StopReply>) -> State {
-        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm, parting));
+    fn stopping(&self, vm: Option<Arc<dyn Vm>>, leaving: Option<Leaving>, replies: Vec<StopReply>) -> State {
+        let stop = Box::pin(shutdown::stop(Arc::clone(&self.context), self.record.clone(), vm, leaving));
         State::Working(Work::Stopping { stop, replies })
     }
 
@@ -409,7 +411,7 @@ impl Driver {
             }
             // The machine's keeper goes with it; the process is found again by its launch id.
             State::Running(_machine, settling) => {
-                if let Some(waiters) = settling.leave() {
+                if let (Some(waiters), _) = settling.leave() {
                     self.tell_cancelled(waiters.create, waiters.starts);
                 }
                 AfterDelete::Deleted(vec![reply])
@@ -582,7 +584,10 @@ impl Driver {
     fn settled(&mut self, _credentials: AbortOnDropHandle<()>) {
         let State::Running(_, settling) = &mut self.state else { return };
         let before = std::mem::replace(settling, Settling::Done { _credentials });
-        if let Some(waiters) = before.leave() {
+        if let (Some(waiters), _) = before.leave() {
+            let mut warnings = waiters.progress.warnings();
+            warnings.truncate(WARNINGS);
+            self.view.send_modify(|view| view.warnings = warnings);
             self.tell_started(waiters);
         }
     }
@@ -707,7 +712,7 @@ impl Driver {
         }
         self.set_stopped().await;
         if let State::Running(_, settling) = before
-            && let Some(waiters) = settling.leave()
+            && let (Some(waiters), _) = settling.leave()
         {
             self.publish();
             self.tell_unsettled(waiters, Unsettled::MachineEnded);
@@ -795,6 +800,9 @@ impl Driver {
                 Activity::Stopped => ShedStatus::Stopped,
                 Activity::Broken | Activity::Stuck => ShedStatus::Broken,
             };
+            if view.status != ShedStatus::Running {
+                view.warnings.clear();
+            }
             view.pid = machine.as_ref().map(|vm| vm.identity().pid);
             view.error = match &self.state {
                 State::Broken(reason) => Some(reason.clone()),
@@ -824,11 +832,11 @@ impl Settling {
         }
     }
 
-    /// Ends it, and returns those who wait for it.
-    fn leave(self) -> Option<Waiters> {
+    /// Ends it, and returns those who wait for it, or else what keeps credentials in step.
+    fn leave(self) -> (Option<Waiters>, Option<AbortOnDropHandle<()>>) {
         match self {
-            Self::InProgress { waiters, .. } => Some(waiters),
-            Self::Done { .. } => None,
+            Self::InProgress { waiters, .. } => (Some(waiters), None),
+            Self::Done { _credentials } => (None, Some(_credentials)),
         }
     }
 }
@@ -901,5 +909,6 @@ fn initial_view(record: &ShedRecord, rootfs_path: Utf8PathBuf) -> ShedView {
         last_healthy: None,
         agent_started_at: None,
         error: None,
+        warnings: Vec::new(),
     }
 }

@@ -7,13 +7,14 @@ use shed_protocol::{Occasion, PowerOff, SYSTEM_POWER_OFF, SetupRequest};
 use shed_state::ShedRecord;
 use shed_types::ShedName;
 use tokio::{sync::watch, time::timeout};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::{
     Phase, Progress,
-    channel::{Channel, ChannelError, Health, Keeper},
+    boot::Machine,
+    channel::{Channel, ChannelError, Health},
     context::Context,
-    credentials::LastChanges,
     env_file,
     error::ClearVmError,
     setup,
@@ -25,17 +26,21 @@ const ASK_AGENT: Duration = Duration::from_secs(5);
 /// How long a VMM has to end by itself once the guest has not.
 const VMM_GRACE: Duration = Duration::from_secs(1);
 
+/// A running machine on its way out: its message channel is still served.
+pub(crate) struct Leaving {
+    pub machine: Machine,
+    /// Keeps credentials in step, unless the machine had not settled.
+    pub credentials: Option<AbortOnDropHandle<()>>,
+}
+
 /// Most time that the project's shutdown hook gets (spec C.5).
 const HOOK: Duration = Duration::from_secs(30);
 
 /// Part of that time which is kept for the guest's word on how it ended.
 const HOOK_ANSWER: u32 = 10;
 
-/// The channel of a machine that is about to be stopped, and what its credentials' last changes are taken with.
-pub(crate) type Parting = (Keeper, LastChanges);
-
-/// Runs the project's shutdown hook and takes the last changes of credentials, then brings the machine down, gently for
-/// `stop_timeout`, then by force; afterwards nothing of it is left.
+/// Runs the project's shutdown hook and takes the last changes of credentials, then brings the machine down, gently for `stop_timeout`, then by force; afterwards
+/// nothing of it is left.
 ///
 /// # Errors
 /// When the process cannot be shown dead.
@@ -43,15 +48,14 @@ pub(crate) async fn stop(
     context: Arc<Context>,
     record: ShedRecord,
     vm: Option<Arc<dyn Vm>>,
-    parting: Option<Parting>,
+    leaving: Option<Leaving>,
 ) -> Result<(), ClearVmError> {
     let shed = &record.name;
     if let Some(vm) = &vm {
         let span = tracing::info_span!("stop", %shed);
         run_hook(&context, shed, &**vm).instrument(span).await;
-        // The hook may have written some of them.
-        if let Some((keeper, last)) = parting {
-            last.take(&**vm, &keeper.channel()).await;
+        if let Some(Leaving { machine, credentials: _attending }) = leaving {
+            context.credentials.farewell(shed, &**vm, &machine.keeper.channel()).await;
         }
         let gentle = async {
             if let Err(error) = ask_agent(&**vm).await {

@@ -349,7 +349,7 @@ async fn a_guest_that_misbehaves_in_a_setup_costs_a_warning() {
         host.world.set_setup(&api(), Occasion::Create, steps);
         let started = create(&sheds, new()).await;
         let told = started.warnings.join("\n");
-        assert!(told.contains(expected), "{expected}: {:.2000}", told);
+        assert!(told.contains(expected), "{expected}: {told:.2000}");
         assert!(started.warnings.len() <= 25 && told.len() < 30_000, "{} bytes", told.len());
         assert!(!told.contains(|c: char| c.is_control() && c != '\n'), "{told:?}");
         assert_eq!(sheds.get(&api()).unwrap().status, ShedStatus::Running);
@@ -470,7 +470,7 @@ async fn each_step_of_a_create_is_fatal_or_a_warning_as_the_specification_says()
         (
             "8: the machine",
             |host| {
-                host.world.set_faults(&api(), Faults { start: StartFault::EndsAtOnce, ..Faults::default() })
+                host.world.set_faults(&api(), Faults { start: StartFault::EndsAtOnce, ..Faults::default() });
             },
             None,
             Fate::Fatal,

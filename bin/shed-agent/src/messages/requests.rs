@@ -56,17 +56,6 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
             },
             Err(error) => refuse(request, &error.to_string()),
         }),
-        SYSTEM_CREDENTIALS => reply(match request.parse::<WatchCredentials>() {
-            Ok(asked) => {
-                let home = files::owner(state).home;
-                request.reply(&state.credentials.watch(asked, home, &state.outbox).await)
-            }
-            Err(error) => refuse(request, &error.to_string()),
-        }),
-        SYSTEM_CREDENTIALS_TAKEN => reply(with(request, |taken: CredentialTaken| {
-            state.credentials.taken(&taken);
-            request.reply(&json!({}))
-        })),
         SYSTEM_LOGS_OPEN => reply(match request.parse() {
             Ok(asked) => match readers.open(asked).await {
                 Ok(()) => request.reply(&LogsOpened::default()),
@@ -84,6 +73,17 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
         }),
         SYSTEM_LOGS_CLOSE => reply(with(request, |asked| {
             readers.close(&asked);
+            request.reply(&json!({}))
+        })),
+        SYSTEM_CREDENTIALS => reply(match request.parse::<WatchCredentials>() {
+            Ok(asked) => {
+                let home = files::owner(state).home;
+                request.reply(&state.credentials.watch(asked, home, &state.outbox).await)
+            }
+            Err(error) => refuse(request, &error.to_string()),
+        }),
+        SYSTEM_CREDENTIALS_TAKEN => reply(with(request, |taken: CredentialTaken| {
+            state.credentials.taken(&taken);
             request.reply(&json!({}))
         })),
         SYSTEM_POWER_OFF => {

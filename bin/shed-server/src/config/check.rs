@@ -97,14 +97,14 @@ pub(super) fn check(
     let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
     let registries = super::images::registries(raw.registries.unwrap_or_default(), source, surroundings)?;
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
+    let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
+    let extra_known_hosts = super::project::known_hosts(raw.git.unwrap_or_default(), source)?;
     let credentials = super::credentials::credentials(
         raw.credentials.unwrap_or_default(),
         &[("qemu.images_dir", &qemu.images_dir), ("qemu.instance_dir", &qemu.instance_dir)],
         source,
         surroundings,
     )?;
-    let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
-    let extra_known_hosts = super::project::known_hosts(raw.git.unwrap_or_default(), source)?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,

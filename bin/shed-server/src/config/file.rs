@@ -67,6 +67,13 @@ pub(super) struct ImageLimitsFile {
     pub(super) max_files: Value<i64>,
 }
 
+/// The `git:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct GitFile {
+    pub(super) extra_known_hosts: Option<Vec<Spanned<String>>>,
+}
+
 /// An entry of the `credentials:` section.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,13 +82,6 @@ pub(super) struct CredentialFile {
     pub(super) target: Value<String>,
     pub(super) readonly: Option<bool>,
     pub(super) exclude: Option<Vec<Spanned<String>>>,
-}
-
-/// The `git:` section.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct GitFile {
-    pub(super) extra_known_hosts: Option<Vec<Spanned<String>>>,
 }
 
 /// The `qemu:` section.

@@ -260,9 +260,9 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "vz: {}\nname: a";
+    let text = "vz: {}\nextensions: {}\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "extensions"]));
 }
 
 #[test]

@@ -131,10 +131,24 @@ impl Credentials {
         AbortOnDropHandle::new(tokio::spawn(task))
     }
 
-    /// Returns what takes the last changes of a shed that is about to be stopped; none when nothing is synced with it.
-    pub(crate) fn last_changes(&self, shed: &ShedName) -> Option<LastChanges> {
-        let attended = self.sheds().get(shed).cloned()?;
-        (!attended.followers.is_empty()).then_some(LastChanges(attended))
+    /// Takes what a guest that is about to be stopped has written last, for a moment at most.
+    pub(crate) async fn farewell(&self, shed: &ShedName, vm: &dyn Vm, channel: &GuestChannel) {
+        let attended = self.sheds().get(shed).cloned();
+        let Some(attended) = attended.filter(|attended| !attended.followers.is_empty()) else { return };
+        let take = async {
+            // The answer has everything that is not taken, what was written a moment ago included.
+            if let Err(error) = attended.watch(channel).await {
+                return attended.reports.add(shed, None, &format!("its last changes are not known: {error}"));
+            }
+            for follower in attended.followers.values() {
+                let mut work = follower.mail.take();
+                (work.survey, work.push) = (false, mail::Names::default());
+                let _left = follower.work(work, vm, channel).await;
+            }
+        };
+        if timeout(FAREWELL, take).await.is_err() {
+            attended.reports.add(shed, None, "its last changes were not all taken before it was stopped");
+        }
     }
 
     /// Returns what was reported of a running shed, the oldest first: what it sent that was not taken, and what failed.
@@ -186,33 +200,6 @@ impl Credentials {
     fn sheds(&self) -> std::sync::MutexGuard<'_, BTreeMap<ShedName, Arc<Attended>>> {
         // The table is whole at every point where a holder could die.
         self.sheds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A shed whose last changes are to be taken, although it is attended no more.
-#[derive(Debug)]
-pub(crate) struct LastChanges(Arc<Attended>);
-
-impl LastChanges {
-    /// Takes what the guest has written and the host has not, for a moment at most.
-    pub(crate) async fn take(self, vm: &dyn Vm, channel: &GuestChannel) {
-        let Self(attended) = self;
-        let take = async {
-            // The answer has everything that is not taken, what was written a moment ago included.
-            if let Err(error) = attended.watch(channel).await {
-                let text = format!("its last changes are not known: {}", error_chain(&error));
-                return attended.reports.add(&attended.shed, None, &text);
-            }
-            for follower in attended.followers.values() {
-                let mut work = follower.mail.take();
-                (work.survey, work.push) = (false, mail::Names::default());
-                let _left = follower.work(work, vm, channel).await;
-            }
-        };
-        if timeout(FAREWELL, take).await.is_err() {
-            let text = "its last changes were not all taken before it was stopped";
-            attended.reports.add(&attended.shed, None, text);
-        }
     }
 }
 

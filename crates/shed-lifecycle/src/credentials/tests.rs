@@ -382,9 +382,7 @@ async fn a_new_server_takes_what_guests_wrote_first_and_then_brings_them_up_to_d
     fs::write(ann.path(".tool/last"), "last words").unwrap();
     ann.pending.lock().unwrap().push(Guest::changed("tool", &["last"], 5));
     let vm = GuestVm(Arc::clone(&ann));
-    let last = host.credentials.last_changes(&ann.name).unwrap();
-    drop(running._attended);
-    last.take(&vm, &running.keeper.channel()).await;
+    host.credentials.farewell(&ann.name, &vm, &running.keeper.channel()).await;
     assert_eq!(host.read("tool/last"), "last words");
 }
 
