@@ -245,7 +245,7 @@ impl Follower {
         memory: &Memory,
     ) -> Result<Pushed, (Names, PushError)> {
         let mut all = Pushed::default();
-        let wanted = wanted_of(&self.entry, names, &memory.known).await;
+        let wanted = wanted_of(&self.entry, names.clone(), &memory.known).await;
         if wanted.len() > SINGLY {
             self.report(&format!(
                 "{} files were not sent: something in the shed is in the way",
@@ -254,7 +254,7 @@ impl Follower {
         }
         for name in wanted.into_iter().take(SINGLY) {
             let one = Names::Some([name.clone()].into());
-            match push_some(vm, &self.shed, &self.entry, one.clone(), &memory.known).await {
+            match push_some(vm, &self.shed, &self.entry, one, &memory.known).await {
                 Ok(Pushed { known, again, warnings }) => {
                     all.known.extend(known);
                     all.again.extend(again);
@@ -263,7 +263,8 @@ impl Follower {
                 Err(error) if error.is_refusal() => {
                     self.report(&format!("{} was not sent: {}", shown(name.as_bytes()), error_chain(&error)));
                 }
-                Err(error) => return Err((one, error)),
+                // All are looked at again, those that were sent by now as well.
+                Err(error) => return Err((names, error)),
             }
         }
         Ok(all)
