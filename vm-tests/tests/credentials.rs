@@ -202,10 +202,10 @@ fn credentials_go_both_ways() {
              printf x > \"$(printf 'odd\\033[31m\\nname')\"; ln -s settings inner; mkdir flood; cd flood; \
              seq 20000 | xargs touch",
         );
-        // Behind all that, an honest change comes through.
-        cli.sh(ANN, "echo honest > ~/.tool/honest; echo honest > ~/.config/agent/auth.json");
+        // Behind all that, an honest change of what is there comes through; for new files the shed's share is used up.
+        cli.sh(ANN, "echo honest > ~/.tool/settings; echo honest > ~/.config/agent/auth.json");
         returns(&creds.join("token.json"), "honest");
-        returns(&creds.join("tool/honest"), "honest");
+        returns(&creds.join("tool/settings"), "honest");
         let (odd, files) = odd_ones(&creds.join("tool"));
         assert_eq!(odd, Vec::<Utf8PathBuf>::new());
         assert!(files <= before + SHARE + 10, "{files} files");
@@ -215,7 +215,14 @@ fn credentials_go_both_ways() {
         assert!(creds.join("tool/deep/er/file").is_file() && creds.join("tool/sub/run").is_file());
         assert!(server.as_ref().is_some_and(Server::answers));
         let log = log();
-        assert!(log.contains("longer than") && !log.contains('\u{1b}'), "reported, and printably");
+        assert!(log.contains("longer than") && log.contains("more than its share") && !log.contains('\u{1b}'), "reported, and printably");
+        arrives(&cli, BEN, "cat ~/.tool/settings", "honest");
+        // Where a directory is a link now the host's file has no place; the others have.
+        fs::write(creds.join("tool/sub/run"), "no way").expect("a file");
+        fs::write(creds.join("tool/zz"), "fine").expect("a file");
+        for shed in [ANN, BEN] {
+            arrives(&cli, shed, "cat ~/.tool/zz", "fine");
+        }
     });
     promises.keep(
         "what is written in the last moment before a stop is not lost, and the next start has the host's",

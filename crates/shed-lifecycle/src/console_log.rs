@@ -352,6 +352,7 @@ mod tests {
             last_healthy: None,
             agent_started_at: None,
             error: None,
+            warnings: Vec::new(),
         })
     }
 

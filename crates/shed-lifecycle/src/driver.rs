@@ -32,6 +32,9 @@ use crate::{
 /// Requests that may wait for one shed; callers beyond it wait before they are queued.
 const QUEUE: usize = 64;
 
+/// Warnings of a start that are shown for as long as its machine runs, the first ones.
+const WARNINGS: usize = 32;
+
 pub(crate) type CreateReply = oneshot::Sender<Result<Started, CreateShedError>>;
 pub(crate) type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
 type StopReply = oneshot::Sender<Result<ShedView, StopShedError>>;
@@ -579,6 +582,9 @@ impl Driver {
         let State::Running(_, settling) = &mut self.state else { return };
         let before = std::mem::replace(settling, Settling::Done(credentials));
         if let (Some(waiters), _) = before.leave() {
+            let mut warnings = waiters.progress.warnings();
+            warnings.truncate(WARNINGS);
+            self.view.send_modify(|view| view.warnings = warnings);
             self.tell_started(waiters);
         }
     }
@@ -782,6 +788,9 @@ impl Driver {
                 Activity::Stopped => ShedStatus::Stopped,
                 Activity::Broken | Activity::Stuck => ShedStatus::Broken,
             };
+            if view.status != ShedStatus::Running {
+                view.warnings.clear();
+            }
             view.pid = machine.as_ref().map(|vm| vm.identity().pid);
             view.error = match &self.state {
                 State::Broken(reason) => Some(reason.clone()),
@@ -871,5 +880,6 @@ fn initial_view(record: &ShedRecord, rootfs_path: Utf8PathBuf) -> ShedView {
         last_healthy: None,
         agent_started_at: None,
         error: None,
+        warnings: Vec::new(),
     }
 }

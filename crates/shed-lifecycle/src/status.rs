@@ -75,7 +75,9 @@ impl Sheds {
                 tracing::debug!(shed = %name, %error, "the guest did not say how it is");
             }
         }
-        Some(report(&handle))
+        let mut report = report(&handle);
+        report.shed.warnings.extend(self.credential_reports(name));
+        Some(report)
     }
 
     /// Watches a shed from now on. While somebody does, its guest reports every other second. Returns nothing when there

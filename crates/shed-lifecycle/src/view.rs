@@ -56,6 +56,8 @@ pub struct ShedView {
     pub agent_started_at: Option<Timestamp>,
     /// Why it is broken, or why its last start failed or its machine ended.
     pub error: Option<String>,
+    /// What went wrong since its machine started without failing the start; only while running.
+    pub warnings: Vec<String>,
 }
 
 /// What a new shed shall be. Fields left out take the server's defaults.

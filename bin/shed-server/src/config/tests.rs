@@ -271,7 +271,7 @@ fn credentials_are_read_and_printed_as_they_are_used() {
                 claude: {source: ~/.claude, target: ~/.claude, exclude: ['cache/*', '*.log']}";
     let config = load_text(text).unwrap();
     let printed = config.to_string();
-    let section = &printed[printed.find("credentials:").unwrap()..printed.find("qemu:").unwrap()];
+    let section = &printed[printed.find("credentials:").unwrap()..printed.find("# env_file").unwrap()];
     insta::assert_snapshot!(section, @r#"
     credentials:
       "claude":

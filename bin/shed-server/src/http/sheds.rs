@@ -32,7 +32,7 @@ error_responses! {
 
 error_responses! {
     /// Failures of a start.
-    StartErrors: InvalidShedName, ShedNotFound, ShedAlreadyRunning, ShedBusy, BackendError
+    StartErrors: InvalidShedName, InvalidLocalDir, ShedNotFound, ShedAlreadyRunning, ShedBusy, BackendError
 }
 
 error_responses! {

@@ -25,7 +25,7 @@ pub(super) fn report(report: ShedReport) -> StatusReport {
         metrics: None,
         setup: None,
         events: Vec::new(),
-        warnings: Vec::new(),
+        warnings: shed.warnings,
         error: shed.error,
     };
     if let Some(guest) = guest {

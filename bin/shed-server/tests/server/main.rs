@@ -24,4 +24,5 @@ mod ssh_client;
 mod ssh_flow;
 mod ssh_requests;
 mod ssh_strangers;
+mod status;
 mod system;

@@ -16,6 +16,7 @@ mod sessions;
 mod ssh;
 mod ssh_config;
 mod ssh_peer;
+mod status;
 mod stub;
 mod sync;
 mod system;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use shed_backend::Vm;
+use shed_files::shown;
 use shed_protocol::{CredentialTaken, SYSTEM_CREDENTIALS_TAKEN, timeouts};
 use shed_types::{ShedName, error_chain};
 use tokio::{
@@ -21,7 +22,7 @@ use tokio::{
 use super::{
     mail::{Mail, Names, Work},
     pull::{Asked, Memory, PullError, Pulled, pull},
-    push::{PushError, Pushed, push_some},
+    push::{PushError, Pushed, push_some, wanted_of},
     report::Reports,
     source::{Entry, Kind},
 };
@@ -39,6 +40,9 @@ const FRESH: Duration = Duration::from_secs(10);
 
 /// Operations with one shed at a time; each holds some pieces of files, and at most one file whole.
 const AT_ONCE: usize = 2;
+
+/// Files that are sent one by one when all together are refused.
+const SINGLY: usize = 200;
 
 /// Bounds the operations with one shed.
 pub(super) fn turns() -> Arc<Semaphore> {
@@ -219,13 +223,51 @@ impl Follower {
     async fn push(&self, names: Names, vm: &dyn Vm) -> Result<Names, (Names, PushError)> {
         let mut memory = self.memory.lock().await;
         let result = push_some(vm, &self.shed, &self.entry, names.clone(), &memory.known).await;
-        let Pushed { known, again, warnings } = result.map_err(|error| (names, error))?;
-        if !known.is_empty() {
-            tracing::info!(shed = %self.shed, credential = %self.entry.name, files = known.len(), "sent files of a credential to a shed");
+        let mut pushed = match result {
+            Ok(pushed) => pushed,
+            Err(error) if error.is_refusal() => self.push_singly(names, vm, &memory).await?,
+            Err(error) => return Err((names, error)),
+        };
+        if !pushed.known.is_empty() {
+            tracing::info!(shed = %self.shed, credential = %self.entry.name, files = pushed.known.len(), "sent files of a credential to a shed");
         }
-        memory.known.extend(known);
-        warnings.iter().for_each(|warning| self.report(warning));
-        Ok(Names::Some(again.into_iter().collect()))
+        memory.known.extend(mem::take(&mut pushed.known));
+        pushed.warnings.iter().for_each(|warning| self.report(warning));
+        Ok(Names::Some(pushed.again.into_iter().collect()))
+    }
+
+    /// Sends each file by itself, because something in the guest is in the way of one of them. Those that are refused are
+    /// tried again when they change.
+    async fn push_singly(
+        &self,
+        names: Names,
+        vm: &dyn Vm,
+        memory: &Memory,
+    ) -> Result<Pushed, (Names, PushError)> {
+        let mut all = Pushed::default();
+        let wanted = wanted_of(&self.entry, names.clone(), &memory.known).await;
+        if wanted.len() > SINGLY {
+            self.report(&format!(
+                "{} files were not sent: something in the shed is in the way",
+                wanted.len() - SINGLY
+            ));
+        }
+        for name in wanted.into_iter().take(SINGLY) {
+            let one = Names::Some([name.clone()].into());
+            match push_some(vm, &self.shed, &self.entry, one, &memory.known).await {
+                Ok(Pushed { known, again, warnings }) => {
+                    all.known.extend(known);
+                    all.again.extend(again);
+                    all.warnings.extend(warnings);
+                }
+                Err(error) if error.is_refusal() => {
+                    self.report(&format!("{} was not sent: {}", shown(name.as_bytes()), error_chain(&error)));
+                }
+                // All are looked at again, those that were sent by now as well.
+                Err(error) => return Err((names, error)),
+            }
+        }
+        Ok(all)
     }
 
     /// Lets the guest forget what the host has. When it does not hear it, it tells of these files once more.

@@ -116,6 +116,20 @@ fn scan(entry: &Entry, name: Option<&str>) -> Result<Scan, ScanError> {
     scan_directory_within(source, &choose, limits)
 }
 
+impl PushError {
+    /// Whether the guest refuses what it was sent, rather than that something went wrong: a link or something else is in
+    /// the way of one of the files.
+    pub(super) const fn is_refusal(&self) -> bool {
+        matches!(self, Self::Put(PutFilesError::BadArchive { .. } | PutFilesError::BadPath { .. }))
+    }
+}
+
+/// Returns the names of those of these files whose content the guest is not known to have.
+pub(super) async fn wanted_of(entry: &Arc<Entry>, names: Names, known: &Known) -> Vec<String> {
+    let (of, known) = (Arc::clone(entry), known.clone());
+    blocking(move || wanted(&of, names, &known)).await.unwrap_or_default()
+}
+
 /// Sends those of these files whose content the guest is not known to have. Nothing is opened when there is none.
 pub(super) async fn push_some(
     vm: &dyn Vm,

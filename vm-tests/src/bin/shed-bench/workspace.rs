@@ -62,7 +62,7 @@ git init -q . && git add .
 git status >/dev/null
 timed status git status
 timed large dd if=/dev/zero of=large bs=1M count=200 conv=fsync status=none
-rm -rf "$1"/* "$1"/.git
+cd / && rm -rf "$1"
 "#;
 
 /// Milliseconds of each part.
@@ -99,7 +99,7 @@ pub(crate) fn measure(stage: &Stage, report: &mut Report) -> anyhow::Result<()> 
     for round in 1..=RUNS {
         report.progress(&format!("workspace {round}/{RUNS}: a directory of the host"));
         keep_fastest(&mut own, in_shed(stage, "/home/shed/work", FILES_MOUNTED)?);
-        keep_fastest(&mut mounted, in_shed(stage, "/workspace", FILES_MOUNTED)?);
+        keep_fastest(&mut mounted, in_shed(stage, "/workspace/work", FILES_MOUNTED)?);
     }
     cli.delete(SHED);
     for (key, what) in WORK {

@@ -199,12 +199,19 @@ impl<'a> Program<'a> {
 /// Each file that the guest knows costs the process a descriptor, so it gets as many as may be.
 fn raise_limit() {
     let now = getrlimit(Resource::Nofile);
-    let most = now.maximum.map_or(DESCRIPTORS, |most| most.max(DESCRIPTORS));
+    let most = now.maximum.unwrap_or(DESCRIPTORS).max(DESCRIPTORS);
     let raised = Rlimit { current: Some(most), maximum: Some(most) };
     if setrlimit(Resource::Nofile, raised).is_err() {
         // Only root may raise the upper one.
         let _as_it_is = setrlimit(Resource::Nofile, Rlimit { current: now.maximum, ..now });
     }
+}
+
+/// Returns how many descriptors a process may have, when that is fewer than a large source tree has files.
+pub(super) fn few_descriptors() -> Option<u64> {
+    /// A tree with its dependencies has some ten thousand files.
+    const ENOUGH: u64 = 100_000;
+    getrlimit(Resource::Nofile).maximum.filter(|most| *most < ENOUGH)
 }
 
 /// Takes the exit status of a child when it ends, whoever else watches it.

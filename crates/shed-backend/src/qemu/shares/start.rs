@@ -86,6 +86,9 @@ async fn start_one(
                         "virtiofsd is confined less than it could be"
                     ),
                 }
+                if let Some(descriptors) = daemon::few_descriptors() {
+                    tracing::info!(%shed, descriptors, "the hard limit of open files may be too low for a large directory; LimitNOFILE raises it");
+                }
                 return Ok(connection);
             }
             Err(StartError::Io(error)) => reasons.push(format!("{}: {error}", cage.as_str())),
