@@ -39,8 +39,8 @@ const HOOK: Duration = Duration::from_secs(30);
 /// Part of that time which is kept for the guest's word on how it ended.
 const HOOK_ANSWER: u32 = 10;
 
-/// Runs the project's shutdown hook and takes the last changes of credentials, then brings the machine down, gently for `stop_timeout`, then by force; afterwards
-/// nothing of it is left.
+/// Runs the project's shutdown hook and takes the last changes of credentials, then brings the machine down, gently for
+/// `stop_timeout`, then by force; afterwards nothing of it is left.
 ///
 /// # Errors
 /// When the process cannot be shown dead.
@@ -78,8 +78,9 @@ pub(crate) async fn stop(
 /// Runs the shutdown hook, if the project has one, for half of `stop_timeout` at most. What fails is logged.
 async fn run_hook(context: &Context, shed: &ShedName, vm: &dyn Vm) {
     let budget = HOOK.min(context.settings.stop_timeout / 2);
-    let file = env_file::read(context.settings.env_file.as_ref()).await;
     let progress = Progress::silent();
+    // It may be on a file system that does not answer.
+    let file = timeout(budget, env_file::read(context.settings.env_file.as_ref())).await.unwrap_or_default();
     for warning in file.warnings {
         progress.warn(Phase::Provision, warning);
     }
