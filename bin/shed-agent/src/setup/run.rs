@@ -180,7 +180,7 @@ impl Run {
             return Err(Failure { timed_out: true, ..failure(&message) });
         }
         let output = Output::new(Arc::clone(&self.live), file, masker);
-        let ended = job::run(&plan, limit, &self.stop, output).await;
+        let ended = job::run(plan, limit, &self.stop, output).await;
         let Ended { ending, last_lines, log_trouble } = match ended {
             Ok(ended) => ended,
             Err(error) => return Err(failure(&format!("cannot run {what}: {error}"))),

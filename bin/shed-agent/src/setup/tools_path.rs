@@ -68,7 +68,7 @@ fn directories(path: &str, shims: &str) -> String {
 async fn ask(run: &Run, options: &[&str]) -> io::Result<String> {
     let script = format!("printf '\\n{MARK}%s\\n' \"$PATH\"");
     let words = [options, &["-c", &script]].concat();
-    let Apart { mut child, leader, output } = start_apart(&run.shell_plan(&words, &[]))?;
+    let Apart { mut child, leader, output } = start_apart(run.shell_plan(&words, &[])).await?;
     let mut text = Vec::new();
     let mut output = output.take(MAX_OUTPUT);
     let heard = timeout(LIMIT, async {
