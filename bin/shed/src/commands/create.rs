@@ -179,7 +179,6 @@ fn request(args: &CreateArgs) -> CreateShedRequest {
         repo: args.repo.clone(),
         no_provision: args.no_provision,
         memory_mb: args.memory.map(|memory| i64::from(memory.get())),
-        ..CreateShedRequest::default()
     }
 }
 
