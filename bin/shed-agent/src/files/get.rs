@@ -68,6 +68,11 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
     };
     let root = match Beneath::open_no_link(&wanted.source) {
         Ok(root) => root,
+        // What is not there holds nothing yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let _all = TarWriter::new(pieces).finish()?;
+            return Ok(FilesReply::default());
+        }
         Err(error) => {
             let message = format!("{} is no directory that can be read: {error}", wanted.source.display());
             return Ok(FilesReply::failed(FilesErrorKind::BadPath, cut(&message)));
