@@ -111,12 +111,8 @@ pub(super) fn check(
     ];
     own.extend(env_file.as_deref().map(|path| ("env_file", path)));
     own.extend(file.map(|path| ("server.yaml", path)));
-    let credentials = super::credentials::credentials(
-        raw.credentials.unwrap_or_default(),
-        &own,
-        source,
-        surroundings,
-    )?;
+    let credentials =
+        super::credentials::credentials(raw.credentials.unwrap_or_default(), &own, source, surroundings)?;
     Ok(Config {
         idle_keys,
         file: file.map(Utf8Path::to_owned),
