@@ -49,10 +49,14 @@ pub fn settings(config: &Config, accelerator: Accelerator) -> Settings {
         Accelerator::Kvm | Accelerator::Hvf => (START_TIMEOUT, STOP_TIMEOUT),
         Accelerator::Tcg => (START_TIMEOUT_EMULATED, STOP_TIMEOUT_EMULATED),
     };
+    let mut kept_from_guests = vec![qemu.socket_dir, config.ssh_host_key.clone()];
+    // Whoever writes these decides what the server gives to sheds.
+    kept_from_guests.extend(config.file.clone());
+    kept_from_guests.extend(config.env_file.clone());
     Settings {
         instance_dir: qemu.instance_dir,
         images_dir: qemu.images_dir,
-        kept_from_guests: vec![qemu.socket_dir, config.ssh_host_key.clone()],
+        kept_from_guests,
         kernel: qemu.kernel_path,
         initrd: qemu.initrd_path,
         base_rootfs: qemu.base_rootfs,

@@ -17,8 +17,12 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, fchmod, mkdirat, openat, statat},
+    fs::{
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, mkdirat, openat,
+        statat,
+    },
     io::Errno,
+    process::geteuid,
 };
 
 #[cfg(target_os = "linux")]
@@ -152,7 +156,8 @@ impl Beneath {
     /// Writes a file whole: under another name first, then synced and renamed. Directories on the way are made.
     ///
     /// A new file gets the permission bits of `mode` that give nothing away; one that is there keeps at most those it
-    /// has. The owner may always read and write it.
+    /// has. The owner may always read and write it. What root writes belongs to the owner of what is replaced, else to that
+    /// of the directory it is in.
     ///
     /// # Errors
     /// When something else than a file has the name, or a link is on the way, or it cannot be written. What was there
@@ -160,11 +165,11 @@ impl Beneath {
     pub fn write(&self, path: &Path, content: &[u8], mode: u32) -> Result<(), WriteError> {
         let (parent, name) = self.parent(path, true)?;
         let parent = parent.as_fd();
-        let allowed = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => NEW_FILE,
+        let (allowed, like) = match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => (NEW_FILE, fstat(parent).map_err(|error| WriteError::Write(error.into()))?),
             Err(error) => return Err(refused(error).into()),
             Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => Mode::from_raw_mode(stat.st_mode).bits(),
+                FileType::RegularFile => (Mode::from_raw_mode(stat.st_mode).bits(), stat),
                 FileType::Symlink => return Err(ReachError::InTheWay("a symbolic link").into()),
                 FileType::Directory => return Err(ReachError::InTheWay("a directory").into()),
                 FileType::Fifo
@@ -182,6 +187,7 @@ impl Beneath {
         let Temporary(guard, file) = made.map_err(failed)?;
         let mut file = File::from(file);
         file.write_all(content).map_err(WriteError::Write)?;
+        give_to(file.as_fd(), &like).map_err(failed)?;
         fchmod(&file, mode).map_err(failed)?;
         file.sync_all().map_err(WriteError::Write)?;
         // The directory is not synced: after a crash there is the old file or the new one, and each is whole.
@@ -268,6 +274,22 @@ impl Beneath {
         }
     }
 
+    /// Returns how many directories [`write`](Self::write) would make for a file.
+    pub fn missing_directories(&self, path: &Path) -> u32 {
+        let mut reached = Reached::Root(self.root.as_fd());
+        let mut parts = path.parent().into_iter().flat_map(Path::components);
+        while let Some(part) = parts.next() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match openat(reached.as_fd(), part.as_os_str(), flags, Mode::empty()) {
+                Ok(opened) => reached = Reached::Below(opened),
+                Err(Errno::NOENT) => return u32::try_from(parts.count() + 1).unwrap_or(u32::MAX),
+                // It will be refused.
+                Err(_) => return 0,
+            }
+        }
+        0
+    }
+
     fn directory(&self, path: &Path, make: bool) -> Result<Reached<'_>, ReachError> {
         let mut reached = Reached::Root(self.root.as_fd());
         for part in path.components() {
@@ -275,16 +297,33 @@ impl Beneath {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut opened = openat(reached.as_fd(), name, flags, Mode::empty());
             if make && matches!(opened, Err(Errno::NOENT)) {
-                match mkdirat(reached.as_fd(), name, Mode::from_raw_mode(NEW_DIRECTORY)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
+                let made = match mkdirat(reached.as_fd(), name, Mode::from_raw_mode(NEW_DIRECTORY)) {
+                    Ok(()) => true,
+                    Err(Errno::EXIST) => false,
                     Err(error) => return Err(refused(error)),
-                }
+                };
                 opened = openat(reached.as_fd(), name, flags, Mode::empty());
+                if let (true, Ok(directory)) = (made, &opened) {
+                    give(directory.as_fd(), reached.as_fd()).map_err(refused)?;
+                }
             }
             reached = Reached::Below(opened.map_err(refused)?);
         }
         Ok(reached)
     }
+}
+
+/// Gives what root has made to the owner of the directory that it is in: who owns that must be able to go on with it.
+fn give(made: BorrowedFd<'_>, parent: BorrowedFd<'_>) -> Result<(), Errno> {
+    give_to(made, &fstat(parent)?)
+}
+
+/// Gives what root has made to the owner of something else. Nobody else can give anything away.
+fn give_to(made: BorrowedFd<'_>, like: &Stat) -> Result<(), Errno> {
+    if geteuid().is_root() {
+        fchown(made, Some(Uid::from_raw(like.st_uid)), Some(Gid::from_raw(like.st_gid)))?;
+    }
+    Ok(())
 }
 
 enum Reached<'a> {
@@ -356,6 +395,32 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left.len(), 3, "{left:?}");
+    }
+
+    #[test]
+    fn what_root_writes_stays_its_owners() {
+        if !geteuid().is_root() {
+            return;
+        }
+        use std::os::unix::fs::{MetadataExt, chown};
+        let dir = tempfile::tempdir().unwrap();
+        chown(dir.path(), Some(1234), Some(1235)).unwrap();
+        fs::write(dir.path().join("old"), "1").unwrap();
+        chown(dir.path().join("old"), Some(77), Some(78)).unwrap();
+        let root = Beneath::open(dir.path()).unwrap();
+        assert_eq!(root.missing_directories(Path::new("a/b/new")), 2);
+        for path in ["old", "a/b/new", "new"] {
+            root.write(Path::new(path), b"2", 0o644).unwrap();
+        }
+        assert_eq!(root.missing_directories(Path::new("a/b/new")), 0);
+        let owner = |path: &str| {
+            let meta = fs::metadata(dir.path().join(path)).unwrap();
+            (meta.uid(), meta.gid())
+        };
+        assert_eq!(owner("old"), (77, 78));
+        for path in ["a", "a/b", "a/b/new", "new"] {
+            assert_eq!(owner(path), (1234, 1235), "{path}");
+        }
     }
 
     #[test]

@@ -10,12 +10,12 @@ use jiff::Timestamp;
 use shed_backend::{ConnectGuestError, GuestStream, Vm};
 use shed_protocol::{
     Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
-    HelloRequest, Identify, ImageConfig, Mount, NetworkIdentity, SYSTEM_HEALTH, SYSTEM_HELLO,
-    SYSTEM_IDENTIFY, timeouts,
+    HelloRequest, Identify, ImageConfig, Mount, NetworkIdentity, SYSTEM_CREDENTIALS, SYSTEM_EVENT,
+    SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, timeouts,
 };
 use shed_state::InstanceFiles;
 use shed_types::{GuestPort, ShedName};
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::consume_budget, time::timeout};
 use tokio_util::codec::Framed;
 
 use crate::{
@@ -36,6 +36,15 @@ const SEED_BYTES: usize = 32;
 
 /// Most events that are kept while the channel is opened: as many as an agent keeps for a new host.
 const EARLY: usize = 512;
+
+/// Most bytes that they have together. An agent's own events have some hundred bytes each.
+const EARLY_BYTES: usize = 1 << 20;
+
+/// Longest event that is looked at, in bytes. The longest that an agent sends names files of a credential, in 64 KiB.
+const LONGEST_EVENT: usize = 128 << 10;
+
+/// What a guest tells of its own accord, besides its health. Nothing else is kept.
+const TOLD: [&str; 2] = [SYSTEM_EVENT, SYSTEM_CREDENTIALS];
 
 /// Why the channel cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -99,7 +108,24 @@ pub(crate) struct Channel {
     frames: Framed<GuestStream, FrameCodec>,
     health: watch::Sender<Health>,
     /// Events that came while a reply was waited for.
-    early: VecDeque<Envelope>,
+    early: Early,
+}
+
+/// A bounded list of events.
+#[derive(Debug, Default)]
+struct Early {
+    events: VecDeque<Envelope>,
+    bytes: usize,
+}
+
+impl Early {
+    /// Keeps an event of this many bytes, if there is room.
+    fn keep(&mut self, event: Envelope, bytes: usize) {
+        if self.events.len() < EARLY && self.bytes + bytes <= EARLY_BYTES {
+            self.bytes += bytes;
+            self.events.push_back(event);
+        }
+    }
 }
 
 impl Channel {
@@ -107,7 +133,7 @@ impl Channel {
     pub(crate) async fn open(vm: &dyn Vm, health: watch::Sender<Health>) -> Result<Self, ChannelError> {
         let stream = vm.connect_guest(GuestPort::Messages).await?;
         let frames = Framed::new(stream, FrameCodec);
-        let mut channel = Self { frames, health, early: VecDeque::new() };
+        let mut channel = Self { frames, health, early: Early::default() };
         let hello = HelloRequest {
             generation: GENERATION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -153,12 +179,12 @@ impl Channel {
         let exchange = async {
             self.send(&request).await?;
             loop {
-                let envelope = self.receive().await?;
+                let (envelope, bytes) = self.receive_sized().await?;
                 if envelope.kind == EnvelopeKind::Response && envelope.in_reply_to == Some(request.id) {
                     return Ok::<_, ChannelError>(envelope);
                 }
-                if envelope.kind == EnvelopeKind::Event && self.early.len() < EARLY {
-                    self.early.push_back(envelope);
+                if envelope.kind == EnvelopeKind::Event {
+                    self.early.keep(envelope, bytes);
                 }
             }
         };
@@ -170,7 +196,7 @@ impl Channel {
 
     /// Returns the events that came while the channel was opened.
     pub(crate) fn take_early(&mut self) -> VecDeque<Envelope> {
-        std::mem::take(&mut self.early)
+        std::mem::take(&mut self.early).events
     }
 
     pub(crate) async fn send(&mut self, envelope: &Envelope) -> Result<(), ChannelError> {
@@ -182,13 +208,19 @@ impl Channel {
         }
     }
 
-    /// Returns the next message; health reports are noted on the way.
+    /// Returns the next message but for events that nobody here knows; health reports are noted on the way.
     pub(crate) async fn receive(&mut self) -> Result<Envelope, ChannelError> {
+        Ok(self.receive_sized().await?.0)
+    }
+
+    /// The same, with the message's length in bytes.
+    async fn receive_sized(&mut self) -> Result<(Envelope, usize), ChannelError> {
         loop {
             let frame = self.frames.next().await.ok_or(ChannelError::Closed)??;
             if frame.kind != FrameKind::Message {
                 continue;
             }
+            let bytes = frame.payload.len();
             let envelope: Envelope = frame.parse()?;
             if envelope.namespace == SYSTEM_HEALTH
                 && let Ok(report) = envelope.parse::<HealthReport>()
@@ -200,9 +232,18 @@ impl Channel {
                     report: Some(report),
                 });
             }
-            return Ok(envelope);
+            if envelope.kind == EnvelopeKind::Event && !is_worth_keeping(&envelope.namespace, bytes) {
+                consume_budget().await;
+                continue;
+            }
+            return Ok((envelope, bytes));
         }
     }
+}
+
+/// Whether an event with this namespace and length is one that somebody may want.
+fn is_worth_keeping(namespace: &str, bytes: usize) -> bool {
+    TOLD.contains(&namespace) && bytes <= LONGEST_EVENT
 }
 
 /// Reads the answer to a request, which may be that it is refused.
@@ -341,4 +382,24 @@ async fn reopen(
     // The guest may have rebooted, or slept with its host: its name, clock and network are put right again.
     channel.identify(identity).await?;
     Ok(channel)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_a_guest_tells_unasked_little_is_kept() {
+        assert!(TOLD.iter().all(|namespace| is_worth_keeping(namespace, LONGEST_EVENT)));
+        assert!(!is_worth_keeping(SYSTEM_EVENT, LONGEST_EVENT + 1));
+        assert!(!is_worth_keeping(SYSTEM_HEALTH, 10) && !is_worth_keeping("evil", 10));
+        let mut early = Early::default();
+        for length in [LONGEST_EVENT, 10] {
+            for _ in 0..10_000 {
+                early.keep(Envelope::event(SYSTEM_EVENT, &"x"), length);
+            }
+        }
+        assert!(early.bytes <= EARLY_BYTES && early.events.len() <= EARLY, "{}", early.events.len());
+        assert!(early.events.len() > EARLY_BYTES / LONGEST_EVENT || early.bytes == EARLY_BYTES);
+    }
 }

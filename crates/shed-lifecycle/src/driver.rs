@@ -11,7 +11,7 @@ use shed_backend::Vm;
 use shed_state::{RecordStatus, ShedRecord, VmRecord};
 use shed_types::{LaunchId, ShedName, error_chain};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::{
@@ -20,12 +20,13 @@ use crate::{
     boot::{Boot, Booted, Machine, write_record},
     channel::{Health, Keeper},
     context::{Context, FileLane},
+    credentials::Attending,
     error::ClearVmError,
     guest_channel::GuestChannel,
     local_dir,
     pids::Place,
     policy::{Decision, Refusal, Request, decide},
-    settle::{Project, Settle, Settling, Unsettled, Waiters},
+    settle::{Project, Settle, Settled, Settling, Unsettled, Waiters},
     shutdown::{self, Leaving},
 };
 
@@ -162,7 +163,7 @@ pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// What the driver woke up for.
 enum Event {
     Booted(Result<Booted, BootShedError>),
-    Settled(AbortOnDropHandle<()>),
+    Settled(Settled),
     Stopped(Result<(), ClearVmError>),
     Deleted(Result<(), DeleteShedError>),
     CreatorGone,
@@ -221,23 +222,13 @@ impl Driver {
             Beginning::Stopped => State::Stopped,
             Beginning::Broken(reason) => State::Broken(reason),
             Beginning::Adopt(vm) => {
-                self.pid.set(Some(vm.identity().pid));
-                let network = self.context.backend.guest_network();
-                let keeper = Keeper::adopt(
-                    Arc::clone(&vm),
-                    self.record.name.clone(),
-                    network,
-                    local_dir::mounts(&self.record),
-                    self.health.clone(),
-                    self.context.files(&self.record.name),
-                );
-                let machine = Machine { vm, shares_served: true, keeper };
+                let machine = self.adopted(vm);
                 let settling = self.resume_settling(&machine);
                 State::Running(machine, settling)
             }
             Beginning::Create { image, project, progress, reply } => {
                 self.record.status = RecordStatus::Creating;
-                self.record.vm = Some(new_launch(&project));
+                self.record.vm = Some(self.new_launch(&project));
                 let (boot, progress) = self.boot(progress);
                 let record = self.record.clone();
                 let boot = Box::pin(async move { boot.create(record, image).await });
@@ -250,17 +241,39 @@ impl Driver {
                 State::Working(Work::Starting { boot, progress, replies: Vec::new() })
             }
             Beginning::ResumeStop(vm) => {
-                self.pid.set(Some(vm.identity().pid));
-                self.stopping(Some(vm), None, Vec::new())
+                let machine = self.adopted(Arc::clone(&vm));
+                let credentials = self.attend(&machine);
+                self.stopping(Some(vm), Some(Leaving { machine, credentials }), Vec::new())
             }
         };
+    }
+
+    /// Takes a machine in hand that a former server had.
+    fn adopted(&self, vm: Arc<dyn Vm>) -> Machine {
+        self.pid.set(Some(vm.identity().pid));
+        let keeper = Keeper::adopt(
+            Arc::clone(&vm),
+            self.record.name.clone(),
+            self.context.backend.guest_network(),
+            local_dir::mounts(&self.record),
+            self.health.clone(),
+            self.context.files(&self.record.name),
+        );
+        Machine { vm, shares_served: true, keeper }
+    }
+
+    /// Keeps a machine's credentials in step.
+    fn attend(&self, machine: &Machine) -> Attending {
+        let (shed, vm) = (self.record.name.clone(), Arc::clone(&machine.vm));
+        self.context.credentials.attend(shed, vm, machine.keeper.channel())
     }
 
     async fn run(mut self) {
         while !matches!(self.state, State::Gone) {
             match self.next_event().await {
                 Event::Booted(result) => self.booted(result).await,
-                Event::Settled(credentials) => self.settled(credentials),
+                Event::Settled(Settled::Delivered) => self.delivered(),
+                Event::Settled(Settled::Done(credentials)) => self.settled(credentials).await,
                 Event::Stopped(result) => self.stopped(result).await,
                 Event::Deleted(result) => self.deleted(&result),
                 Event::CreatorGone => self.creator_gone(),
@@ -340,7 +353,7 @@ impl Driver {
             return;
         }
         self.record.status = RecordStatus::Starting;
-        self.record.vm = Some(new_launch(&Project::START));
+        self.record.vm = Some(self.new_launch(&Project::START));
         self.record.last_error = None;
         let (boot, progress) = self.boot(progress);
         let record = self.record.clone();
@@ -351,8 +364,12 @@ impl Driver {
     async fn begin_stop(&mut self, reply: StopReply) {
         let (leaving, unsettled) = match std::mem::replace(&mut self.state, State::Stopped) {
             State::Running(machine, settling) => {
+                // Before the end of what it does now, so that what is known of the guest stays.
+                let attending =
+                    matches!(settling, Settling::InProgress { .. }).then(|| self.attend(&machine));
                 let (waiters, credentials) = settling.leave();
-                (Some(Leaving { machine, credentials }), waiters)
+                let leaving = credentials.or(attending).map(|credentials| Leaving { machine, credentials });
+                (leaving, waiters)
             }
             State::Working(work) => {
                 self.cancel(work);
@@ -388,7 +405,8 @@ impl Driver {
             // The machine's keeper goes with it; the process is found again by its launch id.
             State::Running(_machine, settling) => {
                 if let (Some(waiters), _) = settling.leave() {
-                    self.tell_cancelled(waiters.create, waiters.starts);
+                    let starts = waiters.starts.into_iter().chain(waiters.running);
+                    self.tell_cancelled(waiters.create, starts.collect());
                 }
                 AfterDelete::Deleted(vec![reply])
             }
@@ -530,7 +548,7 @@ impl Driver {
         }
     }
 
-    /// From here on the shed runs. What is left to do is begun, and those are answered who do not wait for it.
+    /// From here on the shed runs. What is left to do is begun.
     fn settle(&mut self, machine: Machine, work: Work) {
         let (project, progress, create, replies) = match work {
             Work::Creating { project, progress, reply, .. } => (project, progress, Some(reply), Vec::new()),
@@ -538,14 +556,21 @@ impl Driver {
             Work::Stopping { .. } | Work::Deleting { .. } => unreachable!("only boots boot"),
         };
         let settle = self.settle_of(&machine, &progress);
-        let work = Box::pin(settle.run(project).instrument(self.settle_span()));
+        let (sender, delivered) = oneshot::channel();
+        let work = Box::pin(settle.run(project, sender).instrument(self.settle_span()));
         let (now, later): (Vec<_>, Vec<_>) =
             replies.into_iter().partition(|(until, _)| matches!(until, Until::Running));
-        let starts = later.into_iter().map(|(_, reply)| reply).collect();
-        let waiters = Waiters { progress: Arc::clone(&progress), create, starts };
-        self.state = State::Running(machine, Settling::InProgress { work, waiters });
-        self.publish();
-        for (_, reply) in now {
+        let [running, starts] = [now, later].map(|list| list.into_iter().map(|(_, reply)| reply).collect());
+        let waiters = Waiters { progress, create, starts, running };
+        let delivered = Some(delivered);
+        self.state = State::Running(machine, Settling::InProgress { work, delivered, waiters });
+    }
+
+    /// Answers those who wanted no more than to run commands: what is run finds its credentials.
+    fn delivered(&mut self) {
+        let State::Running(_, settling) = &mut self.state else { return };
+        let Some((progress, replies)) = settling.take_running() else { return };
+        for reply in replies {
             answer(reply, Ok(self.started(&progress)));
         }
     }
@@ -556,9 +581,10 @@ impl Driver {
         let settle = self.settle_of(machine, &progress);
         match Project::of_record(&self.record) {
             Some((project, lost)) => {
-                let work = Box::pin(settle.resume(project, lost).instrument(self.settle_span()));
-                let waiters = Waiters { progress, create: None, starts: Vec::new() };
-                Settling::InProgress { work, waiters }
+                let (sender, _nobody_waits) = oneshot::channel();
+                let work = Box::pin(settle.resume(project, lost, sender).instrument(self.settle_span()));
+                let waiters = Waiters { progress, create: None, starts: Vec::new(), running: Vec::new() };
+                Settling::InProgress { work, delivered: None, waiters }
             }
             None => Settling::Done(settle.attend()),
         }
@@ -578,9 +604,15 @@ impl Driver {
         tracing::info_span!("settle", shed = %self.record.name)
     }
 
-    fn settled(&mut self, credentials: AbortOnDropHandle<()>) {
+    async fn settled(&mut self, credentials: Attending) {
         let State::Running(_, settling) = &mut self.state else { return };
         let before = std::mem::replace(settling, Settling::Done(credentials));
+        // A guest that reboots later inside its machine says that nothing was begun, and nothing is to be.
+        if let Some(vm) = &mut self.record.vm
+            && vm.setup.take().is_some()
+        {
+            self.save().await;
+        }
         if let (Some(waiters), _) = before.leave() {
             let mut warnings = waiters.progress.warnings();
             warnings.truncate(WARNINGS);
@@ -591,11 +623,11 @@ impl Driver {
 
     /// Answers those who waited for a shed to settle, with what has been told to `progress` until now.
     fn tell_started(&self, waiters: Waiters) {
-        let Waiters { progress, create, starts } = waiters;
+        let Waiters { progress, create, starts, running } = waiters;
         if let Some(reply) = create {
             answer(reply, Ok(self.started(&progress)));
         }
-        for reply in starts {
+        for reply in starts.into_iter().chain(running) {
             answer(reply, Ok(self.started(&progress)));
         }
     }
@@ -720,6 +752,9 @@ impl Driver {
     async fn set_stopped(&mut self) {
         self.record.status = RecordStatus::Stopped;
         self.record.vm = None;
+        // What a machine could not reach matters no more when it has gone.
+        let lost = local_dir::lost(&self.record.name);
+        self.record.last_error = self.record.last_error.take().filter(|error| *error != lost);
         self.state = State::Stopped;
         let _before = self.health.send_replace(Health::default());
         self.pid.set(None);
@@ -732,6 +767,11 @@ impl Driver {
         if let Err(error) = write_record(&self.context, &self.lane, &self.record).await {
             tracing::error!(shed = %self.record.name, error = %error, "the record could not be written");
         }
+    }
+
+    fn new_launch(&self, project: &Project) -> VmRecord {
+        let setup = project.planned(!self.context.credentials.is_empty());
+        VmRecord { launch_id: LaunchId::generate(), pid: None, start_time: None, setup }
     }
 
     fn boot(&self, progress: Progress) -> (Boot, Arc<Progress>) {
@@ -819,7 +859,7 @@ async fn happened(state: &mut State) -> Event {
             biased;
             () = machine.vm.ended() => Event::MachineEnded,
             () = machine.vm.share_lost(), if machine.shares_served => Event::ShareLost,
-            credentials = settling.ended() => Event::Settled(credentials),
+            settled = settling.next() => Event::Settled(settled),
         },
         State::Working(Work::Creating { boot, reply, .. }) => tokio::select! {
             biased;
@@ -850,11 +890,6 @@ pub(crate) fn unusable(files: &shed_state::InstanceFiles) -> Option<String> {
         .into_iter()
         .find(|path| !path.is_file())
         .map(|path| format!("{path} is missing"))
-}
-
-fn new_launch(project: &Project) -> VmRecord {
-    let setup = project.planned();
-    VmRecord { launch_id: LaunchId::generate(), pid: None, start_time: None, setup }
 }
 
 /// Answers a request; one whose caller is gone needs no answer.

@@ -13,7 +13,8 @@ use std::{
 
 use serde::{Serialize, de::DeserializeOwned};
 use shed_protocol::{
-    Envelope, EnvelopeKind, GuestEvent, HealthRequest, SYSTEM_EVENT, SYSTEM_HEALTH, timeouts::HEALTH_EVENT,
+    Envelope, EnvelopeKind, GuestEvent, HealthRequest, SYSTEM_CREDENTIALS, SYSTEM_EVENT, SYSTEM_HEALTH,
+    timeouts::HEALTH_EVENT,
 };
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
@@ -29,8 +30,12 @@ use crate::{
 /// Requests that wait to be sent; callers beyond it wait before they are queued.
 const REQUESTS: usize = 32;
 
-/// Events that wait for a slow user, who then misses the oldest.
+/// What happened in a guest that waits for a slow user, who then misses the oldest. Each has a few texts of bounded length.
 const EVENTS: usize = 256;
+
+/// Messages about credentials that wait for a slow user. Each may have 128 KiB; an agent sends one a credential at a time,
+/// and of those that are missed all files are compared.
+const CREDENTIAL_EVENTS: usize = 16;
 
 /// How often a guest tells its health while somebody watches it.
 const WATCHED_PACE: Duration = Duration::from_secs(2);
@@ -83,7 +88,7 @@ struct Ask {
 /// Makes both ends, for one machine.
 pub(crate) fn pair() -> (GuestChannel, Users) {
     let (ask, asks) = mpsc::channel(REQUESTS);
-    let events = broadcast::Sender::new(EVENTS);
+    let events = broadcast::Sender::new(CREDENTIAL_EVENTS);
     let guest_events = broadcast::Sender::new(EVENTS);
     let recent: Arc<Mutex<Recent>> = Arc::default();
     let (openings, open) = (watch::Sender::new(0), watch::Sender::new(false));
@@ -138,7 +143,7 @@ impl GuestChannel {
         read_reply(namespace, &reply)
     }
 
-    /// Returns the events of the guest from now on, those of all namespaces.
+    /// Returns what the guest says of credentials from now on.
     pub(crate) fn events(&self) -> broadcast::Receiver<Arc<Envelope>> {
         self.0.events.subscribe()
     }
@@ -230,18 +235,18 @@ impl Users {
                     let _gone = reply.send(envelope);
                 }
             }
-            // Noted by the channel itself; nobody waits for one of them.
-            EnvelopeKind::Event if envelope.namespace == SYSTEM_HEALTH => {}
-            EnvelopeKind::Event => {
-                if envelope.namespace == SYSTEM_EVENT {
-                    // Newer agents may tell of what is not known here.
-                    let Ok(event) = envelope.parse() else { return };
-                    let Some(event) = lock(&self.recent).take(event, Instant::now()) else { return };
-                    let _listeners = self.guest_events.send(event);
-                }
+            EnvelopeKind::Event if envelope.namespace == SYSTEM_EVENT => {
+                // Newer agents may tell of what is not known here.
+                let Ok(event) = envelope.parse() else { return };
+                let Some(event) = lock(&self.recent).take(event, Instant::now()) else { return };
                 // Nobody may listen.
+                let _listeners = self.guest_events.send(event);
+            }
+            EnvelopeKind::Event if envelope.namespace == SYSTEM_CREDENTIALS => {
                 let _listeners = self.events.send(Arc::new(envelope));
             }
+            // Health is noted by the channel itself; of the rest nobody here knows.
+            EnvelopeKind::Event => {}
             // No request of a guest is known yet.
             EnvelopeKind::Request => {}
         }

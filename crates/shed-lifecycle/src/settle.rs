@@ -16,11 +16,12 @@ use shed_protocol::{
 };
 use shed_state::{PlannedSetup, ShedRecord};
 use shed_types::{Repo, ShedName, error_chain};
-use tokio_util::task::AbortOnDropHandle;
+use tokio::sync::oneshot;
 
 use crate::{
     Phase, Progress,
     context::Context,
+    credentials::Attending,
     driver::{CreateReply, Pending, StartReply},
     env_file,
     guest_channel::GuestChannel,
@@ -42,11 +43,13 @@ impl Project {
     /// What a start leads to.
     pub(crate) const START: Self = Self { repo: None, hooks: true, occasion: Occasion::Start };
 
-    /// Returns what the record keeps of it.
-    pub(crate) fn planned(&self) -> Option<PlannedSetup> {
+    /// Returns what the record keeps of it. `credentials` is whether there are some to copy.
+    pub(crate) fn planned(&self, credentials: bool) -> Option<PlannedSetup> {
         match (self.occasion, self.hooks) {
             (Occasion::Create, true) => Some(PlannedSetup::Create),
-            (Occasion::Create, false) => self.repo.is_some().then_some(PlannedSetup::CreateWithoutHooks),
+            (Occasion::Create, false) => {
+                (self.repo.is_some() || credentials).then_some(PlannedSetup::CreateWithoutHooks)
+            }
             (Occasion::Start, _) => Some(PlannedSetup::Start),
             (Occasion::Stop, _) => None,
         }
@@ -73,9 +76,14 @@ impl Project {
 /// How far what comes after a boot is. It belongs to the machine and goes with it.
 pub(crate) enum Settling {
     /// It goes on.
-    InProgress { work: Pending<AbortOnDropHandle<()>>, waiters: Waiters },
+    InProgress {
+        work: Pending<Attending>,
+        /// Resolves when credentials are copied, and is gone afterwards.
+        delivered: Option<oneshot::Receiver<()>>,
+        waiters: Waiters,
+    },
     /// It has ended, and credentials are kept in step.
-    Done(AbortOnDropHandle<()>),
+    Done(Attending),
 }
 
 /// Those who wait until a shed has settled, and what they will be told.
@@ -83,19 +91,47 @@ pub(crate) struct Waiters {
     pub progress: Arc<Progress>,
     pub create: Option<CreateReply>,
     pub starts: Vec<StartReply>,
+    /// Those who wait for its credentials alone.
+    pub running: Vec<StartReply>,
+}
+
+/// How settling goes on.
+pub(crate) enum Settled {
+    /// Credentials are copied; commands may be run.
+    Delivered,
+    /// All is done.
+    Done(Attending),
 }
 
 impl Settling {
-    /// Waits for its end; for ever when that has been.
-    pub(crate) async fn ended(&mut self) -> AbortOnDropHandle<()> {
+    /// Waits for what comes next; for ever when all has been.
+    pub(crate) async fn next(&mut self) -> Settled {
         match self {
-            Self::InProgress { work, .. } => work.await,
+            Self::InProgress { work, delivered, .. } => tokio::select! {
+                biased;
+                // What goes on with a setup that has begun has nothing to copy, and drops its end.
+                _told = async { delivered.as_mut().expect("it is looked at while it is there").await }, if delivered.is_some() => {
+                    *delivered = None;
+                    Settled::Delivered
+                }
+                attending = work => Settled::Done(attending),
+            },
             Self::Done(_) => std::future::pending().await,
         }
     }
 
+    /// Returns those who wait for credentials alone.
+    pub(crate) fn take_running(&mut self) -> Option<(Arc<Progress>, Vec<StartReply>)> {
+        match self {
+            Self::InProgress { waiters, .. } => {
+                Some((Arc::clone(&waiters.progress), std::mem::take(&mut waiters.running)))
+            }
+            Self::Done(_) => None,
+        }
+    }
+
     /// Ends it, and returns those who wait for it, or else what keeps credentials in step.
-    pub(crate) fn leave(self) -> (Option<Waiters>, Option<AbortOnDropHandle<()>>) {
+    pub(crate) fn leave(self) -> (Option<Waiters>, Option<Attending>) {
         match self {
             Self::InProgress { waiters, .. } => (Some(waiters), None),
             Self::Done(credentials) => (None, Some(credentials)),
@@ -134,14 +170,15 @@ pub(crate) struct Settle {
 }
 
 impl Settle {
-    /// Does all of it, and returns what keeps credentials in step from now on.
-    pub(crate) async fn run(self, project: Project) -> AbortOnDropHandle<()> {
+    /// Does all of it, and returns what keeps credentials in step from now on. `delivered` hears when they are copied.
+    pub(crate) async fn run(self, project: Project, delivered: oneshot::Sender<()>) -> Attending {
         let credentials = &self.context.credentials;
         if !credentials.is_empty() {
             self.progress.enter(Phase::Credentials);
             credentials.deliver(&self.shed, &*self.vm, &self.progress).await;
         }
         let attending = self.attend();
+        let _nobody_waits = delivered.send(());
         // Without a step there is nothing to ask the guest for.
         if project.repo.is_some() || project.hooks {
             self.set_up(project).await;
@@ -150,13 +187,18 @@ impl Settle {
     }
 
     /// Keeps credentials in step from now on.
-    pub(crate) fn attend(&self) -> AbortOnDropHandle<()> {
+    pub(crate) fn attend(&self) -> Attending {
         let (shed, vm) = (self.shed.clone(), Arc::clone(&self.vm));
         self.context.credentials.attend(shed, vm, self.channel.clone())
     }
 
     /// Does what a former server had to do for a machine, unless it came to that: the guest goes on by itself.
-    pub(crate) async fn resume(self, project: Project, lost: Option<String>) -> AbortOnDropHandle<()> {
+    pub(crate) async fn resume(
+        self,
+        project: Project,
+        lost: Option<String>,
+        delivered: oneshot::Sender<()>,
+    ) -> Attending {
         if self.has_begun().await {
             return self.attend();
         }
@@ -164,7 +206,7 @@ impl Settle {
         if let Some(warning) = lost {
             self.progress.warn(Phase::Repo, warning);
         }
-        self.run(project).await
+        self.run(project, delivered).await
     }
 
     /// Asks the guest whether it has been asked for a setup since it booted. Waits until it answers.

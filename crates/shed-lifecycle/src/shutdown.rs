@@ -7,7 +7,6 @@ use shed_protocol::{Occasion, PowerOff, SYSTEM_POWER_OFF, SetupRequest};
 use shed_state::ShedRecord;
 use shed_types::ShedName;
 use tokio::{sync::watch, time::timeout};
-use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use crate::{
@@ -15,6 +14,7 @@ use crate::{
     boot::Machine,
     channel::{Channel, ChannelError, Health},
     context::Context,
+    credentials::{Attending, Credentials},
     env_file,
     error::ClearVmError,
     setup,
@@ -29,8 +29,8 @@ const VMM_GRACE: Duration = Duration::from_secs(1);
 /// A running machine on its way out: its message channel is still served.
 pub(crate) struct Leaving {
     pub machine: Machine,
-    /// Keeps credentials in step, unless the machine had not settled.
-    pub credentials: Option<AbortOnDropHandle<()>>,
+    /// Keeps credentials in step until then.
+    pub credentials: Attending,
 }
 
 /// Most time that the project's shutdown hook gets (spec C.5).
@@ -54,8 +54,8 @@ pub(crate) async fn stop(
     if let Some(vm) = &vm {
         let span = tracing::info_span!("stop", %shed);
         run_hook(&context, shed, &**vm).instrument(span).await;
-        if let Some(Leaving { machine, credentials: _attending }) = leaving {
-            context.credentials.farewell(shed, &**vm, &machine.keeper.channel()).await;
+        if let Some(Leaving { machine, credentials }) = leaving {
+            Credentials::farewell(credentials, &**vm, &machine.keeper.channel()).await;
         }
         let gentle = async {
             if let Err(error) = ask_agent(&**vm).await {

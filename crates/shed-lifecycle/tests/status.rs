@@ -208,7 +208,7 @@ async fn what_happened_before_a_server_started_is_known_to_it() {
 async fn no_report_or_event_of_a_guest_does_harm() {
     let host = Host::new().await;
     let shed = host.create("api").await;
-    let dirty = "\u{1b}[2J\u{7}".repeat(10_000);
+    let dirty = "\u{1b}[2J\u{7}".repeat(5000);
     for payload in [
         json!(null),
         json!("x"),
@@ -237,12 +237,15 @@ async fn no_report_or_event_of_a_guest_does_harm() {
     ] {
         host.world.tell(&shed, namespace, payload);
     }
+    // Too long to be looked at.
+    host.world.tell(&shed, SYSTEM_EVENT, failed(&format!("first{}", dirty.repeat(2))));
     for number in 0..5000 {
         host.world.tell(&shed, SYSTEM_EVENT, failed(&format!("{number}{dirty}")));
     }
     let event = next_event(&mut watch).await;
     let GuestEvent::UnitFailed { unit, .. } = event else { panic!("{event:?}") };
     assert!(unit.len() <= 256 && !unit.contains(char::is_control), "{unit:?}");
+    assert!(!unit.starts_with("first"), "{unit:?}");
     let report = host.status(&shed).await;
     assert!(units(&report).len() <= 20);
 }

@@ -72,6 +72,11 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
     };
     let root = match opened {
         Ok(root) => root,
+        // What is not there holds nothing yet.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let _all = TarWriter::new(pieces).finish()?;
+            return Ok(FilesReply::default());
+        }
         Err(error) => {
             let message =
                 format!("{} is no directory that can be read: {error}", wanted.source.path.display());

@@ -203,7 +203,9 @@ async fn files_are_sent_and_links_and_what_is_too_long_are_not() {
     let (archive, reply) = get_from(&some).await;
     assert_eq!(names_in(&archive), ["z", "d/e/x"]);
     assert_eq!((reply.files, reply.warnings.len()), (2, 8), "{:?}", reply.warnings);
-    for source in [path.join("etc"), path.join("none"), path.join("z")] {
+    let (archive, reply) = get_from(&serde_json::json!({ "op": "get", "source": path.join("none") })).await;
+    assert_eq!((names_in(&archive).len(), reply.error), (0, None), "what is not there holds nothing");
+    for source in [path.join("etc"), path.join("z")] {
         let (archive, reply) = get_from(&serde_json::json!({ "op": "get", "source": source })).await;
         assert!(archive.is_empty());
         assert_eq!(reply.error.unwrap().kind, FilesErrorKind::BadPath);

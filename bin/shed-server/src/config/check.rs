@@ -99,16 +99,20 @@ pub(super) fn check(
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
     let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
     let extra_known_hosts = super::project::known_hosts(raw.git.unwrap_or_default(), source)?;
-    let credentials = super::credentials::credentials(
-        raw.credentials.unwrap_or_default(),
-        &[("qemu.images_dir", &qemu.images_dir), ("qemu.instance_dir", &qemu.instance_dir)],
-        source,
-        surroundings,
-    )?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,
     };
+    let mut own = vec![
+        ("qemu.images_dir", qemu.images_dir.as_path()),
+        ("qemu.instance_dir", &qemu.instance_dir),
+        ("qemu.socket_dir", &qemu.socket_dir),
+        ("ssh_host_key", &ssh_host_key),
+    ];
+    own.extend(env_file.as_deref().map(|path| ("env_file", path)));
+    own.extend(file.map(|path| ("server.yaml", path)));
+    let credentials =
+        super::credentials::credentials(raw.credentials.unwrap_or_default(), &own, source, surroundings)?;
     Ok(Config {
         idle_keys,
         file: file.map(Utf8Path::to_owned),

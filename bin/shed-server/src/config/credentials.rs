@@ -14,10 +14,14 @@ use super::{LoadConfigError, Surroundings, check::Source, file::CredentialFile};
 /// Home of user `shed` in the images that Shed builds, for the comparison of targets that are written in two ways.
 const GUEST_HOME: &str = "/home/shed";
 
-/// Checks every entry, and that no two of them meet in a shed. `own` are the server's directories, which are not for sheds.
+/// Where a shed has its project (spec E.3): a repository is cloned into it, or it is a directory of the host.
+const WORKSPACE: &str = "/workspace";
+
+/// Checks every entry, and that no two of them meet in a shed. `own` are the server's directories
+/// and files, which are not for sheds.
 pub(super) fn credentials(
     raw: BTreeMap<String, Spanned<CredentialFile>>,
-    own: &[(&str, &Utf8PathBuf)],
+    own: &[(&str, &Utf8Path)],
     source: Source<'_>,
     surroundings: &Surroundings,
 ) -> Result<BTreeMap<CredentialName, Credential>, LoadConfigError> {
@@ -41,6 +45,10 @@ pub(super) fn credentials(
             let problem = format!("{:?} is no place of its own in a shed", target.value);
             return Err(source.bad(&target, &target_key, problem));
         }
+        if meet(&guest, &WORKSPACE.parse().expect("it is an absolute path")) {
+            let problem = format!("{guest} is where a shed's project is");
+            return Err(source.bad(&target, &target_key, problem));
+        }
         if let Some(other) = checked.iter().find(|(_, other)| meet(&guest, &other.target)) {
             let problem =
                 format!("{guest} is where credential `{}` is as well ({})", other.0, other.1.target);
@@ -61,7 +69,7 @@ pub(super) fn credentials(
 fn source(
     value: &Spanned<String>,
     key: &str,
-    own: &[(&str, &Utf8PathBuf)],
+    own: &[(&str, &Utf8Path)],
     source: Source<'_>,
     surroundings: &Surroundings,
 ) -> Result<Utf8PathBuf, LoadConfigError> {
@@ -82,7 +90,7 @@ fn source(
     // As it is written, and as it is where links lead.
     let real = path.canonicalize_utf8().unwrap_or_else(|_| path.clone());
     for (other, directory) in own {
-        let real_directory = directory.canonicalize_utf8().unwrap_or_else(|_| (*directory).clone());
+        let real_directory = directory.canonicalize_utf8().unwrap_or_else(|_| (*directory).to_owned());
         let within = path.starts_with(directory) || real.starts_with(&real_directory);
         if within || directory.starts_with(&path) || real_directory.starts_with(&real) {
             let place = if within { "is in" } else { "holds" };

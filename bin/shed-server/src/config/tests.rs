@@ -291,7 +291,9 @@ fn credentials_are_read_and_printed_as_they_are_used() {
 #[test]
 fn credentials_that_cannot_be_meant_are_refused() {
     let with = |entries: &str| {
-        format!("qemu: {{images_dir: /srv/i, instance_dir: /srv/n}}\ncredentials: {{{entries}}}")
+        format!(
+            "qemu: {{images_dir: /srv/i, instance_dir: /srv/n, socket_dir: /run/s}}\ncredentials: {{{entries}}}\nssh_host_key: /srv/keys/host\nenv_file: /srv/env"
+        )
     };
     let all = [
         "a.b: {source: /x, target: /y}",
@@ -304,6 +306,12 @@ fn credentials_that_cannot_be_meant_are_refused() {
         "a: {source: /srv/i/cache, target: /y}",
         "a: {source: /srv/n, target: /y}",
         "a: {source: /srv, target: /y}",
+        "a: {source: /srv/keys, target: /y}",
+        "a: {source: /srv/env, target: /y}",
+        "a: {source: /run/s/deep, target: /y}",
+        "a: {source: /run, target: /y}",
+        "a: {source: /x, target: /workspace}",
+        "a: {source: /x, target: /workspace/a}",
         "a: {source: /x, target: y}",
         "a: {source: /x, target: /y/../z}",
         "a: {source: /x, target: /}",

@@ -273,6 +273,7 @@ impl Backend for QemuBackend {
         let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
         let marker = self.marker(&spec.shed).of_launch(launch_id);
         let daemons = Daemons::find(marker).await.map_err(AttachVmError::Processes)?;
+        let daemons = daemons.expecting(spec.shares.len());
         let vm = QemuVm::attach(
             spec.shed.clone(),
             VmIdentity { pid: id.pid, start_time: id.start_time, launch_id },

@@ -79,7 +79,12 @@ impl Attended {
             }
             tokio::select! {
                 changed = openings.changed() => match changed {
-                    Ok(()) => open = true,
+                    Ok(()) => {
+                        open = true;
+                        // What came before is told again, with other numbers if the agent has started anew.
+                        events = channel.events();
+                        self.followers.values().for_each(|follower| follower.mail.opened());
+                    }
                     // The keeper has gone, and with it the machine.
                     Err(_) => return,
                 },

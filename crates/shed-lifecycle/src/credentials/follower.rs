@@ -34,10 +34,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// First and longest pause before what failed is tried again.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// How long after everything was sent a guest may begin to watch without a comparison of everything. Nothing but its boot
-/// runs in it by then.
-const FRESH: Duration = Duration::from_secs(10);
-
 /// Operations with one shed at a time; each holds some pieces of files, and at most one file whole.
 const AT_ONCE: usize = 2;
 
@@ -78,8 +74,6 @@ pub(super) struct Follower {
     pub(super) mail: Mail,
     /// Held during an operation.
     memory: Arc<tokio::sync::Mutex<Memory>>,
-    /// When all was sent. Right after it nothing can have been missed.
-    sent: Mutex<Option<Instant>>,
     /// Whether the guest has told what it had not told yet: before that nothing is sent, which could be in its place.
     ready: watch::Sender<bool>,
     others: Arc<Followers>,
@@ -100,7 +94,6 @@ impl Follower {
             entry,
             mail: Mail::default(),
             memory: Arc::default(),
-            sent: Mutex::default(),
             ready: watch::Sender::new(false),
             others: Arc::clone(others),
             reports,
@@ -123,16 +116,13 @@ impl Follower {
             let push = Names::Some(again.into_iter().collect());
             self.mail.leave(Work { push, ..Work::default() });
         }
-        *self.sent.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         Ok(pushed)
     }
 
-    /// Says that the guest watches from now on, and has told what it had not told yet.
+    /// Says that the guest watches from now on, and has told what it had not told yet. What was written before is found
+    /// by a comparison of everything.
     pub(super) fn watched(&self) {
-        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if sent.is_none_or(|at| at.elapsed() > FRESH) {
-            self.mail.leave(Work { survey: true, ..Work::default() });
-        }
+        self.mail.leave(Work { survey: true, ..Work::default() });
         let _before = self.ready.send_replace(true);
     }
 
@@ -153,7 +143,7 @@ impl Follower {
                 retry = RETRY.0;
                 sleep(took.max(PAUSE)).await;
             } else {
-                self.mail.leave(left);
+                self.mail.put_back(left);
                 sleep(retry).await;
                 retry = (retry * 2).min(RETRY.1);
             }
@@ -165,6 +155,11 @@ impl Follower {
         if work.survey || !work.pull.is_empty() || work.serial.is_some() {
             match self.pull(&mut work, vm).await {
                 Ok(()) => self.say_taken(work.serial.take(), channel),
+                // It has nothing to give; what it may get is another matter. It tells again what it has not been thanked for.
+                Err(error @ PullError::Refused(_)) => {
+                    self.failed(&error, vm);
+                    work.serial = None;
+                }
                 Err(error) => {
                     self.failed(&error, vm);
                     return work;
@@ -210,11 +205,11 @@ impl Follower {
         let Pulled { taken, outdated, reports } = pulled;
         reports.into_texts().for_each(|text| self.report(&text));
         if !taken.is_empty() {
-            tracing::info!(shed = %self.shed, credential = %self.entry.name, files = taken.len(), "took files of a credential from a shed");
+            tracing::debug!(shed = %self.shed, credential = %self.entry.name, files = taken.len(), "took files of a credential from a shed");
             self.others.tell(&Names::Some(taken));
         }
         work.push.merge(Names::Some(outdated));
-        if work.survey && result.is_ok() {
+        if work.survey && matches!(result, Ok(()) | Err(PullError::Refused(_))) {
             work.push = Names::All;
         }
         result
@@ -229,7 +224,7 @@ impl Follower {
             Err(error) => return Err((names, error)),
         };
         if !pushed.known.is_empty() {
-            tracing::info!(shed = %self.shed, credential = %self.entry.name, files = pushed.known.len(), "sent files of a credential to a shed");
+            tracing::debug!(shed = %self.shed, credential = %self.entry.name, files = pushed.known.len(), "sent files of a credential to a shed");
         }
         memory.known.extend(mem::take(&mut pushed.known));
         pushed.warnings.iter().for_each(|warning| self.report(warning));

@@ -59,6 +59,8 @@ pub(super) struct Work {
     pub(super) survey: bool,
     /// What may have changed on the host.
     pub(super) push: Names,
+    /// How often the channel had been opened when this was taken.
+    pub(super) opening: u64,
 }
 
 impl Work {
@@ -77,6 +79,7 @@ impl Work {
 /// Where work is left for whoever does it.
 #[derive(Debug, Default)]
 pub(super) struct Mail {
+    /// Its opening is the present one.
     work: Mutex<Work>,
     arrived: Notify,
 }
@@ -88,9 +91,30 @@ impl Mail {
         self.arrived.notify_one();
     }
 
+    /// Leaves what could not be done. The number of a message that came before the channel was opened anew means nothing to
+    /// an agent that has started anew.
+    pub(super) fn put_back(&self, mut work: Work) {
+        let mut present = self.lock();
+        if work.opening != present.opening {
+            work.serial = None;
+        }
+        present.merge(work);
+        drop(present);
+        self.arrived.notify_one();
+    }
+
+    /// Forgets the number of the last message: the channel was opened anew, and the guest tells again what was not taken.
+    pub(super) fn opened(&self) {
+        let mut work = self.lock();
+        work.serial = None;
+        work.opening += 1;
+    }
+
     /// Takes what is there, which may be nothing.
     pub(super) fn take(&self) -> Work {
-        mem::take(&mut self.lock())
+        let mut work = self.lock();
+        let opening = work.opening;
+        mem::replace(&mut work, Work { opening, ..Work::default() })
     }
 
     /// Waits until there is work, and takes it.
@@ -129,6 +153,14 @@ mod tests {
         let work = mail.wait().await;
         assert_eq!((work.pull, work.serial), (Names::Some(["0", "1"].map(str::to_owned).into()), Some(5)));
         assert!(work.survey && work.push.is_empty() && mail.take().is_empty());
+        mail.leave(Work { serial: Some(900), survey: true, ..Work::default() });
+        let failed = mail.take();
+        mail.leave(Work { serial: Some(901), ..Work::default() });
+        mail.opened();
+        mail.put_back(failed);
+        mail.leave(Work { serial: Some(1), ..Work::default() });
+        let work = mail.take();
+        assert_eq!((work.serial, work.survey), (Some(1), true), "numbers of another opening are forgotten");
         let mut names = Names::default();
         (0..100_000).for_each(|number| names.add(number.to_string()));
         assert_eq!(names, Names::All);

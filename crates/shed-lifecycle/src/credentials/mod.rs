@@ -68,6 +68,13 @@ struct Configured {
     followers: Arc<Followers>,
 }
 
+/// A running shed whose credentials are kept in step; dropping it ends that.
+#[derive(Debug)]
+pub(crate) struct Attending {
+    task: AbortOnDropHandle<()>,
+    attended: Arc<Attended>,
+}
+
 impl Credentials {
     /// Watches nothing yet.
     pub(crate) fn new(configured: BTreeMap<CredentialName, Credential>) -> Self {
@@ -111,15 +118,16 @@ impl Credentials {
         std::mem::forget(forget);
     }
 
-    /// Keeps the writable ones in step with a guest until the machine ends or the handle is dropped.
+    /// Keeps the writable ones in step with a guest until the machine ends or what is returned is dropped.
     pub(crate) fn attend(
         self: &Arc<Self>,
         shed: ShedName,
         vm: Arc<dyn Vm>,
         channel: GuestChannel,
-    ) -> AbortOnDropHandle<()> {
+    ) -> Attending {
         let credentials = Arc::clone(self);
         let (attended, _) = self.attended(shed);
+        let kept = Arc::clone(&attended);
         let task = async move {
             let _forget = Forget { credentials: &credentials, attended: &attended };
             if !attended.followers.is_empty() {
@@ -128,13 +136,19 @@ impl Credentials {
                 Arc::clone(&attended).run(vm, channel, kinds).await;
             }
         };
-        AbortOnDropHandle::new(tokio::spawn(task))
+        Attending { task: AbortOnDropHandle::new(tokio::spawn(task)), attended: kept }
     }
 
     /// Takes what a guest that is about to be stopped has written last, for a moment at most.
-    pub(crate) async fn farewell(&self, shed: &ShedName, vm: &dyn Vm, channel: &GuestChannel) {
-        let attended = self.sheds().get(shed).cloned();
-        let Some(attended) = attended.filter(|attended| !attended.followers.is_empty()) else { return };
+    pub(crate) async fn farewell(attending: Attending, vm: &dyn Vm, channel: &GuestChannel) {
+        let Attending { task, attended } = attending;
+        if attended.followers.is_empty() {
+            return;
+        }
+        // Two would take each other's mail. What it was doing is told once more.
+        task.abort();
+        let _aborted = task.await;
+        let shed = &attended.shed;
         let take = async {
             // The answer has everything that is not taken, what was written a moment ago included.
             if let Err(error) = attended.watch(channel).await {

@@ -1,7 +1,8 @@
 //! Which content wins; no I/O.
 //!
-//! The host's file is where all writers meet. Contents are compared, never times, and the last content that a guest is known
-//! to have tells who has written since: so nothing is sent that is there already, and an echo ends where it began.
+//! The host's file is where all writers meet. Contents are compared, and the last content that a guest is known to have
+//! tells who has written since: so nothing is sent that is there already, and an echo ends where it began. Times decide only
+//! where nothing is known of a guest, after a restart of the server.
 
 use std::{collections::HashMap, fmt};
 
@@ -45,14 +46,22 @@ pub(super) enum Judgement {
     Leave,
 }
 
-/// Judges content from a guest. `told` is whether the guest has said that it wrote the file.
-pub(super) fn judge(guest: Content, host: Option<Content>, known: Option<Content>, told: bool) -> Judgement {
+/// Judges content from a guest. `told` is whether the guest has said that it wrote the file, `later` whether it did so after
+/// the host's was written.
+pub(super) fn judge(
+    guest: Content,
+    host: Option<Content>,
+    known: Option<Content>,
+    told: bool,
+    later: bool,
+) -> Judgement {
     match (host, known) {
         (Some(host), _) if host == guest => Judgement::Same,
         (_, Some(known)) if known != guest => Judgement::Take,
         (Some(_), Some(_)) => Judgement::Outdated,
         (None, Some(_)) => Judgement::Leave,
-        (_, None) if told => Judgement::Take,
+        (Some(_), None) if told && later => Judgement::Take,
+        (None, None) if told => Judgement::Take,
         (Some(_), None) => Judgement::Outdated,
         (None, None) => Judgement::Leave,
     }
@@ -91,6 +100,8 @@ mod tests {
     #[derive(Debug, Default)]
     struct Guest {
         content: Option<u8>,
+        /// When it was written.
+        at: u32,
         /// What the agent has in its ledger.
         changed: bool,
         told: bool,
@@ -100,12 +111,14 @@ mod tests {
         /// To look at what the guest has, whether it was told or not.
         to_survey: bool,
         to_push: bool,
-        in_flight: Option<u8>,
+        in_flight: Option<(u8, u32)>,
     }
 
     #[derive(Debug, Default)]
     struct World {
         host: Option<u8>,
+        host_at: u32,
+        clock: u32,
         unnoticed: bool,
         guests: Vec<Guest>,
         moves: u32,
@@ -125,12 +138,18 @@ mod tests {
             world
         }
 
+        fn host_writes(&mut self, byte: u8) {
+            self.clock += 1;
+            (self.host, self.host_at, self.unnoticed) = (Some(byte), self.clock, true);
+        }
+
         fn step(&mut self, step: Step) {
             match step {
-                Step::HostWrites(byte) => (self.host, self.unnoticed) = (Some(byte), true),
+                Step::HostWrites(byte) => self.host_writes(byte),
                 Step::GuestWrites(at, byte) => {
+                    self.clock += 1;
                     let guest = &mut self.guests[at];
-                    (guest.content, guest.changed) = (Some(byte), true);
+                    (guest.content, guest.at, guest.changed) = (Some(byte), self.clock, true);
                 }
                 Step::GuestTells(at) => {
                     let guest = &mut self.guests[at];
@@ -143,15 +162,16 @@ mod tests {
                     let guest = &mut self.guests[at];
                     if guest.to_push && guest.in_flight.is_none() && !guest.to_survey {
                         guest.to_push = false;
-                        guest.in_flight = self.host.filter(|host| wants(content(*host), guest.known));
+                        let wanted = self.host.filter(|host| wants(content(*host), guest.known));
+                        guest.in_flight = wanted.map(|byte| (byte, self.host_at));
                     }
                 }
                 Step::PushLands(at) => {
                     let guest = &mut self.guests[at];
-                    if let Some(byte) = guest.in_flight.take() {
+                    if let Some((byte, written)) = guest.in_flight.take() {
                         self.moves += 1;
                         guest.known = Some(content(byte));
-                        (guest.content, guest.changed) = (Some(byte), true);
+                        (guest.content, guest.at, guest.changed) = (Some(byte), written, true);
                     }
                 }
                 Step::HostNotices => {
@@ -162,8 +182,8 @@ mod tests {
                 Step::Reopened(at) => {
                     let guest = &mut self.guests[at];
                     // A push that was on its way may have landed or not.
-                    if let Some(byte) = guest.in_flight.take() {
-                        (guest.content, guest.changed) = (Some(byte), true);
+                    if let Some((byte, written)) = guest.in_flight.take() {
+                        (guest.content, guest.at, guest.changed) = (Some(byte), written, true);
                         guest.to_push = true;
                     }
                     guest.told |= std::mem::take(&mut guest.changed);
@@ -194,13 +214,14 @@ mod tests {
             let surveyed = std::mem::take(&mut guest.to_survey);
             guest.to_pull = false;
             let byte = guest.content.unwrap();
-            let judgement = judge(content(byte), host.map(content), guest.known, told);
+            let later = guest.at > self.host_at;
+            let judgement = judge(content(byte), host.map(content), guest.known, told, later);
             guest.known = Some(content(byte));
             guest.told = false;
             guest.to_push |= surveyed || judgement == Judgement::Outdated;
             if judgement == Judgement::Take {
                 self.moves += 1;
-                (self.host, self.unnoticed) = (Some(byte), true);
+                self.host_writes(byte);
             }
         }
 
@@ -290,6 +311,7 @@ mod tests {
     #[test]
     fn each_case_is_judged() {
         let [a, b, c] = [1, 2, 3].map(content);
+        let later = true;
         for (guest, host, known, told, judgement) in [
             (a, Some(a), None, false, Judgement::Same),
             (a, Some(a), Some(b), true, Judgement::Same),
@@ -302,8 +324,16 @@ mod tests {
             (a, Some(b), None, false, Judgement::Outdated),
             (a, None, None, false, Judgement::Leave),
         ] {
-            assert_eq!(judge(guest, host, known, told), judgement, "{guest:?} {host:?} {known:?} {told}");
+            assert_eq!(
+                judge(guest, host, known, told, later),
+                judgement,
+                "{guest:?} {host:?} {known:?} {told}"
+            );
         }
+        // The host's was written later, while no server ran.
+        assert_eq!(judge(a, Some(b), None, true, false), Judgement::Outdated);
+        assert_eq!(judge(a, None, None, true, false), Judgement::Take);
+        assert_eq!(judge(a, Some(b), Some(c), true, false), Judgement::Take, "it has written since");
         assert!(wants(a, None) && wants(a, Some(b)) && !wants(a, Some(a)));
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use futures::{SinkExt, StreamExt};
 use shed_backend::{ConnectGuestError, Vm};
-use shed_files::{EntryKind, TarError, TarReader, shown};
+use shed_files::{Entry as TarEntry, EntryKind, TarError, TarReader, shown};
 use shed_protocol::{FilesReply, FilesRequest, Frame, FrameCodec, FrameError, FrameKind};
 use shed_types::{GuestPath, GuestPort};
 use tokio::{
@@ -56,6 +56,8 @@ pub(super) enum PullError {
     HungUp,
     #[error("the agent did not send the files: {0}")]
     Refused(String),
+    #[error("the agent sends more than it was asked for")]
+    TooMuch,
     #[error("what the agent sent is no archive of files")]
     Archive(#[from] TarError),
     #[error("the files could not be written on the host")]
@@ -185,7 +187,7 @@ async fn fetch(
             FrameKind::Data => {
                 length += frame.payload.len() as u64;
                 if length > MAX_TOTAL + HEADERS {
-                    return Err(PullError::Refused("it sends more than it was asked for".to_owned()));
+                    return Err(PullError::TooMuch);
                 }
                 // A thread that has failed takes no more, and says why.
                 if timeout_at(deadline, pieces.send(frame.payload)).await.map_err(late)?.is_err() {
@@ -262,7 +264,7 @@ impl Taking {
             while done < content.len() {
                 done += reader.read_content(&mut content[done..])?;
             }
-            self.take(&source, &name, &content, present.mode)?;
+            self.take(&source, &name, &content, &present)?;
         }
         reader.drain().map_err(|error| PullError::Archive(TarError::Read(error)))
     }
@@ -295,15 +297,16 @@ impl Taking {
         source: &super::source::Source<'_>,
         name: &str,
         content: &[u8],
-        mode: u32,
+        sent: &TarEntry,
     ) -> Result<(), PullError> {
         let guest = Content::of(content);
         let Memory { known, share } = &mut *self.memory;
         let told = self.asked.told.as_ref().is_none_or(|told| told.contains(name));
         let before = known.get(name).copied();
         let mut judgement = Judgement::Leave;
-        let landed = source.land(name, content, mode, share, |host| {
-            judgement = judge(guest, host, before, told);
+        let landed = source.land(name, content, sent.mode, share, |host| {
+            let later = host.is_none_or(|host| sent.modified.seconds > host.modified);
+            judgement = judge(guest, host.map(|host| host.content), before, told, later);
             judgement == Judgement::Take
         });
         match landed.map_err(PullError::Host)? {

@@ -6,6 +6,7 @@
 use std::{
     fs, io,
     io::{Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -28,6 +29,9 @@ pub(super) const MAX_ITEMS: usize = 100_000;
 
 /// Most bytes that are sent of a credential: a wrong source, like `/`, must not fill a shed.
 pub(super) const MAX_BYTES: u64 = 1 << 30;
+
+/// Most parts of the name of a file that is taken from a guest: each but the last is a directory that it may have made.
+const MAX_PARTS: usize = 32;
 
 /// A configured credential.
 #[derive(Debug)]
@@ -53,6 +57,8 @@ pub(super) enum Kind {
 pub(super) enum Refusal {
     #[error("its name leads elsewhere")]
     Name,
+    #[error("it is more than {MAX_PARTS} directories deep")]
+    Deep,
     #[error("its name has control characters or is not UTF-8")]
     Text,
     #[error("it is excluded")]
@@ -67,6 +73,14 @@ pub(super) enum Refusal {
     Host(&'static str),
     #[error("the shed has added more than its share since it started; restart it to have more taken")]
     Share,
+}
+
+/// A file that is on the host already.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Present {
+    pub(super) content: Content,
+    /// In seconds since 1970: archives tell no more of a guest's files.
+    pub(super) modified: i64,
 }
 
 /// What a file of a guest became.
@@ -180,15 +194,21 @@ impl Source<'_> {
         content: &[u8],
         mode: u32,
         share: &mut Share,
-        judge: impl FnOnce(Option<Content>) -> bool,
+        judge: impl FnOnce(Option<Present>) -> bool,
     ) -> io::Result<Option<Landed>> {
         let path = match self.path(name) {
             Ok(path) => path,
             Err(refusal) => return Ok(Some(Landed::Refused(refusal))),
         };
+        if path.iter().count() > MAX_PARTS {
+            return Ok(Some(Landed::Refused(Refusal::Deep)));
+        }
         let _turn = self.entry.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (before, length) = match self.root.file(&path) {
-            Ok((mut file, meta)) => (Some(content_of(&mut file)?), Some(meta.len())),
+            Ok((mut file, meta)) => {
+                let present = Present { content: content_of(&mut file)?, modified: meta.mtime() };
+                (Some(present), Some(meta.len()))
+            }
             Err(ReachError::Missing) => (None, None),
             Err(ReachError::InTheWay(what)) => return Ok(Some(Landed::Refused(in_the_way(what)))),
             Err(ReachError::Name) => return Ok(Some(Landed::Refused(Refusal::Name))),
@@ -197,7 +217,7 @@ impl Source<'_> {
         if !judge(before) {
             return Ok(None);
         }
-        if !share.take(length, content.len() as u64) {
+        if !share.take(length, content.len() as u64, self.root.missing_directories(&path)) {
             return Ok(Some(Landed::Refused(Refusal::Share)));
         }
         match self.root.write(&path, content, mode) {
@@ -225,14 +245,14 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// Most new files.
+    /// Most new files and directories.
     const FILES: u32 = 5000;
 
     /// Most bytes that all files grow by.
     const BYTES: u64 = 512 << 20;
 
-    fn take(&mut self, before: Option<u64>, after: u64) -> bool {
-        let files = self.files + u32::from(before.is_none());
+    fn take(&mut self, before: Option<u64>, after: u64, directories: u32) -> bool {
+        let files = self.files.saturating_add(u32::from(before.is_none())).saturating_add(directories);
         let bytes = self.bytes.saturating_add(after.saturating_sub(before.unwrap_or(0)));
         let fits = files <= Self::FILES && bytes <= Self::BYTES;
         if fits {
@@ -319,6 +339,7 @@ mod tests {
             "d/.shed-0123456789abcdef-7/x",
             &"a".repeat(256),
             &"a/".repeat(3000),
+            &format!("{}x", "a/".repeat(MAX_PARTS)),
         ] {
             assert!(matches!(land(&source, name, b"evil"), Some(Landed::Refused(_))), "{name:?}");
         }
@@ -353,12 +374,14 @@ mod tests {
     #[test]
     fn a_guest_gets_its_share_and_no_more() {
         let mut share = Share::default();
-        assert!((0..Share::FILES).all(|_| share.take(None, 1)));
-        assert!(!share.take(None, 1));
-        assert!((0..1000).all(|_| share.take(Some(5), 5)), "what does not grow is free");
-        assert!(!share.take(Some(0), Share::BYTES));
-        assert!(share.take(Some(0), Share::BYTES - u64::from(Share::FILES)));
-        assert!(!share.take(Some(0), 1));
+        assert!((0..Share::FILES).all(|_| share.take(None, 1, 0)));
+        assert!(!share.take(None, 1, 0));
+        assert!((0..1000).all(|_| share.take(Some(5), 5, 0)), "what does not grow is free");
+        assert!(!share.take(Some(0), Share::BYTES, 0));
+        assert!(share.take(Some(0), Share::BYTES - u64::from(Share::FILES), 0));
+        assert!(!share.take(Some(0), 1, 0));
+        let mut share = Share::default();
+        assert!(share.take(None, 1, Share::FILES - 1) && !share.take(Some(1), 1, 1), "directories count");
     }
 
     proptest! {

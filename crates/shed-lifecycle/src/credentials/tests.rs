@@ -10,9 +10,9 @@ use jiff::Timestamp;
 use shed_backend::{ConnectGuestError, EndVmError, GuestStream, VmIdentity};
 use shed_files::{Beneath, Choice, TarWriter, pack, pack_file, scan_directory, unpack};
 use shed_protocol::{
-    CredentialChanged, CredentialTaken, CredentialsWatched, Envelope, FilesReply, FilesRequest, Frame,
-    FrameCodec, FrameKind, GENERATION, HelloReply, SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN,
-    SYSTEM_HELLO,
+    CredentialChanged, CredentialTaken, CredentialsWatched, Envelope, FilesErrorKind, FilesReply,
+    FilesRequest, Frame, FrameCodec, FrameKind, GENERATION, HelloReply, SYSTEM_CREDENTIALS,
+    SYSTEM_CREDENTIALS_TAKEN, SYSTEM_HELLO,
 };
 use shed_state::InstanceDir;
 use shed_types::{GuestPort, LaunchId};
@@ -220,7 +220,7 @@ struct Host {
 struct Running {
     guest: Arc<Guest>,
     keeper: Keeper,
-    _attended: AbortOnDropHandle<()>,
+    attending: Attending,
 }
 
 impl Host {
@@ -284,8 +284,8 @@ impl Host {
             watch::Sender::new(Health::default()),
             instances.files(&guest.name),
         );
-        let _attended = self.credentials.attend(guest.name.clone(), vm, keeper.channel());
-        Running { guest: Arc::clone(guest), keeper, _attended }
+        let attending = self.credentials.attend(guest.name.clone(), vm, keeper.channel());
+        Running { guest: Arc::clone(guest), keeper, attending }
     }
 
     fn tree(&self) -> Vec<PathBuf> {
@@ -365,6 +365,8 @@ async fn a_new_server_takes_what_guests_wrote_first_and_then_brings_them_up_to_d
     drop(host.boot(&ann).await);
     // The server is dead; both sides write, the guest keeps what it wrote in mind.
     fs::write(ann.path(".tool/a"), "a2 of ann").unwrap();
+    let later = std::time::SystemTime::now() + LONG;
+    fs::File::options().write(true).open(ann.path(".tool/a")).unwrap().set_modified(later).unwrap();
     fs::write(ann.path(".config/auth.json"), "stale").unwrap();
     fs::write(host.path("token.json"), "t2 of the host").unwrap();
     fs::write(host.path("tool/b"), "b of the host").unwrap();
@@ -382,7 +384,8 @@ async fn a_new_server_takes_what_guests_wrote_first_and_then_brings_them_up_to_d
     fs::write(ann.path(".tool/last"), "last words").unwrap();
     ann.pending.lock().unwrap().push(Guest::changed("tool", &["last"], 5));
     let vm = GuestVm(Arc::clone(&ann));
-    host.credentials.farewell(&ann.name, &vm, &running.keeper.channel()).await;
+    let Running { keeper, attending, .. } = running;
+    Credentials::farewell(attending, &vm, &keeper.channel()).await;
     assert_eq!(host.read("tool/last"), "last words");
 }
 
@@ -460,6 +463,22 @@ async fn a_guest_that_means_ill_changes_nothing_else_and_is_reported() {
     let ann = host.boot(&host.guest("ann", None)).await;
     fs::write(host.path("tool/a"), "a2").unwrap();
     until("ann's file", || ann.guest.read(".tool/a") == "a2").await;
+}
+
+/// Has no directory there.
+fn refuses(_only: Vec<String>) -> (Vec<u8>, FilesReply) {
+    (Vec::new(), FilesReply::failed(FilesErrorKind::BadPath, "it is no directory"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_that_has_nothing_to_give_gets_the_hosts_files() {
+    let host = Host::new();
+    // A former server made it, before the credentials were configured.
+    let ann = host.adopt(&host.guest("ann", Some(refuses)));
+    until("the files", || ann.guest.read(".tool/a") == "a1" && ann.guest.read(".config/auth.json") == "t1")
+        .await;
+    let texts = host.credentials.reports(&ann.guest.name);
+    assert!(texts.iter().any(|text| text.contains("no directory")), "{texts:?}");
 }
 
 /// Sends less than it says.

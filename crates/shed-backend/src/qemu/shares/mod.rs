@@ -56,7 +56,11 @@ impl Shares {
 
 /// The processes that serve the directories of one machine.
 #[derive(Debug)]
-pub(super) struct Daemons(Vec<WatchedProcess>);
+pub(super) struct Daemons {
+    processes: Vec<WatchedProcess>,
+    /// Whether one that there should be had ended before they were looked for.
+    incomplete: bool,
+}
 
 impl Daemons {
     /// Finds the processes with a mark.
@@ -67,21 +71,30 @@ impl Daemons {
         let found = spawn_blocking(move || process::find_all(|words| marker.fits(words)));
         let ids = found.await.map_err(io::Error::other)??;
         let watched = ids.into_iter().map(WatchedProcess::open);
-        Ok(Self(watched.filter_map(Result::transpose).collect::<io::Result<_>>()?))
+        let processes = watched.filter_map(Result::transpose).collect::<io::Result<_>>()?;
+        Ok(Self { processes, incomplete: false })
     }
 
-    /// Resolves when one of them has ended; never when there is none.
+    /// Notes how many there should be.
+    pub(super) fn expecting(self, shares: usize) -> Self {
+        Self { incomplete: self.processes.len() < shares, ..self }
+    }
+
+    /// Resolves when one of them has ended; never when there should be none.
     pub(super) async fn one_ended(&self) {
-        if self.0.is_empty() {
+        if self.incomplete {
+            return;
+        }
+        if self.processes.is_empty() {
             return std::future::pending().await;
         }
-        let deaths = self.0.iter().map(|process| Box::pin(process.dead()));
+        let deaths = self.processes.iter().map(|process| Box::pin(process.dead()));
         let _first = futures::future::select_all(deaths).await;
     }
 
     /// Waits until all have ended, and ends those that do not by themselves.
     pub(super) async fn end(&self) {
-        let all_dead = || futures::future::join_all(self.0.iter().map(WatchedProcess::dead));
+        let all_dead = || futures::future::join_all(self.processes.iter().map(WatchedProcess::dead));
         if timeout(GRACE, all_dead()).await.is_err() {
             self.kill().await;
         }
@@ -91,12 +104,12 @@ impl Daemons {
     ///
     /// What cannot be ended is only logged: it holds nothing that another machine needs.
     pub(super) async fn kill(&self) {
-        for process in &self.0 {
+        for process in &self.processes {
             if let Err(error) = process.signal(Signal::KILL) {
                 tracing::warn!(pid = process.id().pid, %error, "a process that serves a directory cannot be ended");
             }
         }
-        let all_dead = futures::future::join_all(self.0.iter().map(WatchedProcess::dead));
+        let all_dead = futures::future::join_all(self.processes.iter().map(WatchedProcess::dead));
         if timeout(DEATH, all_dead).await.is_err() {
             tracing::warn!("a process that served a directory still runs {DEATH:?} after SIGKILL");
         }
