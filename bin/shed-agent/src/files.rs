@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{Stream, StreamExt};
-use shed_files::{Failure, Owner, UnpackError, Unpacked, unpack};
+use shed_files::{Failure, Owner, UnpackError, Unpacked, unpack, unpack_below};
 use shed_protocol::{FilesErrorKind, FilesReply, FilesRequest, Frame, FrameCodec, FrameError, FrameKind};
 use shed_types::error_chain;
 use tokio::{
@@ -25,6 +25,7 @@ use tokio_util::codec::{Encoder, FramedRead};
 
 use crate::{
     exec::users::{self, User},
+    image::WORKSPACE,
     log,
     serve::ByteStream,
     state::State,
@@ -53,13 +54,14 @@ pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
             // An agent that is not root (in its own tests) gives nothing away.
             let root = rustix::process::geteuid().is_root();
             let owner = root.then_some(Owner { uid: user.uid, gid: user.gid });
-            let target = PathBuf::from(target.below_home(&user.home));
-            if let Some(reply) = put(frames, &target, owner).await {
+            let place = Place::of(target.below_home(&user.home), &user.home);
+            if let Some(reply) = put(frames, place, owner).await {
                 finish(writer, &reply).await;
             }
         }
         Ok(FilesRequest::Get { source, excludes, only, max_file, max_total }) => {
-            let source = PathBuf::from(source.below_home(&owner(state).home));
+            let home = owner(state).home;
+            let source = Place::of(source.below_home(&home), &home);
             let serving = get::get(writer, Wanted { source, excludes, only, max_file, max_total });
             tokio::select! {
                 () = serving => {}
@@ -77,6 +79,31 @@ pub(crate) fn owner(state: &State) -> User {
     users::default(&passwd, &group, &state.image().user)
 }
 
+/// A place that the host names, and the directory of the user's that it is in. Everything is done as root, and a link that
+/// the user has made there must not lead root out of what is the user's.
+#[derive(Debug)]
+struct Place {
+    path: PathBuf,
+    /// Nothing for places that are none of the user's, like /etc.
+    anchor: Option<PathBuf>,
+}
+
+impl Place {
+    fn of(path: String, home: &str) -> Self {
+        let path = PathBuf::from(path);
+        let anchors =
+            [home, WORKSPACE].into_iter().filter(|anchor| anchor.starts_with('/') && *anchor != "/");
+        let anchor = anchors.map(PathBuf::from).find(|anchor| path.starts_with(anchor));
+        Self { path, anchor }
+    }
+
+    /// The user's directory, and the path in it.
+    fn below(&self) -> Option<(&Path, &Path)> {
+        let anchor = self.anchor.as_deref()?;
+        Some((anchor, self.path.strip_prefix(anchor).ok()?))
+    }
+}
+
 /// Waits until the host has hung up; what it says meanwhile means nothing.
 async fn gone(mut frames: impl Stream<Item = Result<Frame, FrameError>> + Unpin) {
     while let Some(Ok(_frame)) = frames.next().await {}
@@ -85,13 +112,17 @@ async fn gone(mut frames: impl Stream<Item = Result<Frame, FrameError>> + Unpin)
 /// Unpacks what comes; nothing when the host has gone meanwhile.
 async fn put(
     frames: impl Stream<Item = Result<Frame, FrameError>> + Unpin,
-    target: &Path,
+    target: Place,
     owner: Option<Owner>,
 ) -> Option<FilesReply> {
     let (queue, pieces) = mpsc::channel(QUEUE);
-    let path = target.to_owned();
+    let path = target.path.clone();
     let mut unpacking = tokio::task::spawn_blocking(move || {
-        unpack(Pieces { queue: pieces, piece: Bytes::new() }, &path, owner)
+        let pieces = Pieces { queue: pieces, piece: Bytes::new() };
+        match target.below() {
+            Some((anchor, below)) => unpack_below(pieces, anchor, below, owner),
+            None => unpack(pieces, &target.path, owner),
+        }
     });
     let feeding = feed(frames, queue);
     // Feeding ends with the stream, and when the unpacking has failed; either way the unpacking ends soon then.
@@ -111,7 +142,7 @@ async fn put(
         Err(error) => {
             let kind = match error.failure() {
                 Failure::Source => {
-                    log::info(&format!("a transfer to {} was given up by the host", target.display()));
+                    log::info(&format!("a transfer to {} was given up by the host", path.display()));
                     return None;
                 }
                 Failure::Archive => FilesErrorKind::BadArchive,

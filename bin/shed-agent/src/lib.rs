@@ -11,6 +11,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod apart;
 mod credentials;
 mod exec;
 mod files;

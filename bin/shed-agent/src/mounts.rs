@@ -16,7 +16,7 @@ use rustix::{
 use shed_protocol::Mount;
 use tokio::{process::Command, time::sleep};
 
-use crate::log;
+use crate::{apart::apart, log};
 
 /// The file system's name in the kernel.
 const KIND: &str = "virtiofs";
@@ -24,6 +24,9 @@ const KIND: &str = "virtiofs";
 /// How often a mount is tried, and the pause in between. A device may appear a moment after the agent (spec M).
 const TRIES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(300);
+
+/// How long the file system may take for a step of it.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Longest tag (virtio 1.2, 5.11.4).
 const TAG_MAX: usize = 36;
@@ -58,19 +61,30 @@ async fn apply_one(wanted: &Mount) -> Result<(), MountError> {
         return Err(MountError::Tag(tag.chars().take(TAG_MAX).collect()));
     }
     let target = Path::new(wanted.target.as_str());
+    // The list first: whoever looks at a mount whose host has gone may wait for ever.
+    let is_there = |path: &Path| match fs::read_to_string("/proc/self/mountinfo") {
+        Ok(mounted) => Ok(is_mounted(&mounted, path, tag)),
+        Err(error) => Err(MountError::Mounts(error)),
+    };
+    if is_there(target)? {
+        return Ok(());
+    }
     let make = |source| MountError::Make { path: target.to_owned(), source };
-    fs::create_dir_all(target).map_err(make)?;
+    let path = target.to_owned();
+    let real = apart(ANSWER, move || fs::create_dir_all(&path).and_then(|()| fs::canonicalize(&path)), drop);
     // The kernel lists a mount by its real path.
-    let real = fs::canonicalize(target).map_err(make)?;
-    let mounted = fs::read_to_string("/proc/self/mountinfo").map_err(MountError::Mounts)?;
-    if is_mounted(&mounted, &real, tag) {
+    let real = real.await.map_err(io::Error::from).flatten().map_err(make)?;
+    if real != target && is_there(&real)? {
         return Ok(());
     }
     let mut flags = MountFlags::NODEV | MountFlags::NOSUID;
     flags.set(MountFlags::RDONLY, wanted.read_only);
     let mut tries = 1;
     loop {
-        match mount(tag.as_str(), &real, KIND, flags, None) {
+        let (device, point) = (tag.clone(), real.clone());
+        let tried = apart(ANSWER, move || mount(device.as_str(), &point, KIND, flags, None), drop).await;
+        let failed = |source| MountError::Mount { tag: tag.clone(), path: target.to_owned(), source };
+        match tried.map_err(|error| failed(error.into()))? {
             Ok(()) => {
                 log::info(&format!("mounted the host directory `{tag}` at {}", target.display()));
                 return Ok(());
@@ -78,10 +92,7 @@ async fn apply_one(wanted: &Mount) -> Result<(), MountError> {
             Err(Errno::NODEV) => load_driver().await?,
             // No device of this tag, or not yet; or its host is not ready to answer.
             Err(errno) if tries < TRIES && may_pass(errno) => sleep(PAUSE).await,
-            Err(errno) => {
-                let (tag, path) = (tag.clone(), target.to_owned());
-                return Err(MountError::Mount { tag, path, source: errno.into() });
-            }
+            Err(errno) => return Err(failed(errno.into())),
         }
         tries += 1;
         if tries > TRIES * 2 {

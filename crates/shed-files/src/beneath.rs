@@ -21,6 +21,9 @@ use rustix::{
     io::Errno,
 };
 
+#[cfg(target_os = "linux")]
+use rustix::fs::{ResolveFlags, openat2};
+
 use crate::{
     Warnings,
     path::shown,
@@ -41,6 +44,30 @@ const LEFT_OVER: Duration = Duration::from_secs(3600);
 
 /// Directories below each other that are walked: each is an open descriptor.
 const MAX_DEPTH: usize = 64;
+
+/// What is said of a link on the way that leads out of where one must stay.
+#[cfg(target_os = "linux")]
+pub(crate) const LEADS_OUT: &str = "a symbolic link on the way leads elsewhere";
+
+/// How often a directory is opened again when the kernel says that somebody renames things on the way.
+#[cfg(target_os = "linux")]
+const ATTEMPTS: usize = 16;
+
+/// Opens a directory beneath another, by the kernel's own rules (openat2(2), RESOLVE_BENEATH): links are followed where they
+/// stay within.
+#[cfg(target_os = "linux")]
+pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    let mut result = Err(Errno::AGAIN);
+    for _ in 0..ATTEMPTS {
+        result = openat2(root, path, flags, Mode::empty(), resolve);
+        // Somebody renames things on the way, so that the kernel cannot tell whether this leads out.
+        if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
+            break;
+        }
+    }
+    result
+}
 
 /// Why a file cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +117,23 @@ impl Beneath {
     fn open_with(directory: &Path, flags: OFlags) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | flags;
         Ok(Self { root: openat(CWD, directory, flags, Mode::empty())? })
+    }
+
+    /// Opens a directory below `anchor`, by a path that no link on the way may lead out of it; the directory must not be a
+    /// link itself.
+    ///
+    /// # Errors
+    /// When it is none, or cannot be opened, or a link leads out.
+    #[cfg(target_os = "linux")]
+    pub fn open_below(anchor: &Path, path: &Path) -> io::Result<Self> {
+        let anchor = openat(CWD, anchor, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match open_beneath(anchor.as_fd(), path, flags) {
+            Ok(root) => Ok(Self { root }),
+            Err(Errno::XDEV) => Err(io::Error::other(LEADS_OUT)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Opens a file for reading.
@@ -146,7 +190,8 @@ impl Beneath {
 
     /// Lists the files, without following links, in the order of their names. What cannot be looked at is a warning.
     ///
-    /// `leave_out` is asked for each name; `most` is how many are listed, and what is beyond is a warning.
+    /// `leave_out` is asked for each name; `most` is how many are listed, and how many directories are looked into. What is
+    /// beyond is a warning.
     pub fn files(
         &self,
         leave_out: &dyn Fn(&Path) -> bool,
@@ -156,6 +201,7 @@ impl Beneath {
         let mut found = Vec::new();
         // Names of directories only, so that a deep tree needs no more than one descriptor a level while it is opened.
         let mut pending = vec![PathBuf::new()];
+        let mut directories = 0;
         while let Some(directory) = pending.pop() {
             let opened = match self.directory(&directory, false) {
                 Ok(opened) => opened,
@@ -187,7 +233,14 @@ impl Beneath {
                         return found;
                     }
                     FileType::RegularFile => found.push(path),
-                    FileType::Directory if path.components().count() < MAX_DEPTH => below.push(path),
+                    FileType::Directory if directories >= most => {
+                        warnings.add(format!("there are more than {most} directories; the rest is left out"));
+                        return found;
+                    }
+                    FileType::Directory if path.components().count() < MAX_DEPTH => {
+                        directories += 1;
+                        below.push(path);
+                    }
                     FileType::Directory => warnings
                         .add(format!("{}: left out: it is too deep", shown(path.as_os_str().as_bytes()))),
                     FileType::Symlink
@@ -342,6 +395,18 @@ mod tests {
         assert_eq!(fs::read_dir(inside.join("dir")).unwrap().count(), 0);
         assert!(Beneath::open_no_link(&inside.join("link")).is_err());
         assert!(Beneath::open(&inside.join("link")).is_ok());
+        #[cfg(target_os = "linux")]
+        {
+            fs::create_dir(inside.join("dir/deep")).unwrap();
+            let below = |path: &str| Beneath::open_below(&inside, Path::new(path));
+            for path in ["", "dir", "dir/deep", "inner/deep"] {
+                assert!(below(path).is_ok(), "{path:?}");
+            }
+            for path in ["link", "link/sub", "inner", "file", "none", "..", "/etc"] {
+                assert!(below(path).is_err(), "{path:?}");
+            }
+            assert_eq!(below("link/sub").unwrap_err().to_string(), LEADS_OUT);
+        }
     }
 
     #[test]
@@ -362,8 +427,15 @@ mod tests {
         let found = root.files(&|path| path == Path::new("c"), 100, &mut warnings);
         assert_eq!(found, ["a/b/x", "a/y", "top"].map(PathBuf::from));
         assert!(warnings.clone().into_texts().is_empty());
-        assert_eq!(root.files(&|_| false, 2, &mut warnings).len(), 2);
-        assert!(warnings.into_texts()[0].contains("more than 2"));
+        assert_eq!(root.files(&|_| false, 3, &mut warnings).len(), 3);
+        assert!(warnings.into_texts()[0].contains("more than 3 files"));
+        let deep = tempfile::tempdir().unwrap();
+        for number in 0..10 {
+            fs::create_dir(deep.path().join(number.to_string())).unwrap();
+        }
+        let mut warnings = Warnings::default();
+        assert!(Beneath::open(deep.path()).unwrap().files(&|_| false, 9, &mut warnings).is_empty());
+        assert!(warnings.into_texts()[0].contains("more than 9 directories"));
         assert!(root.file(Path::new("fifo")).is_err(), "and nobody waits for its writer");
         let mut text = String::new();
         root.file(Path::new("a/b/x")).unwrap().0.read_to_string(&mut text).unwrap();

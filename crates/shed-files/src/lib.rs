@@ -29,7 +29,7 @@ pub use scan::{
 };
 pub use temporary::is_temporary;
 #[cfg(target_os = "linux")]
-pub use unpack::{Failure, Owner, UnpackError, Unpacked, unpack};
+pub use unpack::{Failure, Owner, UnpackError, Unpacked, unpack, unpack_below};
 pub use write::TarWriter;
 
 /// Bytes that are moved at a time.

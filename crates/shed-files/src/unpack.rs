@@ -22,14 +22,15 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Gid, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat,
-        fchmod, fchown, fstat, ftruncate, futimens, mkdirat, openat, openat2, symlinkat, utimensat,
+        AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, chownat, fchmod, fchown,
+        fstat, ftruncate, futimens, mkdirat, openat, symlinkat, utimensat,
     },
     io::Errno,
 };
 
 use crate::{
     CHUNK, Warnings,
+    beneath::{LEADS_OUT, open_beneath},
     path::{EntryPath, ParseEntryPathError, shown},
     read::{Entry, EntryKind, TarError, TarReader, Time},
     temporary::{self, Temporary},
@@ -44,9 +45,6 @@ const DEFAULT_DIRECTORY: u32 = 0o755;
 /// Directories whose mode and time are set at the end; of more only the mode is kept. It bounds the memory of that, and of
 /// which directories have been swept.
 const MAX_LATER: usize = 100_000;
-
-/// How often a directory is opened again when the kernel says that somebody renames things on the way.
-const ATTEMPTS: usize = 16;
 
 /// Whose everything becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,9 +142,31 @@ impl UnpackError {
 /// # Errors
 /// See [`UnpackError`]. What was unpacked before stays.
 pub fn unpack(source: impl Read, target: &Path, owner: Option<Owner>) -> Result<Unpacked, UnpackError> {
+    unpack_at(source, || Tree::open(target, owner))
+}
+
+/// Unpacks like [`unpack`] into the directory that has the path `below` in `anchor`. What others have put on that path does
+/// not lead out of `anchor`: links are followed where they stay within (those with an absolute target do not). Directories
+/// that are made belong to `owner`.
+///
+/// # Errors
+/// See [`UnpackError`]. What was unpacked before stays.
+pub fn unpack_below(
+    source: impl Read,
+    anchor: &Path,
+    below: &Path,
+    owner: Option<Owner>,
+) -> Result<Unpacked, UnpackError> {
+    unpack_at(source, || Tree::open_below(anchor, below, owner))
+}
+
+fn unpack_at(
+    source: impl Read,
+    open: impl FnOnce() -> Result<Tree, UnpackError>,
+) -> Result<Unpacked, UnpackError> {
     let mut reader = TarReader::new(source);
     let mut entry = reader.next_entry()?;
-    let mut tree = Tree::open(target, owner)?;
+    let mut tree = open()?;
     let mut unpacked = Unpacked::default();
     while let Some(present) = entry {
         tree.put(&present, &mut reader, &mut unpacked)?;
@@ -178,6 +198,25 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = openat(CWD, target, flags, Mode::empty()).map_err(|error| cannot(error.into()))?;
         Ok(Self { root, made, owner, last: None, later: Vec::new(), swept: HashSet::new() })
+    }
+
+    fn open_below(anchor: &Path, below: &Path, owner: Option<Owner>) -> Result<Self, UnpackError> {
+        let tree = Self::open(anchor, owner)?;
+        if below.as_os_str().is_empty() {
+            return Ok(tree);
+        }
+        let name = anchor.join(below);
+        let shown_name = shown(name.as_os_str().as_bytes());
+        let opened = tree.make(below, DEFAULT_DIRECTORY, &shown_name);
+        let opened = opened.and_then(|made| Ok((made, tree.open_beneath(below, &shown_name)?)));
+        match opened {
+            Ok((made, root)) => Ok(Self { root, made, ..tree }),
+            // Not the archive's fault.
+            Err(UnpackError::Outside { .. }) => {
+                Err(UnpackError::Target { path: name, source: io::Error::other(LEADS_OUT) })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     fn put(
@@ -336,16 +375,7 @@ impl Tree {
 
     fn try_open(&self, path: &Path) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let mut result = Err(Errno::AGAIN);
-        for _ in 0..ATTEMPTS {
-            result = openat2(&self.root, path, flags, Mode::empty(), resolve);
-            // Somebody renames things on the way, so that the kernel cannot tell whether this leads out.
-            if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
-                break;
-            }
-        }
-        result
+        open_beneath(self.root.as_fd(), path, flags)
     }
 
     /// Gives directories their modes and times. What does not work is no loss of content.

@@ -8,7 +8,9 @@ use std::{collections::BTreeSet, mem};
 
 use shed_protocol::{CredentialChanged, credentials::MAX_CHANGED};
 
-/// Most bytes of all names of one message. A frame has 1 MiB, for the messages of all credentials at times.
+use super::json_length;
+
+/// Most bytes of all names of one message, as they are sent. A frame has 1 MiB, for the messages of all credentials at times.
 const MAX_BYTES: usize = 64 << 10;
 
 /// Names of files, or that there are too many to name.
@@ -28,11 +30,12 @@ impl Names {
         if self.names.contains(&name) {
             return;
         }
-        if self.names.len() >= MAX_CHANGED || self.bytes + name.len() > MAX_BYTES {
+        let length = json_length(&name);
+        if self.names.len() >= MAX_CHANGED || self.bytes + length > MAX_BYTES {
             self.more = true;
             return;
         }
-        self.bytes += name.len();
+        self.bytes += length;
         let _new = self.names.insert(name);
     }
 
@@ -122,6 +125,19 @@ mod tests {
         assert_eq!(ledger.tell_again("c", &mut serial).unwrap().files.len(), 3);
         ledger.taken(serial);
         assert_eq!(ledger.tell_again("c", &mut serial), None);
+    }
+
+    #[test]
+    fn names_count_as_they_are_sent() {
+        for name in ["plain", "\u{1}\u{7f}\u{1f}", "\"\\\n\t\r\u{8}\u{c}", "é\u{2028}"] {
+            assert_eq!(json_length(name), serde_json::to_string(name).unwrap().len(), "{name:?}");
+        }
+        let (mut ledger, mut serial) = (Ledger::default(), 0);
+        for number in 0..MAX_CHANGED {
+            ledger.note(Some(format!("{number}{}", "\u{1}".repeat(200))));
+        }
+        let message = ledger.tell("c", &mut serial).unwrap();
+        assert!(message.more && serde_json::to_string(&message.files).unwrap().len() <= 2 * MAX_BYTES);
     }
 
     #[test]

@@ -35,6 +35,9 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 /// Between two looks at what the kernel has to tell, so that a flood of writes costs little.
 const BREATH: Duration = Duration::from_millis(50);
 
+/// Turns of reading that somebody waits for who asks for a look.
+const TURNS: usize = 16;
+
 /// Most credentials that are watched; a server has a handful.
 const MAX_CREDENTIALS: usize = 256;
 
@@ -100,7 +103,7 @@ impl Book {
         let mut room = MAX_ANSWER;
         let told = of.iter_mut().filter_map(|(name, ledger)| ledger.tell_again(name, serial));
         told.map(|mut message| {
-            let bytes: usize = message.files.iter().map(|name| name.len() + 8).sum();
+            let bytes: usize = message.files.iter().map(|name| json_length(name) + 1).sum();
             if bytes > room {
                 (message.files, message.more) = (Vec::new(), true);
             } else {
@@ -110,6 +113,16 @@ impl Book {
         })
         .collect()
     }
+}
+
+/// Bytes of a text in JSON, with its quotes: most characters are written as they are, and the longest take six bytes.
+fn json_length(text: &str) -> usize {
+    let of = |c: char| match c {
+        '"' | '\\' | '\u{8}' | '\u{c}' | '\n' | '\r' | '\t' => 2,
+        '\0'..='\u{1f}' => 6,
+        c => c.len_utf8(),
+    };
+    text.chars().map(of).sum::<usize>() + 2
 }
 
 impl Watcher {
@@ -221,8 +234,11 @@ async fn follow(
     outbox: &Outbox,
 ) {
     let mut due = None;
+    // Whether there was more to read than one turn reads.
+    let mut more = false;
     loop {
         let asked = tokio::select! {
+            () = sleep(BREATH), if more => None,
             ready = readable.readable() => match ready {
                 Ok(mut ready) => {
                     // Before the read: what comes behind it makes it ready again.
@@ -246,16 +262,23 @@ async fn follow(
                 continue;
             }
         };
-        let read = tokio::task::spawn_blocking(move || {
-            let notes = tree.read();
-            (tree, notes)
-        });
-        let Ok((same, notes)) = read.await else { return };
-        tree = same;
-        tree.take_warnings().iter().for_each(|warning| log::info(warning));
-        if !notes.is_empty() {
-            book.note(tree.specs(), notes);
-            due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+        // By turns, between which this task can be ended. Whoever asks for a look waits for some of them, and not for the
+        // end of a flood.
+        for _ in 0..if asked.is_some() { TURNS } else { 1 } {
+            let read = tokio::task::spawn_blocking(move || {
+                let read = tree.read();
+                (tree, read)
+            });
+            let Ok((same, (notes, drained))) = read.await else { return };
+            (tree, more) = (same, !drained);
+            tree.take_warnings().iter().for_each(|warning| log::info(warning));
+            if !notes.is_empty() {
+                book.note(tree.specs(), notes);
+                due.get_or_insert_with(|| Instant::now() + DEBOUNCE);
+            }
+            if drained {
+                break;
+            }
         }
         if let Some(done) = asked {
             let _gone = done.send(());

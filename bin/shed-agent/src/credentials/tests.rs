@@ -188,3 +188,25 @@ async fn a_flood_is_one_message_and_says_that_there_is_more() {
         (more, serial) = (next.more, next.serial);
     }
 }
+
+#[tokio::test]
+async fn one_file_that_is_written_without_end_keeps_nobody_waiting() {
+    let mut scene = Scene::new();
+    fs::create_dir(scene.path("d")).unwrap();
+    scene.watch().await;
+    let (file, over) = (scene.path("d").join("f"), Arc::new(std::sync::atomic::AtomicBool::new(false)));
+    let stop = Arc::clone(&over);
+    let writer = std::thread::spawn(move || {
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            fs::write(&file, "x").unwrap();
+        }
+    });
+    assert_eq!(scene.event().await.files, ["f"]);
+    timeout(LONG, scene.watch()).await.unwrap();
+    over.store(true, std::sync::atomic::Ordering::Relaxed);
+    writer.join().unwrap();
+    scene.write("d/a\u{1}b", "1");
+    scene.write("d/plain", "1");
+    let changed = scene.watch().await.changed;
+    assert!(!changed[0].files.iter().any(|name| name.contains('\u{1}')), "{changed:?}");
+}

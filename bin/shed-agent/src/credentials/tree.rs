@@ -31,6 +31,9 @@ const ATTEMPTS: usize = 8;
 /// Room for events of one read(2): some hundred with short names.
 const BUFFER: usize = 32 << 10;
 
+/// Times that one call of [`Tree::read`] reads.
+const READS: usize = 64;
+
 /// What is watched.
 #[derive(Debug)]
 pub(super) struct Spec {
@@ -101,10 +104,11 @@ impl Tree {
         std::mem::take(&mut self.warnings).into_texts()
     }
 
-    /// Reads all events that are there, and returns what was written.
-    pub(super) fn read(&mut self) -> Vec<Note> {
+    /// Reads events that are there, and returns what was written, and whether there was nothing more to read. However fast
+    /// somebody writes, a call ends.
+    pub(super) fn read(&mut self) -> (Vec<Note>, bool) {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
-        loop {
+        for _ in 0..READS {
             let mut events = Vec::new();
             {
                 let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -118,11 +122,19 @@ impl Tree {
                 }
             }
             if events.is_empty() {
-                return std::mem::take(&mut self.notes);
+                return (std::mem::take(&mut self.notes), true);
             }
             for (wd, flags, name) in events {
                 self.event(wd, flags, name.as_ref().map(|name| OsStr::from_bytes(name.to_bytes())));
             }
+        }
+        (std::mem::take(&mut self.notes), false)
+    }
+
+    /// Notes what was written, unless that was the last thing that was noted.
+    fn note(&mut self, note: Note) {
+        if self.notes.last() != Some(&note) {
+            self.notes.push(note);
         }
     }
 
@@ -130,7 +142,7 @@ impl Tree {
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
             for spec in 0..self.specs.len() {
                 self.arrange(spec);
-                self.notes.push((spec, None));
+                self.note((spec, None));
             }
             return;
         }
@@ -164,7 +176,7 @@ impl Tree {
         } else if came || flags.intersects(ReadFlags::DELETE | ReadFlags::MOVED_FROM) {
             self.arrange(spec);
             if came {
-                self.notes.push((spec, None));
+                self.note((spec, None));
             }
         }
     }
@@ -190,13 +202,15 @@ impl Tree {
     /// Notes a file, if that is what it is and it is whole.
     fn written(&mut self, spec: usize, name: &Path, full: &Path, flags: ReadFlags) {
         let name_bytes = full.file_name().map(OsStr::as_bytes).unwrap_or_default();
-        let Some(name) = name.to_str().filter(|_| !is_temporary(name_bytes)) else { return };
+        // No tool gives a file such a name, and in a message each such character takes six bytes.
+        let is_plain = |name: &&str| !is_temporary(name_bytes) && !name.contains(char::is_control);
+        let Some(name) = name.to_str().filter(is_plain) else { return };
         let Ok(meta) = fs::symlink_metadata(full) else { return };
         // Of a file that was made only now the end of the writing is told, too; a new name of an old one is told once.
         let whole = flags.intersects(ReadFlags::CLOSE_WRITE | ReadFlags::MOVED_TO)
             || (flags.contains(ReadFlags::CREATE) && meta.nlink() > 1);
         if whole && meta.is_file() {
-            self.notes.push((spec, Some(name.to_owned())));
+            self.note((spec, Some(name.to_owned())));
         }
     }
 

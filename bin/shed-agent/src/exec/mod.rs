@@ -52,10 +52,14 @@ pub(crate) async fn serve(stream: impl ByteStream, state: &State) {
         }
         None => return,
     };
-    let started = plan::make(&request, state).and_then(|plan| {
-        spawn::start(&plan)
-            .map_err(|error| ExitStatus::failed(plan::code_of(&error), format!("{}: {error}", plan.arg0)))
-    });
+    let started = match plan::make(&request, state) {
+        Ok(plan) => {
+            let name = plan.arg0.clone();
+            let started = spawn::start(plan).await;
+            started.map_err(|error| ExitStatus::failed(plan::code_of(&error), format!("{name}: {error}")))
+        }
+        Err(status) => Err(status),
+    };
     match started {
         Ok(Started { child, group, io: ChildIo::Pipes { stdin, stdout, stderr } }) => {
             let (input, queue) = Input::new(group.clone(), None);

@@ -8,6 +8,7 @@ use std::{
         unix::process::CommandExt,
     },
     process::Stdio,
+    time::Duration,
 };
 
 use rustix::{
@@ -23,7 +24,10 @@ use tokio::{
 };
 
 use super::{plan::Plan, pty::Master, users::User};
-use crate::inheritance::{self, Ignored};
+use crate::{
+    apart::{ApartError, apart},
+    inheritance::{self, Ignored},
+};
 
 /// Size of each pipe, in bytes: fewer switches between the agent and a command that moves much data. More than Linux'
 /// own 64 KiB; a refusal is no harm.
@@ -31,6 +35,10 @@ const PIPE_SIZE: usize = 256 * 1024;
 
 /// Group of terminals, owner of each slave in most distributions.
 const TTY_GROUP: u32 = 5;
+
+/// How long the start of a process may take. Before it is there it enters its directory, which may be on a share that does
+/// not answer.
+const START: Duration = Duration::from_secs(30);
 
 /// A process that has been started, and its ends.
 #[derive(Debug)]
@@ -73,8 +81,49 @@ impl Group {
     }
 }
 
-/// Starts the process.
-pub(crate) fn start(plan: &Plan) -> io::Result<Started> {
+/// Starts the process. One that comes to be after the limit is killed.
+pub(crate) async fn start(plan: Plan) -> io::Result<Started> {
+    let place = place_of(&plan);
+    let late = |started: io::Result<Started>| {
+        if let Ok(Started { group, .. }) = started {
+            group.signal(libc::SIGKILL);
+        }
+    };
+    let started = apart(START, move || start_now(&plan), late).await;
+    started.map_err(|error| not_started(error, &place))?
+}
+
+/// Starts a process that depends on no stream and no terminal. One that comes to be after the limit is killed.
+pub(crate) async fn start_apart(plan: Plan) -> io::Result<Apart> {
+    let place = place_of(&plan);
+    let late = |started: io::Result<Apart>| {
+        if let Ok(Apart { leader, .. }) = started {
+            Group { leader, terminal: None }.signal(libc::SIGKILL);
+        }
+    };
+    let started = apart(START, move || start_apart_now(&plan), late).await;
+    started.map_err(|error| not_started(error, &place))?
+}
+
+/// Where a process is to start, for messages.
+fn place_of(plan: &Plan) -> String {
+    plan.directories.first().map_or("/".into(), |place| place.to_string_lossy()).into_owned()
+}
+
+fn not_started(error: ApartError, place: &str) -> io::Error {
+    match error {
+        ApartError::Stuck => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!(
+                "it has not started within {} s: the file system of {place} or of the program does not answer",
+                START.as_secs()
+            ),
+        ),
+        error @ (ApartError::Thread(_) | ApartError::Ended) => error.into(),
+    }
+}
+
+fn start_now(plan: &Plan) -> io::Result<Started> {
     let mut command = std::process::Command::new(&plan.program);
     command.arg0(&plan.arg0).args(&plan.args).env_clear().envs(&plan.variables);
     let terminal = plan.terminal.map(|size| open_terminal(size, &plan.user)).transpose()?;
@@ -115,8 +164,7 @@ pub(crate) struct Apart {
     pub(crate) output: pipe::Receiver,
 }
 
-/// Starts the process so that it depends on no stream and no terminal.
-pub(crate) fn start_apart(plan: &Plan) -> io::Result<Apart> {
+fn start_apart_now(plan: &Plan) -> io::Result<Apart> {
     let (reader, writer) = io::pipe()?;
     let mut command = std::process::Command::new(&plan.program);
     command.arg0(&plan.arg0).args(&plan.args).env_clear().envs(&plan.variables);

@@ -18,7 +18,7 @@ use shed_types::error_chain;
 use tokio::{io::AsyncWrite, sync::mpsc};
 use tokio_util::codec::FramedWrite;
 
-use super::{cut, finish};
+use super::{Place, cut, finish};
 
 /// Pieces on their way to the host.
 const QUEUE: usize = 4;
@@ -32,7 +32,7 @@ const MAX_FILES: usize = 100_000;
 /// What is asked for.
 #[derive(Debug)]
 pub(super) struct Wanted {
-    pub(super) source: PathBuf,
+    pub(super) source: Place,
     pub(super) excludes: Vec<String>,
     pub(super) only: Vec<String>,
     /// 0 means no limit, here and below.
@@ -66,10 +66,15 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
         Ok(excludes) => excludes,
         Err(error) => return Ok(FilesReply::failed(FilesErrorKind::Failed, cut(&error.to_string()))),
     };
-    let root = match Beneath::open_no_link(&wanted.source) {
+    let opened = match wanted.source.below() {
+        Some((anchor, below)) => Beneath::open_below(anchor, below),
+        None => Beneath::open_no_link(&wanted.source.path),
+    };
+    let root = match opened {
         Ok(root) => root,
         Err(error) => {
-            let message = format!("{} is no directory that can be read: {error}", wanted.source.display());
+            let message =
+                format!("{} is no directory that can be read: {error}", wanted.source.path.display());
             return Ok(FilesReply::failed(FilesErrorKind::BadPath, cut(&message)));
         }
     };

@@ -211,3 +211,35 @@ async fn files_are_sent_and_links_and_what_is_too_long_are_not() {
     let (_, reply) = get_from(&serde_json::json!({ "op": "get", "source": path, "excludes": ["["] })).await;
     assert!(reply.error.is_some());
 }
+
+#[tokio::test]
+async fn links_of_the_user_do_not_lead_root_out_of_the_home_directory() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let (home, outside) = (dir.path().join("home"), dir.path().join("outside"));
+    fs::create_dir_all(outside.join("sub")).unwrap();
+    fs::create_dir(&home).unwrap();
+    fs::write(outside.join("sub/secret"), "secret").unwrap();
+    symlink(&outside, home.join(".claude")).unwrap();
+    let home = home.to_str().unwrap();
+    for path in [".claude", ".claude/sub", ".claude/new"] {
+        let place = || Place::of(format!("{home}/{path}"), home);
+        let frames = [Frame::new(FrameKind::Data, archive(&["x"]).into()), Frame::empty(FrameKind::StdinEof)];
+        let reply = put(futures::stream::iter(frames.map(Ok)), place(), None).await.unwrap();
+        assert_eq!(reply.error.unwrap().kind, FilesErrorKind::BadPath, "{path}");
+        let (ours, mut theirs) = duplex(64 << 10);
+        let wanted = Wanted { source: place(), excludes: vec![], only: vec![], max_file: 0, max_total: 0 };
+        let mut sent = Vec::new();
+        let (_, read) = tokio::join!(
+            get::get(ours, wanted),
+            tokio::io::AsyncReadExt::read_to_end(&mut theirs, &mut sent)
+        );
+        read.unwrap();
+        assert!(!String::from_utf8_lossy(&sent).contains("secret\0"), "{path}");
+        assert!(String::from_utf8_lossy(&sent).contains("is no directory that can be read"), "{path}");
+    }
+    assert_eq!(found(&outside), ["sub"]);
+    assert!(Place::of("/etc/x".into(), home).below().is_none());
+    assert!(Place::of("/workspace/x".into(), home).below().is_some());
+    assert!(Place::of("/etc/x".into(), "/").below().is_none());
+}

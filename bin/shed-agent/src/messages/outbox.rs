@@ -32,6 +32,7 @@ struct Bounds {
 pub(crate) struct Outbox {
     queues: Mutex<Queues>,
     posted: Notify,
+    health_changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +79,19 @@ impl Outbox {
             }
         }
         self.posted.notify_one();
+    }
+
+    /// Has health told now, as it is when it is told. With no host there nothing is kept of it but that.
+    pub(crate) fn health_has_changed(&self) {
+        self.health_changed.notify_one();
+    }
+
+    /// Waits until health is to be told beside its pace.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(crate) async fn health_changed(&self) {
+        self.health_changed.notified().await;
     }
 
     /// Waits for a message that this channel has not sent. It is given out again until [`Self::sent`] is called.

@@ -53,6 +53,7 @@ pub(super) async fn write(
                 sent
             }
             _ = health.tick(), if tells_health => send(&mut frames, health_event(state)).await,
+            () = state.outbox.health_changed(), if tells_health => send(&mut frames, health_event(state)).await,
             message = state.outbox.next(&cursor), if tells_events => {
                 let sent = send(&mut frames, message.frame.clone()).await;
                 if sent.is_ok() {

@@ -1,13 +1,13 @@
 //! Tells the host of steps that end, beside the stream of the setup, which may have ended before.
 
 use jiff::Timestamp;
-use shed_protocol::{Envelope, GuestEvent, Occasion, SYSTEM_EVENT, SYSTEM_HEALTH, Step, StepEnd};
+use shed_protocol::{Envelope, GuestEvent, Occasion, SYSTEM_EVENT, Step, StepEnd};
 
-use crate::{health, state::State};
+use crate::state::State;
 
 /// The setup stands otherwise than before.
 pub(super) fn changed(state: &State) {
-    state.post(&Envelope::event(SYSTEM_HEALTH, &health::report(state)));
+    state.outbox.health_has_changed();
 }
 
 /// A step has ended.

@@ -4,9 +4,11 @@
 use std::{io, time::Duration};
 
 use rustix::fs::Gid;
-use tokio::{sync::oneshot, time::timeout};
 
-use crate::exec::users::User;
+use crate::{
+    apart::{ApartError, apart},
+    exec::users::User,
+};
 
 /// Says why the work was not done.
 #[derive(Debug, thiserror::Error)]
@@ -24,21 +26,12 @@ pub(super) async fn as_user<T: Send + 'static>(
     limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AsUserError> {
-    let (tell, told) = oneshot::channel();
     let identity = user.clone();
     let failed = |source| AsUserError::Become { user: user.name.clone(), source };
-    let thread = std::thread::Builder::new().name("as-user".to_owned());
-    thread
-        .spawn(move || {
-            // Whoever waited may have lost patience.
-            let _nobody = tell.send(assume(&identity).map(|()| work()));
-        })
-        .map_err(failed)?;
-    match timeout(limit, told).await {
-        Ok(Ok(Ok(done))) => Ok(done),
-        Ok(Ok(Err(error))) => Err(failed(error)),
-        Ok(Err(_)) => Err(failed(io::Error::other("its thread ended"))),
-        Err(_) => Err(AsUserError::Stuck),
+    match apart(limit, move || assume(&identity).map(|()| work()), drop).await {
+        Ok(done) => done.map_err(failed),
+        Err(ApartError::Stuck) => Err(AsUserError::Stuck),
+        Err(error @ (ApartError::Thread(_) | ApartError::Ended)) => Err(failed(error.into())),
     }
 }
 

@@ -205,7 +205,7 @@ impl Run {
         // A directory above is none of ours.
         let mut git = git.clone();
         git.variables.insert("GIT_CEILING_DIRECTORIES".to_owned(), parent_of(self.workspace()));
-        let Ok(Apart { mut child, leader, output }) = start_apart(&self.git_plan(&git, args)) else {
+        let Ok(Apart { mut child, leader, output }) = start_apart(self.git_plan(&git, args)).await else {
             return said;
         };
         let mut output = output.take(MAX_ANSWER);

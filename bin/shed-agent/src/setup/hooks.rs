@@ -1,6 +1,6 @@
 //! The hooks of a repository: scripts that run as the user, in a login shell, in the workspace.
 
-use std::{ffi::CString, io};
+use std::{collections::BTreeMap, ffi::CString, io, time::Duration};
 
 use shed_protocol::{Occasion, Step, StepEnd};
 
@@ -11,11 +11,21 @@ use super::{
     run::{Program, Run, failure},
     tools_path, workspace,
 };
-use crate::exec::plan::{self, Plan};
+use crate::{
+    apart::apart,
+    exec::plan::{self, Plan},
+};
 
-/// What the login shell does: variables come after its profile, which sets some of them anew, and a script that cannot be
-/// executed (on a share that refuses it) is read by the shell. The script takes the shell's place, so its exit code is true.
-const RUN: &str = r#"for v; do export "$v"; done; set --; if [ -x "$0" ]; then exec "$0"; else exec "${BASH:-/bin/sh}" "$0"; fi"#;
+/// Stands before the name of a variable until the login shell has read its profile, which may set the name itself.
+const LATER: &str = "SHED_LATER_";
+
+/// What the login shell does: it gives variables their names after its profile, which sets some of them anew. Their values
+/// come in the environment, because everybody can read a process's arguments. A script that cannot be executed (on a share
+/// that refuses it) is read by the shell. The script takes the shell's place, so its exit code is true.
+const RUN: &str = r#"for v; do eval "export $v=\"\${SHED_LATER_$v}\""; unset "SHED_LATER_$v"; done; unset v; set --; if [ -x "$0" ]; then exec "$0"; else exec "${BASH:-/bin/sh}" "$0"; fi"#;
+
+/// How long the state of hooks may take to be read or written: an install may have kept the disk busy.
+const DISK: Duration = Duration::from_secs(60);
 
 impl Run {
     /// Runs a hook, or finds that there is nothing to run.
@@ -27,7 +37,10 @@ impl Run {
             Step::Clone | Step::Provision => &None,
         };
         let Some(hook) = hook else { return StepEnd::Skipped };
-        let ran = self.logs.as_ref().is_some_and(|logs| hook_state::install_ran(logs));
+        let ran = match self.logs.clone() {
+            Some(logs) => apart(DISK, move || hook_state::install_ran(&logs), drop).await.unwrap_or(false),
+            None => false,
+        };
         if step == Step::Install && ran {
             return StepEnd::Skipped;
         }
@@ -83,28 +96,35 @@ impl Run {
     /// Notes how install ended; `result` is the script's hash, or what went wrong.
     async fn note_install(&self, step: Step, result: Result<String, String>) {
         let Some(logs) = self.logs.clone().filter(|_| step == Step::Install) else { return };
-        // It waits for the disk, which an install may have kept busy.
-        let noted = tokio::task::spawn_blocking(move || match result {
+        let note = move || match result {
             Ok(sha256) => hook_state::succeeded(&logs, &sha256),
             Err(error) => hook_state::failed(&logs, &error),
-        });
-        if let Err(error) = noted.await.map_err(io::Error::other).and_then(|noted| noted) {
+        };
+        if let Err(error) = apart(DISK, note, drop).await.map_err(io::Error::from).flatten() {
             self.warn(step, &format!("that it ran is not kept: {error}"));
         }
     }
 
     fn hook_plan(&self, hook: &HookPath, provision: &Provision) -> Plan {
         let script = self.workspace().join(hook.as_str()).display().to_string();
-        let assignments = self.own_variables().into_iter();
-        let requested = self.request.env.iter().filter(|entry| is_exportable(entry)).cloned();
-        let of_file = provision.env.iter().map(|(name, value)| format!("{name}={value}"));
-        let exported: Vec<String> =
-            requested.filter(|entry| is_exportable(entry)).chain(of_file).chain(assignments).collect();
-        self.shell_plan(&["-c", RUN, &script], &exported)
+        let requested = self.request.env.iter().filter_map(|entry| entry.split_once('='));
+        let requested = requested.filter(|(name, _)| is_exportable(name));
+        let of_file = provision.env.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let own = self.own_variables();
+        let own = own.iter().filter_map(|entry| entry.split_once('='));
+        // Of two values the later one holds.
+        let exported: BTreeMap<&str, &str> = requested.chain(of_file).chain(own).collect();
+        let mut words = vec!["-c", RUN, &script];
+        words.extend(exported.keys());
+        let mut plan = self.shell_plan(&words);
+        for (name, value) in exported {
+            plan.variables.insert(format!("{LATER}{name}"), value.to_owned());
+        }
+        plan
     }
 
     /// A login shell of the user in the workspace, with these words behind those that make it one.
-    pub(super) fn shell_plan(&self, words: &[&str], last: &[String]) -> Plan {
+    pub(super) fn shell_plan(&self, words: &[&str]) -> Plan {
         let shell = plan::shell();
         let login = if shell.ends_with("bash") { "--login" } else { "-l" };
         let mut variables = plan::variables(&self.request.env, false, &self.user, &self.state);
@@ -117,7 +137,7 @@ impl Run {
         Plan {
             program: shell.into(),
             arg0: shell.to_owned(),
-            args: words.chain(last.iter().cloned()).collect(),
+            args: words.collect(),
             variables,
             user: self.user.clone(),
             directories: CString::new(self.workspace().as_os_str().as_encoded_bytes()).into_iter().collect(),
@@ -133,8 +153,7 @@ impl Run {
     }
 }
 
-/// Whether a shell can export an entry of the request, and may: who the user is nobody else says (spec B.3).
-fn is_exportable(entry: &str) -> bool {
-    let name = entry.split_once('=').map_or("", |(name, _)| name);
+/// Whether a shell can export a variable of the request, and may: who the user is nobody else says (spec B.3).
+fn is_exportable(name: &str) -> bool {
     is_name(name) && !matches!(name, "HOME" | "USER" | "LOGNAME")
 }

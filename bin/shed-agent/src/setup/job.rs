@@ -45,13 +45,19 @@ pub(super) struct Ended {
 
 /// Runs a program for at most `limit`.
 pub(super) async fn run(
-    plan: &Plan,
+    plan: Plan,
     limit: Duration,
     stop: &CancellationToken,
     mut output: Output,
 ) -> io::Result<Ended> {
-    let Apart { mut child, leader, output: mut pipe } = start_apart(plan)?;
     let deadline = Instant::now() + limit;
+    // Whatever starts when nobody waits any more is ended there.
+    let nothing = |ending| Ended { ending, last_lines: Vec::new(), log_trouble: None };
+    let Apart { mut child, leader, output: mut pipe } = tokio::select! {
+        started = start_apart(plan) => started?,
+        () = sleep_until(deadline) => return Ok(nothing(Ending::TimedOut)),
+        () = stop.cancelled() => return Ok(nothing(Ending::Stopped)),
+    };
     let mut buffer = vec![0; PIECE];
     let mut open = true;
     let mut status: Option<io::Result<ExitStatus>> = None;

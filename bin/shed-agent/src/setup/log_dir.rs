@@ -34,14 +34,17 @@ impl LogDir {
             Ok(dir) => dir,
             Err(Errno::NOENT) => {
                 std::fs::create_dir_all(path)?;
-                let dir = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
-                if let Some((uid, gid)) = owner {
-                    rustix::fs::fchown(&dir, Some(uid), Some(gid))?;
-                }
-                dir
+                rustix::fs::openat(CWD, path, flags, Mode::empty())?
             }
             Err(error) => return Err(error.into()),
         };
+        // Made here, or by an image, or by an agent that died before it gave it away.
+        if let Some((uid, gid)) = owner.filter(|_| user.uid != 0)
+            && rustix::fs::fstat(&dir)?.st_uid == 0
+        {
+            rustix::fs::fchmod(&dir, Mode::from_raw_mode(0o755))?;
+            rustix::fs::fchown(&dir, Some(uid), Some(gid))?;
+        }
         Ok(Self { path: path.to_owned(), dir, owner })
     }
 
@@ -124,6 +127,27 @@ mod tests {
         assert_eq!(fs::read(logs.join("install.log")).unwrap(), b"log");
         assert_eq!(dir.read("nothing", 10).unwrap(), None);
         assert!(!logs.join("state.new").exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_roots_becomes_the_users() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIPPED: only root can give a directory away");
+            return;
+        }
+        let root = tempfile::tempdir().unwrap();
+        let logs = root.path().join("logs");
+        fs::create_dir(&logs).unwrap();
+        fs::set_permissions(&logs, fs::Permissions::from_mode(0o700)).unwrap();
+        let user = User { name: "x".into(), uid: 4711, gid: 4712, groups: vec![4712], home: "/".into() };
+        LogDir::open(&logs, &user).unwrap();
+        let meta = fs::metadata(&logs).unwrap();
+        assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (4711, 4712, 0o755));
+        // The user's own mode stays.
+        fs::set_permissions(&logs, fs::Permissions::from_mode(0o700)).unwrap();
+        LogDir::open(&logs, &user).unwrap();
+        assert_eq!(fs::metadata(&logs).unwrap().mode() & 0o7777, 0o700);
     }
 
     #[test]

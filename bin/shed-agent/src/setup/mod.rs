@@ -36,7 +36,10 @@ use std::{
 
 use futures::{SinkExt, StreamExt};
 use shed_protocol::{Frame, FrameCodec, FrameKind, Occasion, SetupReply, SetupReport, SetupRequest};
-use tokio::{sync::OwnedMutexGuard, time::Instant};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, timeout_at},
+};
 use tokio_util::{
     codec::{FramedRead, FramedWrite},
     sync::CancellationToken,
@@ -114,6 +117,7 @@ impl Setups {
     async fn begin(
         &self,
         occasion: Occasion,
+        deadline: Option<Instant>,
     ) -> Result<(OwnedMutexGuard<()>, CancellationToken), &'static str> {
         let lock = || self.current.lock().unwrap_or_else(PoisonError::into_inner);
         let waiting = {
@@ -136,7 +140,16 @@ impl Setups {
                 }
             }
         };
-        let turn = waiting.await;
+        let turn = match deadline {
+            Some(deadline) => match timeout_at(deadline, waiting).await {
+                Ok(turn) => turn,
+                Err(_) => {
+                    lock().stopping = false;
+                    return Err("the setup that runs did not end in time");
+                }
+            },
+            None => waiting.await,
+        };
         let stop = CancellationToken::new();
         lock().stop = stop.clone();
         Ok((turn, stop))
@@ -186,7 +199,7 @@ fn begin(request: SetupRequest, live: &Arc<Live>, state: &Arc<State>) {
     let deadline = limit.map(|limit| Instant::now() + limit);
     tokio::spawn(async move {
         let occasion = request.occasion;
-        let reply = match state.setups.begin(occasion).await {
+        let reply = match state.setups.begin(occasion, deadline).await {
             Ok((turn, stop)) => {
                 Run::new(request, Arc::clone(&state), Arc::clone(&live), stop, deadline).run().await;
                 state.setups.end(occasion, turn);

@@ -29,6 +29,9 @@ pub(super) const MAX_LOG: u64 = 256 << 20;
 /// Pieces that wait for the disk, each of at most 64 KiB.
 const QUEUE: usize = 16;
 
+/// How long a piece waits for room in the queue.
+const ROOM: Duration = Duration::from_secs(10);
+
 /// How long the end of a step waits for the disk.
 const FLUSH: Duration = Duration::from_secs(30);
 
@@ -83,7 +86,7 @@ impl Output {
             self.tail.add(&shown);
             live.output(shown.clone(), &mut self.patience).await;
         }
-        self.log.write(shown).await;
+        self.log.write(shown, ROOM).await;
     }
 }
 
@@ -115,10 +118,16 @@ impl Log {
         Self { queue: Some(queue), trouble }
     }
 
-    async fn write(&self, bytes: Bytes) {
-        if let Some(queue) = &self.queue {
-            // Its thread ends only with this sender.
-            let _ended = queue.send(Item::Bytes(bytes)).await;
+    /// Writes as soon as there is room. A disk that makes none for long costs the rest of the log: whoever writes here has
+    /// a limit and a stop to look at.
+    async fn write(&mut self, bytes: Bytes, patience: Duration) {
+        let Some(queue) = &self.queue else { return };
+        if timeout(patience, queue.send(Item::Bytes(bytes))).await.is_err() {
+            let text =
+                format!("the disk took nothing for {} s, and what came then is missing", patience.as_secs());
+            *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(text);
+            // Its thread ends with what it has.
+            self.queue = None;
         }
     }
 
@@ -193,11 +202,11 @@ mod tests {
     async fn a_log_has_all_up_to_its_limit_and_says_when_it_has_not() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let log = Log::begin(File::create(&path).unwrap(), 10);
-        log.write("12345".into()).await;
+        let mut log = Log::begin(File::create(&path).unwrap(), 10);
+        log.write("12345".into(), ROOM).await;
         assert_eq!(log.flush().await, None);
-        log.write("67890ab".into()).await;
-        log.write("more".into()).await;
+        log.write("67890ab".into(), ROOM).await;
+        log.write("more".into(), ROOM).await;
         assert!(log.flush().await.unwrap().starts_with("it is longer than"));
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("1234567890\n[… the log is full") && !text.contains("more"), "{text}");
@@ -207,18 +216,28 @@ mod tests {
     async fn a_log_that_a_later_run_has_replaced_takes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let log = Log::begin(File::create(&path).unwrap(), 1000);
+        let mut log = Log::begin(File::create(&path).unwrap(), 1000);
         fs::remove_file(&path).unwrap();
-        log.write("daemon".into()).await;
+        log.write("daemon".into(), ROOM).await;
         assert_eq!(log.flush().await, None);
     }
 
     #[tokio::test]
     async fn a_full_disk_is_told() {
         // Each write to it fails with ENOSPC.
-        let log = Log::begin(fs::OpenOptions::new().write(true).open("/dev/full").unwrap(), 1000);
-        log.write("x".into()).await;
+        let mut log = Log::begin(fs::OpenOptions::new().write(true).open("/dev/full").unwrap(), 1000);
+        log.write("x".into(), ROOM).await;
         assert!(log.flush().await.unwrap().contains("No space left"));
-        log.write("x".into()).await;
+        log.write("x".into(), ROOM).await;
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_takes_nothing_costs_the_log_and_little_time() {
+        let (queue, _nobody_reads) = mpsc::channel(1);
+        let mut log = Log { queue: Some(queue), trouble: Arc::default() };
+        for _ in 0..100 {
+            log.write("x".into(), Duration::from_millis(10)).await;
+        }
+        assert!(log.flush().await.unwrap().contains("the disk took nothing"));
     }
 }

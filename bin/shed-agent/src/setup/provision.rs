@@ -21,6 +21,9 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest path of a hook, in bytes (Linux, PATH_MAX).
 const MAX_PATH: usize = 4096;
 
+/// Who the user is nobody else says (spec B.3), a repository least of all.
+const FORCED: [&str; 4] = ["HOME", "USER", "LOGNAME", "SHELL"];
+
 /// Most unknown keys that are named.
 const MAX_UNKNOWN: usize = 10;
 
@@ -30,7 +33,7 @@ pub(super) struct Provision {
     pub(super) install: Option<HookPath>,
     pub(super) startup: Option<HookPath>,
     pub(super) shutdown: Option<HookPath>,
-    /// Variables for all hooks; none of them is one of shed's own.
+    /// Variables for all hooks; none of them is one of shed's own, or says who the user is.
     pub(super) env: Vec<(String, String)>,
     /// How long each hook may take.
     pub(super) timeout: Duration,
@@ -82,7 +85,7 @@ pub(super) fn parse(file: &[u8]) -> Result<(Provision, Vec<String>), ProvisionEr
         if value.contains('\0') {
             return Err(ProvisionError::Value(name));
         }
-        if name.starts_with("SHED_") {
+        if name.starts_with("SHED_") || FORCED.contains(&name.as_str()) {
             reserved.push(name);
         } else {
             variables.push((name, value));
@@ -94,8 +97,10 @@ pub(super) fn parse(file: &[u8]) -> Result<(Provision, Vec<String>), ProvisionEr
         } else {
             " is".to_owned()
         };
-        warnings
-            .push(format!("env: {first}{more} not taken: variables that begin with SHED_ are shed's own"));
+        warnings.push(format!(
+            "env: {first}{more} not taken: variables that begin with SHED_ are shed's own, and so are {}",
+            FORCED.join(", ")
+        ));
     }
     let provision = Provision {
         install: path("install", hooks.install)?,

@@ -1,6 +1,6 @@
 //! One setup: its steps in order, each of which may be the last.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use shed_protocol::{Failure, Occasion, SetupEvent, SetupRequest, Step, StepEnd};
 use shed_types::GoDuration;
@@ -19,6 +19,7 @@ use super::{
     workspace::{self, PROVISION},
 };
 use crate::{
+    apart::apart,
     exec::{
         plan::Plan,
         users::{self, User},
@@ -26,6 +27,9 @@ use crate::{
     log,
     state::State,
 };
+
+/// How long opening the directory of logs, or a file in it, may take. It is the user's, and may be any file system.
+const FILES: Duration = Duration::from_secs(30);
 
 /// A setup that runs.
 pub(super) struct Run {
@@ -85,7 +89,9 @@ impl Run {
         let occasion = self.request.occasion;
         self.state.setups.reports.begin(occasion, steps[0]);
         announce::changed(&self.state);
-        match LogDir::open(&self.ground().logs, &self.user) {
+        let (place, user) = (self.ground().logs.clone(), self.user.clone());
+        let opened = apart(FILES, move || LogDir::open(&place, &user), drop).await;
+        match opened.map_err(io::Error::from).flatten() {
             Ok(logs) => self.logs = Some(Arc::new(logs)),
             Err(error) => self.warn(steps[0], &format!("its logs are not kept: {error}")),
         }
@@ -164,7 +170,14 @@ impl Run {
     pub(super) async fn program(&self, program: Program<'_>) -> Result<(), Failure> {
         let Program { step, what, plan, limit, masker } = program;
         let name = format!("{}.log", step.as_str());
-        let file = self.logs.as_ref().map(|logs| logs.create(&name));
+        let file = match self.logs.clone() {
+            Some(logs) => {
+                let name = name.clone();
+                let created = apart(FILES, move || logs.create(&name), drop).await;
+                Some(created.map_err(io::Error::from).flatten())
+            }
+            None => None,
+        };
         let (file, log) = match file {
             Some(Ok(file)) => (Some(file), self.logs.as_ref().map(|logs| logs.path_of(&name))),
             Some(Err(error)) => {
@@ -180,7 +193,7 @@ impl Run {
             return Err(Failure { timed_out: true, ..failure(&message) });
         }
         let output = Output::new(Arc::clone(&self.live), file, masker);
-        let ended = job::run(&plan, limit, &self.stop, output).await;
+        let ended = job::run(plan, limit, &self.stop, output).await;
         let Ended { ending, last_lines, log_trouble } = match ended {
             Ok(ended) => ended,
             Err(error) => return Err(failure(&format!("cannot run {what}: {error}"))),

@@ -5,8 +5,9 @@ use std::{io, path::Path, time::Duration};
 
 use tokio::{io::AsyncReadExt, time::timeout};
 
-use super::{run::Run, session};
+use super::{as_user::as_user, run::Run, session};
 use crate::{
+    apart::apart,
     exec::spawn::{Apart, start_apart},
     whole_file,
 };
@@ -14,7 +15,7 @@ use crate::{
 /// The piece of the profile, below /etc.
 const FILE: &str = "profile.d/shed-installed-tools.sh";
 
-/// How long a shell may take to tell.
+/// How long a shell may take to tell, and the file system to answer.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Most bytes that a shell prints before one stops to listen, and the longest PATH that is kept.
@@ -33,15 +34,17 @@ pub(super) async fn keep(run: &Run) -> io::Result<()> {
     let plain = ask(run, &[]).await?;
     let interactive = ask(run, &["-i"]).await?;
     let shims = format!("{}/.local/share/mise/shims", run.user.home);
-    let path = directories(&interactive, &shims);
-    if path == directories(&plain, "") || path.is_empty() {
-        return Ok(());
-    }
+    // As the user: some of them are the user's, and may be anything.
+    let look = move || {
+        let path = directories(&interactive, &shims);
+        (path != directories(&plain, "") && !path.is_empty()).then_some(path)
+    };
+    let Some(path) = as_user(&run.user, LIMIT, look).await.map_err(io::Error::other)? else { return Ok(()) };
     let text = format!(
         "# Written by shed-agent after the install hook: the PATH of an interactive login.\nexport PATH='{}'\n",
         path.replace('\'', r"'\''")
     );
-    whole_file::replace(&profile, text.as_bytes(), 0o644)
+    apart(LIMIT, move || whole_file::replace(&profile, text.as_bytes(), 0o644), drop).await?
 }
 
 /// The directories of a PATH that are there, each once; `shims` come first when they are there and not among them.
@@ -68,7 +71,7 @@ fn directories(path: &str, shims: &str) -> String {
 async fn ask(run: &Run, options: &[&str]) -> io::Result<String> {
     let script = format!("printf '\\n{MARK}%s\\n' \"$PATH\"");
     let words = [options, &["-c", &script]].concat();
-    let Apart { mut child, leader, output } = start_apart(&run.shell_plan(&words, &[]))?;
+    let Apart { mut child, leader, output } = start_apart(run.shell_plan(&words)).await?;
     let mut text = Vec::new();
     let mut output = output.take(MAX_OUTPUT);
     let heard = timeout(LIMIT, async {

@@ -27,6 +27,9 @@ pub(super) const PROVISION: &str = ".shed/provision.yaml";
 /// Longest provision.yaml, in bytes.
 const MAX_PROVISION: u64 = 256 << 10;
 
+/// Longest script of a hook, in bytes: all of it is read for its hash.
+const MAX_SCRIPT: u64 = 16 << 20;
+
 /// How long a file of a share may take to show up after the mount (upstream pitfall), and how often one looks: a share
 /// tells nobody of new files.
 const LATE: Duration = Duration::from_secs(2);
@@ -98,13 +101,19 @@ fn read(workspace: &Path) -> Result<Vec<u8>, FileError> {
 pub(super) async fn prepare(workspace: &Path, hook: &HookPath, user: &User) -> Result<String, FileError> {
     let (place, path) = (workspace.to_owned(), hook.as_str().to_owned());
     let work = move || {
-        let mut file = open(&place, &path)?;
-        let mode = file.metadata()?.permissions().mode();
+        let file = open(&place, &path)?;
+        let meta = file.metadata()?;
+        if meta.len() > MAX_SCRIPT {
+            return Err(FileError::TooLong(MAX_SCRIPT));
+        }
+        let mode = meta.permissions().mode();
         // Whoever may read it may run it. Files of others and of shares may refuse, and are run by a shell then.
         let executable = mode | ((mode & 0o444) >> 2);
         if executable != mode {
             let _refused = file.set_permissions(Permissions::from_mode(executable & 0o7777));
         }
+        // It may grow meanwhile.
+        let mut file = file.take(MAX_SCRIPT);
         let mut hash = Sha256::new();
         let mut buffer = vec![0; 64 << 10];
         loop {
@@ -198,5 +207,11 @@ mod tests {
         // FIPS 180-2, B.1.
         assert_eq!(hash, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
         assert_eq!(fs::metadata(&script).unwrap().permissions().mode() & 0o7777, 0o750);
+        let Ok((provision, _)) = super::super::provision::parse(b"hooks: {install: install.sh}") else {
+            panic!("it is good")
+        };
+        File::options().write(true).open(&script).unwrap().set_len(MAX_SCRIPT + 1).unwrap();
+        let refused = prepare(dir.path(), &provision.install.unwrap(), &user).await;
+        assert!(matches!(refused, Err(FileError::TooLong(_))), "{refused:?}");
     }
 }

@@ -284,9 +284,6 @@ fn credentials_are_read_and_printed_as_they_are_used() {
         target: "/home/shed/.ssh"
         readonly: true
         exclude: []
-    # env_file: none
-    git:
-      extra_known_hosts: []
     "#);
     assert_eq!(load_text(&printed).unwrap().credentials, config.credentials);
 }

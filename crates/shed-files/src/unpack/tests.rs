@@ -227,6 +227,29 @@ fn what_is_in_the_way_stays() {
 }
 
 #[test]
+fn links_on_the_way_to_the_target_do_not_lead_out_of_the_anchor() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let (home, outside) = (dir.path().join("home"), dir.path().join("outside"));
+    fs::create_dir_all(home.join("inner")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    symlink(&outside, home.join("absolute")).unwrap();
+    symlink("../outside", home.join("relative")).unwrap();
+    symlink("inner", home.join("within")).unwrap();
+    let archive = Archive::new().directory("sub", 0o755).file("sub/x", "x").end();
+    for below in ["absolute", "relative", "absolute/new", "relative/new/deep", "within/../../outside"] {
+        let error = unpack_below(&archive[..], &home, Path::new(below), None).unwrap_err();
+        assert_eq!(error.failure(), Failure::Target, "{below}: {error}");
+    }
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    for below in ["", "a/b/c", "within", "within/new", "inner"] {
+        unpack_below(&archive[..], &home, Path::new(below), None).unwrap();
+        assert_eq!(fs::read_to_string(home.join(below).join("sub/x")).unwrap(), "x", "{below}");
+    }
+    assert!(home.join("inner/new/sub/x").exists());
+}
+
+#[test]
 fn a_target_that_is_a_link_to_nothing_is_said_to_be_one() {
     let place = Place::new();
     let target = place.target.join("dotfiles");

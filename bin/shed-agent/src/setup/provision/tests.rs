@@ -129,11 +129,13 @@ fn an_error_quotes_no_other_line_of_the_file() {
 
 #[test]
 fn the_sheds_own_variables_stay() {
-    let (provision, warnings) = parse(b"env: {SHED_NAME: x, SHED_FOO: y, SHEDS: z}").unwrap();
+    let (provision, warnings) = parse(b"env: {SHED_NAME: x, HOME: y, SHELL: y, SHEDS: z}").unwrap();
     assert_eq!(provision.env, [("SHEDS".to_owned(), "z".to_owned())]);
     assert_eq!(
         warnings,
-        ["env: SHED_NAME and 1 more are not taken: variables that begin with SHED_ are shed's own"]
+        [
+            "env: SHED_NAME and 2 more are not taken: variables that begin with SHED_ are shed's own, and so are HOME, USER, LOGNAME, SHELL"
+        ]
     );
 }
 

@@ -46,7 +46,7 @@ async fn a_create_installs_and_starts_and_the_next_starts_only_start() {
 #[tokio::test]
 async fn a_hook_has_its_variables_whatever_a_profile_says() {
     let guest = Guest::new();
-    let script = r#"echo "$SHED_CONTAINER $SHED_NAME $SHED_WORKSPACE $HOME $USER $A $B $C"; pwd; echo "[$PATH]"; echo "$#"
+    let script = r#"echo "$SHED_CONTAINER $SHED_NAME $SHED_WORKSPACE $HOME $USER $A $B $C"; pwd; echo "[$PATH]"; echo "$#$(env | grep SHED_LATER)"
 read line; echo "stdin ended: $?"; [ -t 1 ] || echo no terminal; shopt -q login_shell || echo script; umask; id -u; tty </dev/tty || true"#;
     guest.hooks(&[("startup", script)], "env: {B: file's, C: 'it''s $(id) \"x\"', PATH: /usr/bin:/bin:/mine, SHED_NAME: evil, HOME: /tmp/h}\n");
     let request = SetupRequest {
@@ -58,13 +58,14 @@ read line; echo "stdin ended: $?"; [ -t 1 ] || echo no terminal; shopt -q login_
     let told = guest.set_up(&request).await;
     assert_eq!(told.ends(), "provision:done startup:done");
     let workspace = guest.path("workspace").display().to_string();
+    let home = guest.path("home").display().to_string();
     let text = told.text();
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines[0], format!("true demo {workspace} /tmp/h shed request file's it's $(id) \"x\""));
+    assert_eq!(lines[0], format!("true demo {workspace} {home} shed request file's it's $(id) \"x\""));
     assert_eq!(lines[1..4], [workspace.as_str(), "[/usr/bin:/bin:/mine]", "0"]);
     assert_eq!(lines[4..8], ["stdin ended: 1", "no terminal", "script", "0022"]);
     assert_eq!(lines[8], guest.user().uid.to_string());
-    assert!(told.warnings().contains("SHED_NAME is not taken"), "{}", told.warnings());
+    assert!(told.warnings().contains("SHED_NAME and 1 more are not taken"), "{}", told.warnings());
 }
 
 #[tokio::test]
