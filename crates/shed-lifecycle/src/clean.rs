@@ -181,7 +181,7 @@ mod tests {
         let clean = entry(dirty);
         assert_eq!((clean.unit, clean.priority), (None, Some(7)));
         assert_clean(&clean.identifier.unwrap(), NAME);
-        assert_eq!(clean.message, "one\ttab\na]0;t\nbred31m");
+        assert_eq!(clean.message, "one\ttab\na\nbred");
         let long = LogEntry {
             message: "ä".repeat(MAX_MESSAGE),
             ..LogEntry {

@@ -10,7 +10,7 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_state::InstanceFiles;
 
-use crate::log_cut;
+use crate::{guest_text::Cleaner, log_cut};
 
 /// How much of the console's end is looked at, in bytes.
 const TAIL_BYTES: u64 = 16 << 10;
@@ -102,22 +102,9 @@ pub(crate) fn printable_lines(bytes: &[u8]) -> Vec<String> {
     lines[lines.len().saturating_sub(TAIL_LINES)..].to_vec()
 }
 
-/// Removes ANSI escape sequences (ECMA-48 §5.4: `ESC [`, parameters, a final byte of `@` to `~`) and every other
-/// control character.
+/// Removes escape sequences and every other control character but tabs from a line.
 pub(crate) fn strip_escapes(line: &str) -> String {
-    let mut out = String::with_capacity(line.len());
-    let mut chars = line.chars().peekable();
-    while let Some(c) = chars.next() {
-        if c == '\u{1b}' {
-            if chars.next_if_eq(&'[').is_some() {
-                while chars.next_if(|c| !('@'..='~').contains(c)).is_some() {}
-                chars.next();
-            }
-        } else if !c.is_control() || c == '\t' {
-            out.push(c);
-        }
-    }
-    out
+    Cleaner::default().clean(line.as_bytes()).replace(['\r', '\n'], "")
 }
 
 /// Cuts a console that has grown large to its end.

@@ -1,8 +1,8 @@
 //! Makes the output of programs in guests fit for terminals, as it comes: clones and hooks, shown while they run.
 //!
-//! [`Progress`](crate::Progress) calls it, so that no client of the API needs to. Line feeds, tabs and carriage returns (of
-//! programs that draw over a line) stay. Escape sequences and every other control character go: they could move the
-//! cursor, retitle the window or answer in the user's name.
+//! [`Progress`](crate::Progress) calls it, so that no client of the API needs to; `console` does for whole lines. Line feeds,
+//! tabs and carriage returns (of programs that draw over a line) stay. Escape sequences and every other control character go:
+//! they could move the cursor, retitle the window or answer in the user's name.
 
 /// Longest begin of a UTF-8 character that is kept until the rest of it comes, in bytes.
 const PARTIAL: usize = 3;

@@ -30,6 +30,16 @@ pub(super) fn reply(events: Pin<Box<dyn Stream<Item = Result<Event, Infallible>>
     ([NOT_BUFFERED], sse).into_response()
 }
 
+/// Describes each event of such a reply.
+#[derive(utoipa::ToSchema)]
+#[expect(dead_code, reason = "it describes what is written piece by piece")]
+pub(super) struct StreamEvent {
+    /// What it is.
+    event: String,
+    /// JSON on one line: the object that the operation names for it.
+    data: String,
+}
+
 /// Something that tells events, the last of which says so.
 pub(super) trait Teller: Send + 'static {
     /// Waits for the next event: its name and its data.

@@ -14,7 +14,7 @@ use shed_types::UnitName;
 
 use super::{
     ApiError, App,
-    event_stream::{Teller, Told, take_place, tell},
+    event_stream::{StreamEvent, Teller, Told, take_place, tell},
     extract::{NamedShed, ShedNameParam},
     openapi::error_responses,
     query::{Query, invalid},
@@ -101,7 +101,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Wanted {
     operation_id = "shed_logs",
     tag = "sheds",
     params(ShedNameParam, Wanted),
-    responses((status = 200, description = "The lines.", content((String = "text/event-stream"))), LogsErrors)
+    responses((status = 200, description = "The lines.", content((StreamEvent = "text/event-stream"))), LogsErrors)
 )]
 pub(super) async fn logs(
     State(app): State<App>,

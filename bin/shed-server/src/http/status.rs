@@ -7,7 +7,7 @@ use shed_types::ShedName;
 
 use super::{
     ApiError, App,
-    event_stream::{Teller, Told, take_place, tell},
+    event_stream::{StreamEvent, Teller, Told, take_place, tell},
     extract::{NamedShed, ShedNameParam},
     openapi::error_responses,
     status_wire, wire,
@@ -61,7 +61,7 @@ pub(super) async fn status(
         (
             status = 200,
             description = "News of the shed, as they come.",
-            content((String = "text/event-stream"))
+            content((StreamEvent = "text/event-stream"))
         ),
         EventsErrors
     )
