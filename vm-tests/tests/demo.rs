@@ -3,10 +3,10 @@
 use vm_tests::{BOOT, Expect, Promises, Stage};
 
 /// Phases of a create, in order (they are part of the API: `PhaseTime`).
-const CREATE_PHASES: [&str; 6] = ["record", "disk", "vm", "boot", "identify", "commit"];
+const CREATE_PHASES: [&str; 7] = ["record", "disk", "vm", "boot", "identify", "commit", "provision"];
 
 /// Phases of a start: the disk is there already.
-const START_PHASES: [&str; 5] = ["record", "vm", "boot", "identify", "commit"];
+const START_PHASES: [&str; 6] = ["record", "vm", "boot", "identify", "commit", "provision"];
 
 /// Leaves repetitions out: a VMM that crashes while the guest boots is started once more, and said so.
 fn in_order_of_appearance(phases: Vec<&str>) -> Vec<&str> {
