@@ -143,7 +143,7 @@ pub struct CreateShedRequest {
     /// Absolute path of a directory on the server's host, without a comma, to mount at /workspace; not together with
     /// `repo`. It must be there, and hold nothing of the server's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[cfg_attr(feature = "openapi", schema(max_length = 4096, pattern = "^(|/[^,\\x00]*)$"))]
+    #[cfg_attr(feature = "openapi", schema(max_length = 4095, pattern = "^(|/[^,\\x00]*)$"))]
     pub local_dir: Option<String>,
     /// Virtual CPUs, 1 to 32; absent or 0 means the backend's default.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole_number")]

@@ -79,6 +79,8 @@ pub enum BootFault {
     Never,
     /// Its agent says hello, and never answers who it is told to be.
     NeverIdentified,
+    /// Its agent refuses what it is told to be, because it cannot mount something.
+    MountFails,
     /// The machine ends after this time, before its agent has answered.
     Dies(Duration),
     /// The VMM crashes before the agent has answered, at the first start of the shed only.
@@ -347,7 +349,7 @@ impl Machine {
         self.print_console("[    0.000000] Linux version 0.0.0 (fake)\n");
         let boot = async {
             match self.faults.boot {
-                BootFault::None | BootFault::NeverIdentified => {}
+                BootFault::None | BootFault::NeverIdentified | BootFault::MountFails => {}
                 BootFault::CrashesOnce | BootFault::Crashes if self.crashes => {
                     self.end();
                     return;
@@ -447,6 +449,7 @@ impl FakeBackend {
             | BootFault::Slow(_)
             | BootFault::Never
             | BootFault::NeverIdentified
+            | BootFault::MountFails
             | BootFault::Dies(_) => false,
         };
         host.last_pid += 1;

@@ -12,6 +12,7 @@ mod beneath;
 mod exclude;
 mod pack;
 mod path;
+mod pieces;
 mod read;
 mod scan;
 mod temporary;
@@ -23,6 +24,7 @@ pub use beneath::{Beneath, ReachError, WriteError};
 pub use exclude::{Excludes, ParseExcludeError};
 pub use pack::{Packed, Sent, pack, pack_file, pack_watched};
 pub use path::{EntryPath, MAX_NAME, MAX_PATH, ParseEntryPathError, shown};
+pub use pieces::Pieces;
 pub use read::{Entry, EntryKind, TarError, TarReader, Time};
 pub use scan::{
     Choice, Item, ItemKind, Scan, ScanError, ScanLimits, scan_directory, scan_directory_within, scan_file,

@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use shed_backend::fake::{BootFault, FakeStep, FakeWorld, Faults, StartFault};
 use shed_lifecycle::{
-    BootShedError, CreateShedError, NewShed, Phase, Progress, Settings, ShedStatus, Sheds, StartShedError,
-    Started,
+    BootShedError, CreateShedError, Credential, NewShed, Phase, Progress, Settings, ShedStatus, Sheds,
+    StartShedError, Started,
 };
 use shed_protocol::{Failure, FrameKind, Occasion, SetupEvent, SetupReply, SetupRequest, Step, StepEnd};
 use shed_types::{GuestPort, ShedName};
@@ -471,7 +471,7 @@ async fn each_step_of_a_create_is_fatal_or_a_warning_as_the_specification_says()
     let provision = failed(Step::Provision, None);
     let install = failed(Step::Install, Some(1));
     let startup = failed(Step::Startup, Some(2));
-    let table: [(&str, Break, Option<Vec<FakeStep>>, Fate); 13] = [
+    let table: [(&str, Break, Option<Vec<FakeStep>>, Fate); 15] = [
         (
             "1: the name exists",
             |host| {
@@ -517,7 +517,7 @@ async fn each_step_of_a_create_is_fatal_or_a_warning_as_the_specification_says()
             Fate::Fatal,
         ),
         (
-            "9, 10: identity and mounts",
+            "9: identity",
             |host| {
                 host.settings.start_timeout = Duration::from_millis(200);
                 host.world
@@ -525,6 +525,28 @@ async fn each_step_of_a_create_is_fatal_or_a_warning_as_the_specification_says()
             },
             None,
             Fate::Fatal,
+        ),
+        (
+            "10: a mount",
+            |host| {
+                host.world.set_faults(&api(), Faults { boot: BootFault::MountFails, ..Faults::default() });
+            },
+            None,
+            Fate::Fatal,
+        ),
+        (
+            "11: credentials",
+            |host| {
+                let credential = Credential {
+                    source: "/no/such/file".into(),
+                    target: "~/.token".parse().unwrap(),
+                    read_only: false,
+                    exclude: Vec::new(),
+                };
+                host.settings.credentials = [("token".parse().unwrap(), credential)].into();
+            },
+            None,
+            Fate::Warning("its source /no/such/file is not there"),
         ),
         (
             "11: env_file",

@@ -5,14 +5,14 @@
 //! piece by piece, as fast as the host takes it.
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, Write},
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
 
 use bytes::Bytes;
 use futures::SinkExt;
-use shed_files::{Beneath, EntryPath, Excludes, ReachError, TarWriter, Warnings, pack_file, shown};
+use shed_files::{Beneath, EntryPath, Excludes, Pieces, ReachError, TarWriter, Warnings, pack_file, shown};
 use shed_protocol::{FilesErrorKind, FilesReply, Frame, FrameCodec, FrameKind};
 use shed_types::error_chain;
 use tokio::{io::AsyncWrite, sync::mpsc};
@@ -22,9 +22,6 @@ use super::{Place, cut, finish};
 
 /// Pieces on their way to the host.
 const QUEUE: usize = 4;
-
-/// Length of a piece, in bytes: as long as a frame of the link below.
-const PIECE: usize = 64 << 10;
 
 /// Most files that one request is answered with.
 const MAX_FILES: usize = 100_000;
@@ -43,7 +40,10 @@ pub(super) struct Wanted {
 /// Sends what is asked for, and how that went. A host that goes away ends it.
 pub(super) async fn get(writer: impl AsyncWrite + Unpin, wanted: Wanted) {
     let (pieces, mut queue) = mpsc::channel(QUEUE);
-    let packing = tokio::task::spawn_blocking(move || pack(&wanted, Pieces(pieces)));
+    let packing = tokio::task::spawn_blocking(move || {
+        let take = |piece: &[u8]| pieces.blocking_send(Bytes::copy_from_slice(piece)).is_ok();
+        pack(&wanted, Pieces::buffered(take))
+    });
     let mut frames = FramedWrite::new(writer, FrameCodec);
     while let Some(piece) = queue.recv().await {
         if frames.send(Frame::new(FrameKind::Data, piece)).await.is_err() {
@@ -61,7 +61,7 @@ pub(super) async fn get(writer: impl AsyncWrite + Unpin, wanted: Wanted) {
 }
 
 /// Makes the archive. What cannot be sent is a warning.
-fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
+fn pack(wanted: &Wanted, out: impl Write) -> io::Result<FilesReply> {
     let excludes = match Excludes::parse(&wanted.excludes) {
         Ok(excludes) => excludes,
         Err(error) => return Ok(FilesReply::failed(FilesErrorKind::Failed, cut(&error.to_string()))),
@@ -74,7 +74,7 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
         Ok(root) => root,
         // What is not there holds nothing yet.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let _all = TarWriter::new(pieces).finish()?;
+            TarWriter::new(out).finish()?.flush()?;
             return Ok(FilesReply::default());
         }
         Err(error) => {
@@ -89,7 +89,7 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
     } else {
         wanted.only.iter().take(MAX_FILES).map(PathBuf::from).collect()
     };
-    let mut out = TarWriter::new(BufWriter::with_capacity(PIECE, pieces));
+    let mut out = TarWriter::new(out);
     let mut reply = FilesReply::default();
     for name in names {
         let text = shown(name.as_os_str().as_bytes());
@@ -111,7 +111,11 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
             continue;
         }
         if wanted.max_total > 0 && reply.bytes + meta.len() > wanted.max_total {
-            warnings.add(format!("{text}: left out: all together are more than {} bytes", wanted.max_total));
+            // Whoever names files asks again for those that did not come.
+            if wanted.only.is_empty() {
+                let most = wanted.max_total;
+                warnings.add(format!("{text}: left out: all together are more than {most} bytes"));
+            }
             continue;
         }
         let whole = pack_file(&name, &mut file, &meta, &mut out, &mut |_| ())?;
@@ -121,7 +125,7 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
         reply.files += 1;
         reply.bytes += meta.len();
     }
-    out.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?.flush()?;
+    out.finish()?.flush()?;
     reply.warnings = warnings.into_texts().iter().map(|text| cut(text)).collect();
     Ok(reply)
 }
@@ -129,20 +133,4 @@ fn pack(wanted: &Wanted, pieces: Pieces) -> io::Result<FilesReply> {
 /// Whether the archive may name it so.
 fn is_plain(name: &Path) -> bool {
     EntryPath::parse(name.as_os_str().as_bytes()).is_ok_and(|path| path.as_path() == name)
-}
-
-/// The way to the host, as the packing thread writes to it.
-struct Pieces(mpsc::Sender<Bytes>);
-
-impl Write for Pieces {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let length = buffer.len().min(PIECE);
-        let piece = Bytes::copy_from_slice(&buffer[..length]);
-        self.0.blocking_send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }

@@ -99,6 +99,9 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
                 })
             }
             SYSTEM_IDENTIFY if machine.faults.boot == BootFault::NeverIdentified => continue,
+            SYSTEM_IDENTIFY if machine.faults.boot == BootFault::MountFails => {
+                request.reply(&json!({ "error": "mounting workspace at /workspace: no such device" }))
+            }
             SYSTEM_IDENTIFY => match request.parse::<Identify>() {
                 Ok(identify) => {
                     machine.world.host().identified.insert(shed.clone(), identify);

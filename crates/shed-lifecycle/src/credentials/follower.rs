@@ -188,31 +188,51 @@ impl Follower {
             // Nothing can be put there; when the source is back all is compared.
             Kind::Missing => return Ok(()),
         };
-        let names = |names: &Names| match names {
+        let told = match &work.pull {
             Names::Some(names) => Some(names.clone()),
             Names::All => None,
         };
-        let told = names(&work.pull);
-        let only = if work.survey { BTreeSet::new() } else { told.clone().unwrap_or_default() };
-        let everything = only.is_empty();
-        if everything && !work.survey && told.is_some() {
-            // The guest has told of nothing.
-            return Ok(());
+        // These first, and by their names: among everything that a guest has there may be no room for them.
+        let mut only = told.clone().unwrap_or_default();
+        while !only.is_empty() {
+            let asked = Asked { only: mem::take(&mut only), told: told.clone(), file };
+            let (unsent, result) = self.pull_once(asked, &mut work.push, vm).await;
+            only = unsent;
+            match result {
+                // What it says to a request for everything decides.
+                Err(PullError::Refused(_)) if work.survey => only.clear(),
+                result => result?,
+            }
         }
+        if work.survey || told.is_none() {
+            let asked = Asked { only, told, file };
+            let (_nothing_was_named, result) = self.pull_once(asked, &mut work.push, vm).await;
+            if work.survey && matches!(result, Ok(()) | Err(PullError::Refused(_))) {
+                work.push = Names::All;
+            }
+            result?;
+        }
+        Ok(())
+    }
+
+    /// Pulls once. What is newer here is added to what is to be pushed; returned are the files to be asked for once more.
+    async fn pull_once(
+        &self,
+        asked: Asked,
+        push: &mut Names,
+        vm: &dyn Vm,
+    ) -> (BTreeSet<String>, Result<(), PullError>) {
         let memory = Arc::clone(&self.memory).lock_owned().await;
-        let (memory, pulled, result) = pull(vm, &self.entry, Asked { only, told, file }, memory).await;
+        let (memory, pulled, result) = pull(vm, &self.entry, asked, memory).await;
         drop(memory);
-        let Pulled { taken, outdated, reports } = pulled;
+        let Pulled { taken, outdated, unsent, reports } = pulled;
         reports.into_texts().for_each(|text| self.report(&text));
         if !taken.is_empty() {
             tracing::debug!(shed = %self.shed, credential = %self.entry.name, files = taken.len(), "took files of a credential from a shed");
             self.others.tell(&Names::Some(taken));
         }
-        work.push.merge(Names::Some(outdated));
-        if work.survey && matches!(result, Ok(()) | Err(PullError::Refused(_))) {
-            work.push = Names::All;
-        }
-        result
+        push.merge(Names::Some(outdated));
+        (unsent, result)
     }
 
     async fn push(&self, names: Names, vm: &dyn Vm) -> Result<Names, (Names, PushError)> {

@@ -82,6 +82,8 @@ pub(super) struct Pulled {
     pub(super) taken: BTreeSet<String>,
     /// The host has something newer.
     pub(super) outdated: BTreeSet<String>,
+    /// Asked for and not sent, by a guest that may have had no room for them in what one request is answered with.
+    pub(super) unsent: BTreeSet<String>,
     /// What was not taken, and why; bounded.
     pub(super) reports: Reported,
 }
@@ -265,6 +267,10 @@ impl Taking {
                 done += reader.read_content(&mut content[done..])?;
             }
             self.take(&source, &name, &content, &present)?;
+        }
+        if total > MAX_TOTAL - MAX_FILE && !self.asked.file {
+            self.pulled.unsent =
+                self.asked.only.iter().filter(|name| !seen.contains(*name)).cloned().collect();
         }
         reader.drain().map_err(|error| PullError::Archive(TarError::Read(error)))
     }

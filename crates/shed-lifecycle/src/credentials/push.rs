@@ -3,20 +3,14 @@
 //! Archives are made on a thread and pass through a short queue, as fast as the guest takes them. What was sent is
 //! remembered by its content, as it was read for the archive and not before or after.
 
-use std::{
-    convert::Infallible,
-    fs, io,
-    io::{BufWriter, Write},
-    path::Path,
-    sync::Arc,
-};
+use std::{convert::Infallible, fs, io, io::Write, path::Path, sync::Arc};
 
 use futures::stream;
 use sha2::{Digest as _, Sha256};
 use shed_backend::{ConnectGuestError, Vm};
 use shed_files::{
-    Choice, Scan, ScanError, ScanLimits, Sent, TarWriter, pack_file, pack_watched, scan_directory_within,
-    scan_file,
+    Choice, Pieces, Scan, ScanError, ScanLimits, Sent, TarWriter, pack_file, pack_watched,
+    scan_directory_within, scan_file,
 };
 use shed_types::{GuestPath, GuestPort, ShedName};
 use tokio::{sync::mpsc, time::timeout};
@@ -35,9 +29,6 @@ use crate::{
 
 /// Pieces on their way to the guest.
 const QUEUE: usize = 4;
-
-/// Length of a piece, in bytes: as long as a frame of the link below.
-const PIECE: usize = 64 << 10;
 
 /// Why a credential was not sent, or not all of it.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +80,7 @@ pub(super) async fn push_all(vm: &dyn Vm, shed: &ShedName, entry: &Arc<Entry>) -
     let (writer, pieces) = way();
     let packing = blocking(move || {
         let mut noted = Noted::default();
-        let mut out = TarWriter::new(BufWriter::with_capacity(PIECE, writer));
+        let mut out = TarWriter::new(writer);
         let packed = pack_watched(scan, &mut out, &mut |sent| noted.note(&sent));
         let finished = out.finish().and_then(|mut out| out.flush());
         let mut pushed = noted.pushed;
@@ -153,7 +144,7 @@ pub(super) async fn push_some(
     let (writer, pieces) = way();
     let packing = blocking(move || {
         let mut noted = Noted::default();
-        let mut out = TarWriter::new(BufWriter::with_capacity(PIECE, writer));
+        let mut out = TarWriter::new(writer);
         let packed = (|| {
             let source = of.open()?;
             for name in wanted {
@@ -224,25 +215,10 @@ async fn send(
     Ok(pushed)
 }
 
-fn way() -> (Pieces, mpsc::Receiver<Bytes>) {
+/// Returns the way to the guest, as the packing thread writes to it, and its other end.
+fn way() -> (impl Write + Send + use<>, mpsc::Receiver<Bytes>) {
     let (pieces, queue) = mpsc::channel(QUEUE);
-    (Pieces(pieces), queue)
-}
-
-/// The way to the guest, as the packing thread writes to it.
-struct Pieces(mpsc::Sender<Bytes>);
-
-impl Write for Pieces {
-    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
-        let length = buffer.len().min(PIECE);
-        let piece = Bytes::copy_from_slice(&buffer[..length]);
-        self.0.blocking_send(piece).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
-        Ok(length)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    (Pieces::buffered(move |piece| pieces.blocking_send(Bytes::copy_from_slice(piece)).is_ok()), queue)
 }
 
 /// Notes what is sent.

@@ -177,10 +177,13 @@ impl Guest {
                 let reply = FilesReply { files: unpacked.files, ..FilesReply::default() };
                 let _gone = frames.send(Frame::json(FrameKind::FilesReply, &reply)).await;
             }
-            FilesRequest::Get { source, only, .. } => {
+            FilesRequest::Get { source, only, max_total, .. } => {
                 let (archive, reply) = match self.hostile {
                     Some(hostile) => hostile(only),
-                    None => (archive_of(Path::new(&source.below_home(home)), only), FilesReply::default()),
+                    None => {
+                        let source = source.below_home(home);
+                        (archive_of(Path::new(&source), only, max_total), FilesReply::default())
+                    }
                 };
                 for piece in archive.chunks(60_000) {
                     if frames.send(Frame::new(FrameKind::Data, Bytes::copy_from_slice(piece))).await.is_err()
@@ -194,7 +197,8 @@ impl Guest {
     }
 }
 
-fn archive_of(source: &Path, only: Vec<String>) -> Vec<u8> {
+fn archive_of(source: &Path, only: Vec<String>, max_total: u64) -> Vec<u8> {
+    let mut total = 0;
     let root = Beneath::open(source).unwrap();
     let mut out = TarWriter::new(Vec::new());
     let names = if only.is_empty() {
@@ -204,6 +208,10 @@ fn archive_of(source: &Path, only: Vec<String>) -> Vec<u8> {
     };
     for name in names {
         if let Ok((mut file, meta)) = root.file(&name) {
+            if total + meta.len() > max_total {
+                continue;
+            }
+            total += meta.len();
             pack_file(&name, &mut file, &meta, &mut out, &mut |_| ()).unwrap();
         }
     }
@@ -311,6 +319,44 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
         }
     });
     reached.await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
+}
+
+/// Fourteen files of 9 MiB are more than one request is answered with: while the server runs, and after a time without one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_large_files_all_arrive_though_not_at_once() {
+    let mut host = Host::new();
+    let ann = host.guest("ann", None);
+    let names: Vec<String> = (0..14).map(|number| format!("large{number}")).collect();
+    let told: Vec<&str> = names.iter().map(String::as_str).collect();
+    let later = std::time::SystemTime::now() + LONG;
+    let write = |byte: u8| {
+        for name in &names {
+            let mut file = fs::File::create(ann.path(".tool").join(name)).unwrap();
+            std::io::Write::write_all(&mut file, &vec![byte; 9 << 20]).unwrap();
+            file.set_modified(later + Duration::from_secs(byte.into())).unwrap();
+        }
+    };
+    let thanked = |serial| ann.taken.lock().unwrap().iter().any(|taken| taken.serial == serial);
+    let arrived = |host: &Host, byte: u8| {
+        names
+            .iter()
+            .filter(|name| fs::read(host.path("tool").join(name)).is_ok_and(|read| read[0] == byte))
+            .count()
+    };
+    let running = host.boot(&ann).await;
+    until("the opening", || ann.events.receiver_count() > 0).await;
+    write(1);
+    ann.say(&Guest::changed("tool", &told, 1));
+    until("thanks for all of them", || thanked(1)).await;
+    assert_eq!(arrived(&host, 1), 14);
+    drop(running);
+    write(2);
+    ann.pending.lock().unwrap().push(Guest::changed("tool", &told, 2));
+    host.credentials = Host::credentials(&host.dir);
+    let _running = host.adopt(&ann);
+    until("thanks for all of them", || thanked(2)).await;
+    assert_eq!(arrived(&host, 2), 14);
+    assert_eq!(host.credentials.reports(&ann.name), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
