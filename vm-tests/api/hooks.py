@@ -40,6 +40,12 @@ def shrink(body):
             body[key] = small
 
 
+def separate(body):
+    """Leaves out the repository beside a directory, which each may be there but not both: the document says it in words."""
+    if isinstance(body, dict) and body.get("repo") and body.get("local_dir"):
+        del body["repo"]
+
+
 @schemathesis.serializer("application/x-tar")
 def archive(ctx, value):
     """Sends bytes as they are, or as the file of an archive: no schema says what an archive is."""
@@ -56,11 +62,14 @@ def archive(ctx, value):
 
 @schemathesis.hook
 def before_load_schema(context, raw_schema):
-    """Narrows a create to what this server has."""
+    """Narrows a create to what this server and its host have."""
     fields = raw_schema["components"]["schemas"]["CreateShedRequest"]["properties"]
     images = [image["name"] for image in fetch("GET", "/api/images")["images"] if image["cached"]]
     fields["image"] = {"enum": [None, "", *images]}
     fields["backend"] = {"enum": [None, "", "detect", fetch("GET", "/api/info")["backend"]]}
+    # This runs beside the server, in the directory of the test.
+    os.makedirs("mounted", exist_ok=True)
+    fields["local_dir"] = {"enum": [None, "", os.path.abspath("mounted")]}
 
 
 def end_streams(case):
@@ -85,6 +94,7 @@ def before_call(context, case, kwargs):
         case.path_parameters["name"] = "running"
     if case.operation.label == "POST /api/sheds":
         shrink(case.body)
+        separate(case.body)
         while len(created) >= KEPT:
             name = created.popleft()
             try:

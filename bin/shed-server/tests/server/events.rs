@@ -283,5 +283,19 @@ async fn a_thousand_event_streams_keep_nobody_out_and_leave_nothing() {
         std::future::ready(open() <= before + 8)
     })
     .await
-    .unwrap();
+    .unwrap_or_else(|error| panic!("{error}: {before} were open before, and now {:?}", open_files()));
+}
+
+/// What this process has open: how many of each kind.
+#[cfg(target_os = "linux")]
+fn open_files() -> std::collections::BTreeMap<String, usize> {
+    let mut kinds = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir("/proc/self/fd").unwrap().flatten() {
+        let Ok(target) = std::fs::read_link(entry.path()) else { continue };
+        // `socket:[123]` and `anon_inode:[eventpoll]` are kinds, and so is a file's name.
+        let kind =
+            target.to_string_lossy().trim_end_matches(|c: char| c.is_ascii_digit() || c == ']').to_owned();
+        *kinds.entry(kind).or_default() += 1;
+    }
+    kinds
 }
