@@ -85,7 +85,10 @@ fn hooks_run_when_they_should_and_tell_how_they_end() {
     promises.keep("a shutdown hook that hangs costs half of stop_timeout and no more", || {
         cli.sh(SHED, "echo 'trap \"\" TERM HUP; sleep 10000' > /workspace/.shed/shutdown.sh");
         cli.sh(SHED, "printf 'echo one; echo two; exit 3\\n' > /workspace/.shed/startup.sh");
-        let took = cli.run(&["stop", SHED]).ok().took;
+        let stopped = cli.run(&["stop", SHED]).ok();
+        let told = stopped.err();
+        assert!(told.contains("the shutdown hook did not end within 20 s"), "{told}");
+        let took = stopped.took;
         assert!(took > Duration::from_secs(15) && took < Duration::from_secs(60), "{took:?}");
         let log = fs::read_to_string(stage.server_log()).expect("the server's log");
         assert!(

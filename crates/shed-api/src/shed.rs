@@ -83,8 +83,8 @@ pub struct Shed {
     /// Only in the reply to a create or start: how long each phase took.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub timeline: Vec<PhaseTime>,
-    /// Only in the reply to a create or start: what failed without failing the whole, each with its reason; a hook's has
-    /// its last lines.
+    /// Only in the reply to a create, start or stop: what failed without failing the whole, each with its reason; a hook's
+    /// has its last lines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }

@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use crate::{
     Activity, BootShedError, CreateShedError, DeleteShedError, Phase, Progress, ShedStatus, ShedView,
-    StartShedError, Started, StopShedError,
+    StartShedError, Started, StopShedError, Stopped,
     boot::{Boot, Booted, Machine, write_record},
     channel::{Health, Keeper},
     context::{Context, FileLane},
@@ -38,7 +38,7 @@ const WARNINGS: usize = 32;
 
 pub(crate) type CreateReply = oneshot::Sender<Result<Started, CreateShedError>>;
 pub(crate) type StartReply = oneshot::Sender<Result<Started, StartShedError>>;
-type StopReply = oneshot::Sender<Result<ShedView, StopShedError>>;
+type StopReply = oneshot::Sender<Result<Stopped, StopShedError>>;
 type DeleteReply = oneshot::Sender<Result<(), DeleteShedError>>;
 /// Says at once whether the delete begins, and where its end will be told.
 type DeleteIfStoppedReply = oneshot::Sender<Result<DeleteEnd, NotAtRest>>;
@@ -138,7 +138,7 @@ enum Work {
         replies: Vec<(Until, StartReply)>,
     },
     Stopping {
-        stop: Pending<Result<(), ClearVmError>>,
+        stop: Pending<Result<Vec<String>, ClearVmError>>,
         replies: Vec<StopReply>,
     },
     Deleting {
@@ -164,7 +164,7 @@ pub(crate) type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 enum Event {
     Booted(Result<Booted, BootShedError>),
     Settled(Settled),
-    Stopped(Result<(), ClearVmError>),
+    Stopped(Result<Vec<String>, ClearVmError>),
     Deleted(Result<(), DeleteShedError>),
     CreatorGone,
     MachineEnded,
@@ -661,16 +661,16 @@ impl Driver {
         }
     }
 
-    async fn stopped(&mut self, result: Result<(), ClearVmError>) {
+    async fn stopped(&mut self, result: Result<Vec<String>, ClearVmError>) {
         let State::Working(Work::Stopping { replies, .. }) =
             std::mem::replace(&mut self.state, State::Stopped)
         else {
             return;
         };
-        let answered: Result<(), StopShedError> = match result {
-            Ok(()) => {
+        let answered: Result<Vec<String>, StopShedError> = match result {
+            Ok(warnings) => {
                 self.set_stopped().await;
-                Ok(())
+                Ok(warnings)
             }
             Err(error) => {
                 self.state = State::Broken(error.to_string());
@@ -679,7 +679,8 @@ impl Driver {
         };
         self.publish();
         for reply in replies {
-            answer(reply, answered.clone().map(|()| self.view.borrow().clone()));
+            let warnings = answered.clone();
+            answer(reply, warnings.map(|warnings| Stopped { shed: self.view.borrow().clone(), warnings }));
         }
     }
 

@@ -88,4 +88,4 @@ pub use space::Space;
 pub use status::{GuestState, ShedNews, ShedReport, ShedWatch};
 pub use tmux::{ParseSessionsError, TmuxSession};
 pub use usage::{FileRole, FileUsage, ImageUsage, ShedUsage, Usage};
-pub use view::{NewShed, ShedStatus, ShedView, Started};
+pub use view::{NewShed, ShedStatus, ShedView, Started, Stopped};

@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, LocalDirError, NewShed,
     OpenShedsError, Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView,
-    StartShedError, Started, StopShedError,
+    StartShedError, Started, StopShedError, Stopped,
     context::{Context, blocking},
     credentials::Credentials,
     driver::{Beginning, Driver, Handle, Message, NotAtRest, Until},
@@ -333,7 +333,7 @@ impl Sheds {
     ///
     /// # Errors
     /// When it does not run, or its machine cannot be shown dead.
-    pub async fn stop(&self, name: &ShedName) -> Result<ShedView, StopShedError> {
+    pub async fn stop(&self, name: &ShedName) -> Result<Stopped, StopShedError> {
         let not_found = || StopShedError::NotFound { shed: name.clone() };
         let (reply, answer) = oneshot::channel();
         self.ask(name, Message::Stop(reply)).await.ok_or_else(not_found)?;

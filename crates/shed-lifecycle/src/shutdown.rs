@@ -42,6 +42,8 @@ const HOOK_ANSWER: u32 = 10;
 /// Runs the project's shutdown hook and takes the last changes of credentials, then brings the machine down, gently for
 /// `stop_timeout`, then by force; afterwards nothing of it is left.
 ///
+/// Returns what went wrong on the way.
+///
 /// # Errors
 /// When the process cannot be shown dead.
 pub(crate) async fn stop(
@@ -49,11 +51,12 @@ pub(crate) async fn stop(
     record: ShedRecord,
     vm: Option<Arc<dyn Vm>>,
     leaving: Option<Leaving>,
-) -> Result<(), ClearVmError> {
+) -> Result<Vec<String>, ClearVmError> {
     let shed = &record.name;
+    let mut warnings = Vec::new();
     if let Some(vm) = &vm {
         let span = tracing::info_span!("stop", %shed);
-        run_hook(&context, shed, &**vm).instrument(span).await;
+        warnings = run_hook(&context, shed, &**vm).instrument(span).await;
         if let Some(Leaving { machine, credentials }) = leaving {
             Credentials::farewell(credentials, &**vm, &machine.keeper.channel()).await;
         }
@@ -66,17 +69,23 @@ pub(crate) async fn stop(
             }
             vm.ended().await;
         };
-        if timeout(context.settings.stop_timeout, gentle).await.is_err() {
+        let patience = context.settings.stop_timeout;
+        if timeout(patience, gentle).await.is_err() {
             tracing::warn!(%shed, "the guest did not power off in time; ending its machine");
+            warnings.push(format!(
+                "the shed did not power off within {} s and was switched off; the journal may say what kept it (`shed logs {shed}`)",
+                patience.as_secs()
+            ));
         }
         let killed = vm.kill(VMM_GRACE).await;
         killed.map_err(|source| ClearVmError::End { shed: shed.clone(), source: source.into() })?;
     }
-    context.ensure_no_vm(&record).await
+    context.ensure_no_vm(&record).await?;
+    Ok(warnings)
 }
 
-/// Runs the shutdown hook, if the project has one, for half of `stop_timeout` at most. What fails is logged.
-async fn run_hook(context: &Context, shed: &ShedName, vm: &dyn Vm) {
+/// Runs the shutdown hook, if the project has one, for half of `stop_timeout` at most. Returns what fails.
+async fn run_hook(context: &Context, shed: &ShedName, vm: &dyn Vm) -> Vec<String> {
     let budget = HOOK.min(context.settings.stop_timeout / 2);
     let progress = Progress::silent();
     // It may be on a file system that does not answer.
@@ -96,6 +105,7 @@ async fn run_hook(context: &Context, shed: &ShedName, vm: &dyn Vm) {
         () = setup::run_within(budget, ASK_AGENT, shed, vm, &request, &progress) => {}
         () = vm.ended() => {}
     }
+    progress.warnings()
 }
 
 async fn ask_agent(vm: &dyn Vm) -> Result<(), ChannelError> {

@@ -89,3 +89,12 @@ pub struct Started {
     /// What went wrong without failing the whole: credentials, clone, hooks.
     pub warnings: Vec<String>,
 }
+
+/// The result of a stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// The shed, at rest.
+    pub shed: ShedView,
+    /// What went wrong on the way: the shutdown hook, a guest that had to be ended by force.
+    pub warnings: Vec<String>,
+}

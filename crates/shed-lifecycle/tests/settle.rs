@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use shed_backend::fake::{BootFault, FakeStep, FakeWorld, Faults, StartFault};
 use shed_lifecycle::{
     BootShedError, CreateShedError, Credential, NewShed, Phase, Progress, Settings, ShedStatus, Sheds,
-    StartShedError, Started,
+    StartShedError, Started, Stopped,
 };
 use shed_protocol::{Failure, FrameKind, Occasion, SetupEvent, SetupReply, SetupRequest, Step, StepEnd};
 use shed_types::{GuestPort, ShedName};
@@ -131,7 +131,7 @@ async fn a_stop_ends_a_setup_and_the_create_says_so() {
     let host = Host::new();
     let sheds = host.server().await;
     let (create, _token) = begin_long_create(&host, &sheds).await;
-    assert_eq!(sheds.stop(&api()).await.unwrap().status, ShedStatus::Stopped);
+    assert_eq!(sheds.stop(&api()).await.unwrap().shed.status, ShedStatus::Stopped);
     let started = create.await.unwrap().unwrap();
     assert!(started.warnings[0].contains("was stopped before its project was set up"), "{started:?}");
     assert!(matches!(started.shed.status, ShedStatus::Stopping | ShedStatus::Stopped), "{started:?}");
@@ -206,7 +206,7 @@ async fn a_setup_that_a_former_server_did_not_come_to_is_begun_by_the_next_one()
         drop(next);
         // It is begun once.
         let last = host.server().await;
-        assert_eq!(last.stop(&api()).await.unwrap().status, ShedStatus::Stopped);
+        assert_eq!(last.stop(&api()).await.unwrap().shed.status, ShedStatus::Stopped);
         assert_eq!(host.occasions(), [Occasion::Create, Occasion::Stop]);
     }
 }
@@ -420,11 +420,28 @@ async fn a_shutdown_hook_that_hangs_takes_its_budget_and_no_more() {
     create(&sheds, new()).await;
     host.world.set_setup(&api(), Occasion::Stop, vec![FakeStep::Hangs]);
     let begun = std::time::Instant::now();
-    assert_eq!(sheds.stop(&api()).await.unwrap().status, ShedStatus::Stopped);
+    let stopped = sheds.stop(&api()).await.unwrap();
+    assert_eq!(stopped.shed.status, ShedStatus::Stopped);
     let took = begun.elapsed();
+    assert!(!stopped.warnings.is_empty(), "whoever stops it is told");
     assert!(took >= Duration::from_millis(500) && took < DEADLINE, "{took:?}");
     let limit = host.setups().last().unwrap().limit_ms.unwrap();
     assert!((1..500).contains(&limit), "the guest ends it before the host gives up: {limit} ms");
+}
+
+#[tokio::test]
+async fn a_shutdown_hook_that_fails_is_told_to_whoever_stops_the_shed() {
+    let host = Host::new();
+    let sheds = host.server().await;
+    create(&sheds, new()).await;
+    let end = StepEnd::Failed(Failure { code: Some(3), ..failure("") });
+    host.steps(Occasion::Stop, vec![FakeStep::began(Step::Shutdown), FakeStep::ended(Step::Shutdown, end)]);
+    let Stopped { shed, warnings } = sheds.stop(&api()).await.unwrap();
+    assert_eq!(shed.status, ShedStatus::Stopped);
+    assert!(
+        warnings.iter().any(|text| text.contains("the shutdown hook ended with exit code 3")),
+        "{warnings:?}"
+    );
 }
 
 #[tokio::test]
@@ -434,7 +451,7 @@ async fn an_agent_that_is_away_does_not_keep_a_shed_from_stopping() {
     let sheds = host.server().await;
     create(&sheds, new()).await;
     host.world.set_agent_up(&api(), false);
-    assert_eq!(sheds.stop(&api()).await.unwrap().status, ShedStatus::Stopped);
+    assert_eq!(sheds.stop(&api()).await.unwrap().shed.status, ShedStatus::Stopped);
 }
 
 /// Returns all that is below a directory.

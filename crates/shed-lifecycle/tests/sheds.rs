@@ -230,7 +230,7 @@ async fn stop_and_start_keep_the_disk_and_refuse_what_makes_no_sense() {
     let error = sheds.start(&api, Progress::silent()).await.unwrap_err();
     assert!(matches!(error, StartShedError::AlreadyRunning { .. }), "{error}");
     std::fs::write(host.shed_dir(&api).join("rootfs.ext4"), b"the user's").unwrap();
-    assert_eq!(sheds.stop(&api).await.unwrap().status, ShedStatus::Stopped);
+    assert_eq!(sheds.stop(&api).await.unwrap().shed.status, ShedStatus::Stopped);
     assert_eq!((host.world.running(), host.world.sockets()), (vec![], vec![]));
     let error = sheds.stop(&api).await.unwrap_err();
     assert!(matches!(error, StopShedError::AlreadyStopped { .. }), "{error}");
@@ -283,7 +283,7 @@ async fn a_guest_that_ignores_the_request_is_ended_by_force() {
         let shed = name(&format!("api{index}"));
         host.fault(&shed, Faults { power_off: fault, ..Faults::default() });
         create(&sheds, &shed).await;
-        assert_eq!(sheds.stop(&shed).await.unwrap().status, ShedStatus::Stopped, "{fault:?}");
+        assert_eq!(sheds.stop(&shed).await.unwrap().shed.status, ShedStatus::Stopped, "{fault:?}");
     }
     assert_eq!(host.world.running(), []);
 }
@@ -327,7 +327,7 @@ async fn a_stop_or_delete_cancels_a_boot_that_hangs() {
 
     let (starter, mut updates) = start();
     while updates.recv().await.unwrap().phase != Phase::Boot {}
-    assert_eq!(sheds.stop(&api).await.unwrap().status, ShedStatus::Stopped);
+    assert_eq!(sheds.stop(&api).await.unwrap().shed.status, ShedStatus::Stopped);
     let error = starter.await.unwrap().unwrap_err();
     assert!(
         matches!(&error, StartShedError::Boot(boot) if matches!(**boot, BootShedError::Cancelled { .. })),

@@ -132,6 +132,9 @@ pub(super) async fn start(
 }
 
 /// Stop a running shed
+///
+/// The project's shutdown hook runs first, for half of the server's `stop_timeout` at most. What it fails with, or that the
+/// shed had to be switched off, is in `warnings`.
 #[utoipa::path(
     post,
     path = "/api/sheds/{name}/stop",
@@ -142,5 +145,5 @@ pub(super) async fn start(
 )]
 pub(super) async fn stop(State(app): State<App>, NamedShed(name): NamedShed) -> Result<Json<Shed>, ApiError> {
     let stopped = counted(&app.metrics, Operation::Stop, app.sheds.stop(&name)).await?;
-    Ok(Json(wire::shed(stopped)))
+    Ok(Json(wire::stopped(stopped)))
 }

@@ -1,7 +1,7 @@
 //! From the lifecycle's view of a shed to the JSON of the API (spec A.4).
 
 use shed_api::{ImageTransfer, PhaseTime, Session, Shed};
-use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started, TmuxSession};
+use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started, Stopped, TmuxSession};
 use shed_types::{Repo, ShedName};
 
 /// Returns a shed as clients see it.
@@ -35,6 +35,11 @@ pub(super) fn shed(view: ShedView) -> Shed {
 pub(super) fn started(started: Started) -> Shed {
     let timeline = started.timeline.iter().map(phase_time).collect();
     Shed { timeline, warnings: started.warnings, ..shed(started.shed) }
+}
+
+/// Returns the result of a stop as clients see it.
+pub(super) fn stopped(stopped: Stopped) -> Shed {
+    Shed { warnings: stopped.warnings, ..shed(stopped.shed) }
 }
 
 /// Returns a progress update as the data of its event.

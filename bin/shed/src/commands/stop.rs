@@ -22,7 +22,7 @@ Examples:
 
 /// Stop running sheds
 ///
-/// Shuts each shed down as one shuts a computer down: its files stay, its processes end, and so do its tunnels. Several
+/// Runs the project's shutdown hook, then shuts each shed down as one shuts a computer down: its files stay, its processes end, and so do its tunnels. Several
 /// are stopped at once.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
@@ -52,6 +52,9 @@ pub(crate) fn run(context: &Context, args: &StopArgs) -> Result<ExitCode, Comman
         },
         |name, (server, shed)| {
             servers.remember(&context.ui, name, &server, Some(shed.status));
+            for warning in &shed.warnings {
+                context.ui.warning(&format!("{name}: {warning}"));
+            }
             match context.ui.format() {
                 Format::Json => context.ui.print_done(&Done::new(
                     "stop",
