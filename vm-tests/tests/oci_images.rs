@@ -155,7 +155,8 @@ fn an_image_of_very_many_files_is_a_shed() {
         fs::remove_file(&archive).unwrap();
         cli.create("large", &["--image", "large", "--memory", "1024"]);
         let expected = tools.unpacked(&image, &["opt"]);
-        assert!(expected.len() > files * 9 / 10, "{}", expected.len());
+        // Some come and go again, more of few than of many.
+        assert!(expected.len() > files / 2, "{}", expected.len());
         assert_same_tree(&tree_in_shed(&cli, "large", &["opt"]), &expected);
         cli.delete("large");
     });
