@@ -63,6 +63,11 @@ pub mod file_name {
     pub fn upper_template(size: DiskGb) -> String {
         format!("upper-{}g.v1.ext4", size.get())
     }
+
+    /// Whether this is the name of an empty disk of any version.
+    pub(crate) fn is_upper_template(name: &str) -> bool {
+        name.starts_with("upper-") && name.ends_with(".ext4")
+    }
 }
 
 /// Says why the images cannot be listed.
@@ -343,13 +348,10 @@ impl ImageStore {
         if template.is_file() {
             return Ok(template);
         }
+        let name = file_name::upper_template(size);
+        // Left by a process that was killed here; the lock is ours, so nobody writes to it.
+        remove_half_made(&cache, &name).map_err(failed)?;
         let new = template.with_extension("ext4.tmp");
-        match fs::remove_file(&new) {
-            Ok(()) => {}
-            // Left by a process that was killed here; the lock is ours, so nobody writes to it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
-        }
         let format_failed = |source| TemplateError::Format { size, source };
         let mke2fs = Mke2fs::find().map_err(format_failed)?;
         format_upper(&mke2fs, size, &new).map_err(format_failed)?;
@@ -357,6 +359,49 @@ impl ImageStore {
         File::open(&cache).and_then(|dir| dir.sync_all()).map_err(failed)?;
         Ok(template)
     }
+}
+
+impl ImageStore {
+    /// Removes what processes that were killed have left of empty disks, unless somebody makes one now.
+    ///
+    /// # Errors
+    /// When something is there and cannot be removed.
+    pub fn remove_half_made_templates(&self) -> io::Result<()> {
+        let cache = self.dir.join(file_name::CACHE);
+        let entries = match cache.read_dir_utf8() {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for entry in entries {
+            let entry = entry?;
+            let Some((template, _)) = entry.file_name().trim_start_matches('.').split_once(".tmp") else {
+                continue;
+            };
+            if !file_name::is_upper_template(template) {
+                continue;
+            }
+            let lock = make_lock(&cache.join(template).with_extension("lock"))?;
+            match lock.try_lock() {
+                Ok(()) => remove_half_made(&cache, template)?,
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes what was left of making `template`. Whoever calls this holds its lock.
+fn remove_half_made(cache: &Utf8Path, template: &str) -> io::Result<()> {
+    for entry in cache.read_dir_utf8()? {
+        let entry = entry?;
+        let name = entry.file_name().trim_start_matches('.');
+        if name.strip_prefix(template).is_some_and(|rest| rest.starts_with(".tmp")) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn make_lock(path: &Utf8Path) -> io::Result<File> {
@@ -491,6 +536,37 @@ mod tests {
         drop(held);
         assert!(!store.is_locked(&name("base")).unwrap());
         assert!(store.try_lock(&name("base")).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_killed_process_left_of_a_template_goes_unless_somebody_makes_one() {
+        let (_guard, store) = store();
+        store.remove_half_made_templates().unwrap();
+        let cache = store.dir().join(".cache");
+        fs::create_dir(&cache).unwrap();
+        let size = DiskGb::try_from(1).unwrap();
+        let name = file_name::upper_template(size);
+        let left = [format!("{name}.tmp"), format!(".{name}.tmp.formatting.77"), ".other.tmp".to_owned()];
+        let names = || {
+            let mut names: Vec<_> =
+                cache.read_dir_utf8().unwrap().map(|entry| entry.unwrap().file_name().to_owned()).collect();
+            names.retain(|name| !name.ends_with(".lock"));
+            names.sort();
+            names
+        };
+        for name in &left {
+            fs::write(cache.join(name), "").unwrap();
+        }
+        let busy = make_lock(&cache.join(&name).with_extension("lock")).unwrap();
+        busy.lock().unwrap();
+        store.remove_half_made_templates().unwrap();
+        assert_eq!(names().len(), 3);
+        drop(busy);
+        store.remove_half_made_templates().unwrap();
+        assert_eq!(names(), [".other.tmp"]);
+        fs::write(cache.join(&left[1]), "").unwrap();
+        store.upper_template(size).unwrap();
+        assert_eq!(names(), [".other.tmp", &*name]);
     }
 
     #[test]

@@ -130,6 +130,10 @@ impl Sheds {
         let instances = InstanceDir::new(directory);
         let credentials = Arc::new(Credentials::new(settings.credentials.clone()));
         let context = Arc::new(Context { settings, backend, instances, credentials, pids: Pids::default() });
+        let store = ImageStore::new(context.settings.images_dir.clone());
+        if let Err(error) = blocking(move || store.remove_half_made_templates()).await {
+            tracing::warn!(dir = %context.settings.images_dir, %error, "what a killed server left of an empty disk is left over");
+        }
         let found = reconcile::reconcile(&context).await?;
         let sheds = Self {
             inner: Arc::new(Inner {
