@@ -42,7 +42,10 @@ pub(crate) async fn apply(identity: &Identify, state: &State) -> Result<(), Iden
         note("machine id", set_machine_id(Path::new("/etc"), id));
     }
     // A shed without its directory is not what was asked for, and would write where nobody looks.
-    note("host directory", mounts::apply(&identity.mounts).await.map_err(io::Error::other));
+    note(
+        "host directory",
+        mounts::apply(&identity.mounts, &state.share_streams).await.map_err(io::Error::other),
+    );
     image::apply(identity.image.as_ref(), state);
     // A machine without these is still the shed it should be, so they only leave a line in the kernel's log. Keys bear
     // the host name and come after it; nobody waits for them.

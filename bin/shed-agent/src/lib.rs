@@ -30,6 +30,7 @@ mod pid1;
 mod power_off;
 mod serve;
 mod setup;
+mod share_streams;
 mod state;
 mod tcp;
 mod transport;

@@ -1,13 +1,16 @@
-//! The service itself: waits for the host on the transport and gives each stream to its service.
+//! The service itself: waits for the host on the machine's link and gives each stream to its service.
 
-use std::{io, process::ExitCode, sync::Arc};
+use std::{io, os::fd::AsFd, process::ExitCode, sync::Arc};
 
 use shed_link::{Incoming, MuxStream, guest_handshake, mux};
 use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    exec, files, health, journal, kernel_log, log, messages, setup, state::State, tcp, transport::VirtioPort,
+    exec, files, health, journal, kernel_log, log, messages, setup,
+    state::State,
+    tcp,
+    transport::{Link, VirtioPort, VsockPorts, VsockStream},
 };
 
 /// What every service runs on.
@@ -57,14 +60,54 @@ fn want_descriptors() {
 
 async fn serve() -> Result<(), ServeError> {
     let state = Arc::new(State::new());
+    match Link::of_this_boot() {
+        Link::Serial => serve_serial(&state).await,
+        Link::Vsock => serve_vsock(&state).await,
+    }
+}
+
+async fn serve_serial(state: &Arc<State>) -> Result<(), ServeError> {
     let mut port = VirtioPort::open().await.map_err(ServeError::OpenPort)?;
     log::console("shed-agent: ready");
-    watch_the_guest(&state);
+    watch_the_guest(state);
     let mut generation = 0;
     loop {
         port.wait_for_host().await.map_err(ServeError::Port)?;
         generation += 1;
-        serve_host(&mut port, generation, &state).await;
+        serve_host(&mut port, generation, state).await;
+    }
+}
+
+async fn serve_vsock(state: &Arc<State>) -> Result<(), ServeError> {
+    let ports = VsockPorts::open().map_err(ServeError::OpenPort)?;
+    log::console("shed-agent: ready");
+    watch_the_guest(state);
+    let shared = Arc::clone(state);
+    let serving = ports.serve(move |port, stream| {
+        tokio::spawn(serve_connection(port, stream, Arc::clone(&shared)));
+    });
+    // The ports listen already: what the host opens from now on is taken.
+    let ((), served) = tokio::join!(VsockPorts::tell_ready(), serving);
+    served.map_err(ServeError::Port)
+}
+
+async fn serve_connection(port: GuestPort, stream: VsockStream, state: Arc<State>) {
+    match port {
+        GuestPort::Exec
+        | GuestPort::Health
+        | GuestPort::Messages
+        | GuestPort::Tcp
+        | GuestPort::Files
+        | GuestPort::Setup => serve_stream(port, stream, state).await,
+        GuestPort::NineP => {
+            let fd = match stream.as_fd().try_clone_to_owned() {
+                Ok(fd) => fd,
+                Err(error) => return log::info(&format!("a host directory's stream is lost: {error}")),
+            };
+            if let Err(error) = state.share_streams.keep(stream, fd.as_fd()).await {
+                log::info(&format!("a host directory's stream is refused: {error}"));
+            }
+        }
     }
 }
 
@@ -104,8 +147,8 @@ async fn dispatch(incoming: Incoming<MuxStream>, state: Arc<State>) {
         | GuestPort::Files
         | GuestPort::Setup => incoming.accept().await,
         GuestPort::NineP => {
-            // The host learns it by the answer; when it has gone there is nobody to tell.
-            let _gone = incoming.refuse("this agent does not serve the port").await;
+            // The kernel takes sockets, and this is none. When the host has gone there is nobody to tell.
+            let _gone = incoming.refuse("over this link directories are devices").await;
             return;
         }
     };

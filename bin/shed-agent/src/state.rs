@@ -16,6 +16,7 @@ use crate::{
     messages::outbox::Outbox,
     meter::Meter,
     setup::{Ground, Setups},
+    share_streams::ShareStreams,
 };
 
 /// One for each agent process.
@@ -33,6 +34,8 @@ pub(crate) struct State {
     pub(crate) outbox: Arc<Outbox>,
     /// Measures the machine.
     pub(crate) meter: Meter,
+    /// Host directories that wait to be mounted.
+    pub(crate) share_streams: ShareStreams,
     /// What is watched for the host.
     pub(crate) credentials: credentials::Watcher,
     name: Mutex<Option<String>>,
@@ -56,6 +59,7 @@ impl State {
             identified: CancellationToken::new(),
             outbox: Arc::default(),
             meter: Meter::default(),
+            share_streams: ShareStreams::default(),
             credentials: credentials::Watcher::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),

@@ -7,7 +7,7 @@ use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_backend::{DiskAccess, Share};
-use shed_protocol::Mount;
+use shed_protocol::{Mount, MountKind};
 use shed_state::ShedRecord;
 use shed_types::ShedName;
 
@@ -90,6 +90,7 @@ pub(crate) fn shares(record: &ShedRecord) -> Vec<Share> {
 pub(crate) fn mounts(record: &ShedRecord) -> Vec<Mount> {
     let mount = || Mount {
         tag: TAG.to_owned(),
+        kind: MountKind::Virtiofs,
         target: TARGET.parse().expect("it is an absolute path"),
         read_only: false,
     };

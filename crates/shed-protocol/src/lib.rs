@@ -32,9 +32,9 @@ pub use image::{ImageConfig, MAX_COMMAND, MAX_DIRECTORY, MAX_ENV, MAX_USER};
 pub use logs::{CloseLogs, LogEntries, LogEntry, LogsOpened, LogsRefusal, NextLogs, OpenLogs};
 pub use message::{
     Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthRequest, HealthStatus, HelloReply,
-    HelloRequest, Identify, Mount, NetworkIdentity, PowerOff, SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN,
-    SYSTEM_EVENT, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT,
-    SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF,
+    HelloRequest, Identify, Mount, MountKind, NetworkIdentity, PowerOff, SYSTEM_CREDENTIALS,
+    SYSTEM_CREDENTIALS_TAKEN, SYSTEM_EVENT, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE,
+    SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF,
 };
 pub use metrics::Metrics;
 pub use setup::{

@@ -174,13 +174,35 @@ pub struct Identify {
 /// A host directory in the guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
-    /// By which the guest finds the device: letters, digits and hyphens, at most 36 (virtio 1.2, 5.11.4).
+    /// By which the guest finds the device or the stream: letters, digits and hyphens, at most 36 (virtio 1.2, 5.11.4).
     pub tag: String,
+    /// How the guest reaches it.
+    #[serde(default, skip_serializing_if = "MountKind::is_virtiofs")]
+    pub kind: MountKind,
     /// Where it is mounted; made when it is missing.
     pub target: GuestPath,
     /// Whether the guest may only read.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
+}
+
+/// How a guest reaches a host directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MountKind {
+    /// By a device of the machine.
+    #[default]
+    Virtiofs,
+    /// By 9P2000.L over a stream that the host opens to [`GuestPort::NineP`](shed_types::GuestPort::NineP), beginning with
+    /// the tag and a newline.
+    #[serde(rename = "9p")]
+    NineP,
+}
+
+impl MountKind {
+    const fn is_virtiofs(&self) -> bool {
+        matches!(self, Self::Virtiofs)
+    }
 }
 
 /// How the machine reaches its network.
