@@ -8,7 +8,10 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+mod launch;
+mod programs;
 pub mod qemu;
+mod socket_names;
 mod spec;
 mod stream;
 

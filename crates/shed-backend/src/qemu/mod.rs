@@ -7,7 +7,6 @@
 mod accelerator;
 mod command_line;
 mod config;
-mod launch;
 mod link;
 mod monitor;
 mod probe;
@@ -18,7 +17,10 @@ mod vm;
 
 use std::{
     io,
-    os::{fd::AsRawFd, unix::net::UnixStream},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     sync::Arc,
     time::Duration,
 };
@@ -31,9 +33,7 @@ use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
 use self::{
     accelerator::Chosen,
     command_line::{MemoryKind, Surroundings},
-    launch::Launched,
     link::Age,
-    probe::Program,
     shares::{Daemons, Marker, Shares},
     sockets::SocketPaths,
     vm::QemuVm,
@@ -45,7 +45,10 @@ pub use self::{
 };
 use crate::{
     AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
+    launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
+    programs::{find_program, is_program},
+    socket_names::make_dir,
 };
 
 /// Longest wait for a started QEMU's monitor. It takes 0.2 s, unless many machines start at once on few CPUs.
@@ -64,7 +67,7 @@ pub struct QemuBackend {
 #[derive(Debug)]
 struct Host {
     binary: Utf8PathBuf,
-    program: Program,
+    program: probe::Program,
     chosen: Chosen,
 }
 
@@ -95,11 +98,11 @@ impl QemuBackend {
         let chosen = accelerator::choose(self.config.accel, arch, &facts)?;
         let missing = |program: String| CheckHostError::ProgramMissing { program, remedy: arch.remedy() };
         let binary = match &self.config.binary {
-            Some(binary) if binary.is_absolute() && config::is_program(binary) => binary.clone(),
+            Some(binary) if binary.is_absolute() && is_program(binary) => binary.clone(),
             Some(binary) => return Err(missing(binary.to_string())),
             None => {
                 let path = std::env::var("PATH").unwrap_or_default();
-                config::find_program(arch.program(), &path, config::is_program)
+                find_program(arch.program(), &path, is_program)
                     .ok_or_else(|| missing(arch.program().to_owned()))?
             }
         };
@@ -149,7 +152,7 @@ impl QemuBackend {
             std::fs::metadata(path).map_err(prepare(path))?;
         }
         launch::open_log(&spec.console_log).map_err(prepare(&spec.console_log))?;
-        sockets::make_dir(&self.config.socket_dir).map_err(prepare(&self.config.socket_dir))?;
+        make_dir(&self.config.socket_dir).map_err(prepare(&self.config.socket_dir))?;
         Ok(())
     }
 
@@ -171,7 +174,10 @@ impl QemuBackend {
             memory: MemoryKind::host(),
         };
         let launched = command_line::arguments(spec, &around).and_then(|args| {
-            launch::launch(&host.binary, &args, listeners, shares, &spec.vmm_log).map_err(|source| {
+            let mut inherited = vec![OwnedFd::from(listeners.qmp), OwnedFd::from(listeners.link)];
+            inherited.extend(shares.into_iter().map(OwnedFd::from));
+            let (binary, log) = (&*host.binary, &*spec.vmm_log);
+            launch::launch(Program { binary, args: &args, inherited, stdout: None, log }).map_err(|source| {
                 StartVmError::Spawn { shed: spec.shed.clone(), program: host.binary.to_string(), source }
             })
         });

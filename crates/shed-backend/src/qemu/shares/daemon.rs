@@ -130,7 +130,7 @@ pub(super) async fn start(daemon: Daemon<'_>) -> Result<UnixStream, StartError> 
 
 /// A listening socket and a connection to it, which nobody else can find any more.
 fn connected(path: &Utf8Path) -> io::Result<(UnixListener, UnixStream)> {
-    super::super::sockets::remove(path)?;
+    crate::socket_names::remove(path)?;
     let listener = UnixListener::bind(path)?;
     let connection = UnixStream::connect(path);
     std::fs::remove_file(path)?;

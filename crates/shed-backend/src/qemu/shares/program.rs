@@ -8,8 +8,8 @@ use std::{process::Stdio, time::Duration};
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio::{process::Command, time::timeout};
 
-use super::super::config::is_program;
 use crate::CheckHostError;
+use crate::programs::is_program;
 
 /// The program's name.
 const NAME: &str = "virtiofsd";

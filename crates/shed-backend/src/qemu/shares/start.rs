@@ -5,12 +5,11 @@ use std::{fs, io, os::unix::fs::MetadataExt, os::unix::net::UnixStream};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{
-    super::launch,
     Daemons, Marker, Shares,
     daemon::{self, Daemon, StartError},
     options::{self, Cage, Ids, Options},
 };
-use crate::{Share, StartVmError, VmSpec};
+use crate::{Share, StartVmError, VmSpec, launch};
 
 /// Starts one process a share and returns the connections to them, in the order of the shares.
 ///

@@ -1,14 +1,14 @@
-//! Starts a QEMU process that outlives the server.
+//! Starts a VMM's process, which outlives the server. Every backend that runs one calls this.
 //!
-//! The process gets a session of its own, no terminal, no environment and no descriptors but its standard streams and
-//! the two listening sockets and the connections to those who serve directories. It is found again by its command line, so nothing is recorded here.
+//! The process gets a session of its own, no terminal, no environment and no descriptors but its standard streams and those
+//! that it is meant to have. It is found again by its command line, so nothing is recorded here.
 
 use std::{
     fs::{self, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     os::{
-        fd::{AsRawFd, BorrowedFd, RawFd},
-        unix::{fs::OpenOptionsExt, net::UnixStream},
+        fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
+        unix::fs::OpenOptionsExt,
     },
     process::{ExitStatus, Stdio},
 };
@@ -20,7 +20,6 @@ use tokio::{
     sync::watch,
 };
 
-use super::sockets::Listeners;
 use crate::process::{ProcessId, WatchedProcess};
 
 /// How much of what QEMU printed goes into an error, in bytes.
@@ -31,7 +30,7 @@ const PATH: &str = "/usr/bin:/bin";
 
 /// A process that was started, and where its output begins.
 #[derive(Debug)]
-pub(super) struct Launched {
+pub(crate) struct Launched {
     pub process: WatchedProcess,
     /// Becomes known when the process has ended.
     pub exit: watch::Receiver<Option<ExitStatus>>,
@@ -40,23 +39,36 @@ pub(super) struct Launched {
 
 /// What a process prints, at the end of a log with older output.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(crate) struct Output {
     log: Utf8PathBuf,
     begin: u64,
 }
 
-/// Starts QEMU with `args`, which name the descriptors of `listeners` and `shares`.
+/// A program to be started.
+#[derive(Debug)]
+pub(crate) struct Program<'a> {
+    pub binary: &'a Utf8Path,
+    /// May name the numbers of `inherited`.
+    pub args: &'a [String],
+    /// What the process has open besides its standard streams.
+    pub inherited: Vec<OwnedFd>,
+    /// Gets what it prints; without one the log gets that, too.
+    pub stdout: Option<&'a Utf8Path>,
+    /// Gets its errors.
+    pub log: &'a Utf8Path,
+}
+
+/// Starts a program.
 ///
 /// # Errors
-/// When the program cannot be started. Then nothing runs.
-pub(super) fn launch(
-    binary: &Utf8Path,
-    args: &[String],
-    listeners: Listeners,
-    shares: Vec<UnixStream>,
-    vmm_log: &Utf8Path,
-) -> io::Result<Launched> {
+/// When it cannot be started. Then nothing runs.
+pub(crate) fn launch(program: Program<'_>) -> io::Result<Launched> {
+    let Program { binary, args, inherited, stdout, log: vmm_log } = program;
     let log = open_log(vmm_log)?;
+    let stdout = match stdout {
+        Some(path) => open_log(path)?,
+        None => log.try_clone()?,
+    };
     let output = Output { log: vmm_log.to_owned(), begin: log.metadata()?.len() };
     keep_inherited_descriptors_here();
     let mut command = Command::new(binary);
@@ -66,25 +78,24 @@ pub(super) fn launch(
         .env("PATH", PATH)
         .current_dir("/")
         .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
+        .stdout(stdout)
         .stderr(log)
         .kill_on_drop(false);
-    let mut inherited: Vec<RawFd> = vec![listeners.qmp.as_raw_fd(), listeners.link.as_raw_fd()];
-    inherited.extend(shares.iter().map(AsRawFd::as_raw_fd));
+    let numbers: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: the closure runs between fork and exec. It makes three system calls and touches no memory besides its
     // own copy of some numbers; the descriptors are open, because their owners live until the process is started.
     unsafe {
         command.pre_exec(move || {
             rustix::process::setsid()?;
-            for &fd in &inherited {
+            for &fd in &numbers {
                 fcntl_setfd(BorrowedFd::borrow_raw(fd), FdFlags::empty())?;
             }
             Ok(())
         });
     }
     let mut child = command.spawn()?;
-    // Only the process listens from here on, so that a connection fails when it is gone.
-    drop((listeners, shares));
+    // Only the process has them from here on, so that a connection fails when it is gone.
+    drop(inherited);
     match watch_child(&child) {
         Ok(process) => Ok(Launched { process, exit: reap(child), output }),
         Err(error) => {
@@ -97,19 +108,19 @@ pub(super) fn launch(
 }
 
 /// Creates a log that only its owner may read, or opens it for appending.
-pub(super) fn open_log(path: &Utf8Path) -> io::Result<fs::File> {
+pub(crate) fn open_log(path: &Utf8Path) -> io::Result<fs::File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 impl Output {
     /// Begins where the log ends now.
     #[cfg(target_os = "linux")]
-    pub(super) fn begins_now(log: &fs::File, path: &Utf8Path) -> io::Result<Self> {
+    pub(crate) fn begins_now(log: &fs::File, path: &Utf8Path) -> io::Result<Self> {
         Ok(Self { log: path.to_owned(), begin: log.metadata()?.len() })
     }
 
     /// Returns the end of what the process has printed, fit for an error message.
-    pub(super) fn tail(&self) -> String {
+    pub(crate) fn tail(&self) -> String {
         match self.read() {
             Ok(text) if text.is_empty() => "it printed nothing".to_owned(),
             Ok(text) => text,
@@ -172,29 +183,41 @@ fn keep_inherited_descriptors_here() {
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixStream, time::Duration};
+    use std::{
+        os::unix::net::{UnixListener, UnixStream},
+        time::Duration,
+    };
 
-    use super::{super::sockets::SocketPaths, *};
+    use super::*;
     use crate::process::Signal;
 
     struct Setup {
         dir: tempfile::TempDir,
-        paths: SocketPaths,
+    }
+
+    impl Setup {
+        fn path(&self, name: &str) -> Utf8PathBuf {
+            Utf8Path::from_path(self.dir.path()).unwrap().join(name)
+        }
     }
 
     fn setup() -> Setup {
-        let dir = tempfile::tempdir().unwrap();
-        let path = Utf8Path::from_path(dir.path()).unwrap();
-        let paths = SocketPaths::new(path, &"api".parse().unwrap());
-        Setup { dir, paths }
+        Setup { dir: tempfile::tempdir().unwrap() }
     }
 
+    /// Runs a script that inherits two listening sockets.
     fn run(setup: &Setup, script: &str) -> Launched {
-        let listeners = setup.paths.bind().unwrap();
-        let fds = format!("{} {}", listeners.qmp.as_raw_fd(), listeners.link.as_raw_fd());
-        let args = ["-c".to_owned(), format!("set -- {fds}; {script}")];
-        let log = Utf8Path::from_path(setup.dir.path()).unwrap().join("vmm.log");
-        launch(Utf8Path::new("/bin/sh"), &args, listeners, Vec::new(), &log).unwrap()
+        let listen = |name: &str| {
+            let path = setup.path(name);
+            // Of an earlier process.
+            let _none = fs::remove_file(&path);
+            OwnedFd::from(UnixListener::bind(path).unwrap())
+        };
+        let args = ["-c".to_owned(), script.to_owned()];
+        let (inherited, log) = (vec![listen("one"), listen("two")], setup.path("vmm.log"));
+        let program =
+            Program { binary: Utf8Path::new("/bin/sh"), args: &args, inherited, stdout: None, log: &log };
+        launch(program).unwrap()
     }
 
     async fn dead(process: &WatchedProcess) {
@@ -236,12 +259,12 @@ mod tests {
     async fn the_sockets_can_be_connected_to_while_the_process_runs_and_not_after() {
         let setup = setup();
         let launched = run(&setup, "exec sleep 600");
-        UnixStream::connect(&setup.paths.qmp).unwrap();
-        UnixStream::connect(&setup.paths.link).unwrap();
+        UnixStream::connect(setup.path("one")).unwrap();
+        UnixStream::connect(setup.path("two")).unwrap();
         launched.process.signal(Signal::KILL).unwrap();
         dead(&launched.process).await;
         assert_eq!(
-            UnixStream::connect(&setup.paths.qmp).unwrap_err().kind(),
+            UnixStream::connect(setup.path("one")).unwrap_err().kind(),
             io::ErrorKind::ConnectionRefused
         );
     }
@@ -249,9 +272,21 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_not_there_is_an_error() {
         let setup = setup();
-        let listeners = setup.paths.bind().unwrap();
-        let log = Utf8Path::from_path(setup.dir.path()).unwrap().join("vmm.log");
-        let error = launch(Utf8Path::new("/no/such/qemu"), &[], listeners, Vec::new(), &log).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        let (binary, log) = (Utf8Path::new("/no/such/vmm"), setup.path("vmm.log"));
+        let program = Program { binary, args: &[], inherited: Vec::new(), stdout: None, log: &log };
+        assert_eq!(launch(program).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_a_machine_prints_may_have_a_file_of_its_own() {
+        let setup = setup();
+        let args = ["-c".to_owned(), "echo console; echo error >&2".to_owned()];
+        let (console, log) = (setup.path("console.log"), setup.path("vmm.log"));
+        let (binary, stdout) = (Utf8Path::new("/bin/sh"), Some(&*console));
+        let launched =
+            launch(Program { binary, args: &args, inherited: Vec::new(), stdout, log: &log }).unwrap();
+        dead(&launched.process).await;
+        assert_eq!(launched.output.tail(), "error");
+        assert_eq!(fs::read_to_string(console).unwrap(), "console\n");
     }
 }
