@@ -76,6 +76,7 @@ impl BackendHarness for Harness {
             ],
             console_log: self.path().join(format!("{shed}.console")),
             shares: Vec::new(),
+            network: None,
             vmm_log: self.path().join(format!("{shed}.vmm")),
         }
     }

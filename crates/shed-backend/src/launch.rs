@@ -181,6 +181,16 @@ fn keep_inherited_descriptors_here() {
     }
 }
 
+/// Whether a process ended by a fault of its own: an assertion that failed, or an access that must not be. SIGKILL is
+/// somebody's wish.
+pub(crate) fn is_crash(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt;
+
+    use rustix::process::Signal;
+    let faults = [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE];
+    status.signal().is_some_and(|signal| faults.iter().any(|fault| fault.as_raw() == signal))
+}
+
 #[cfg(test)]
 mod tests {
     use std::{
@@ -288,5 +298,22 @@ mod tests {
         dead(&launched.process).await;
         assert_eq!(launched.output.tail(), "error");
         assert_eq!(fs::read_to_string(console).unwrap(), "console\n");
+    }
+
+    #[test]
+    fn only_faults_of_the_process_itself_are_crashes() {
+        let (abort, segv, kill, term) = (6, 11, 9, 15);
+        for signal in [abort, segv] {
+            assert!(
+                is_crash(<ExitStatus as std::os::unix::process::ExitStatusExt>::from_raw(signal)),
+                "{signal}"
+            );
+        }
+        for status in [0, 1 << 8, kill, term] {
+            assert!(
+                !is_crash(<ExitStatus as std::os::unix::process::ExitStatusExt>::from_raw(status)),
+                "{status}"
+            );
+        }
     }
 }

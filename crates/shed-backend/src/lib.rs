@@ -8,6 +8,8 @@
 pub mod conformance;
 mod error;
 pub mod fake;
+#[cfg(target_os = "linux")]
+pub mod firecracker;
 mod launch;
 mod programs;
 pub mod qemu;
@@ -18,7 +20,9 @@ mod stream;
 pub use shed_process as process;
 
 pub use error::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, StartVmError};
-pub use spec::{Accelerator, Capabilities, Disk, DiskAccess, HostReport, Share, VmIdentity, VmSpec};
+pub use spec::{
+    Accelerator, Capabilities, Disk, DiskAccess, HostReport, NetworkLease, Share, VmIdentity, VmSpec,
+};
 pub use stream::{GuestIo, GuestStream};
 
 use std::{sync::Arc, time::Duration};

@@ -1,5 +1,7 @@
 //! What a machine is made of, what a backend can do, and what identifies a running one.
 
+use std::net::Ipv4Addr;
+
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
 use shed_types::{CpuCount, LaunchId, MemoryMb, ShedName};
@@ -25,6 +27,8 @@ pub struct VmSpec {
     pub disks: Vec<Disk>,
     /// Host directories that the guest can mount.
     pub shares: Vec<Share>,
+    /// What the machine has on the host's network, where the backend gives each one something of its own.
+    pub network: Option<NetworkLease>,
     /// File that gets the guest's console; appended to, and may be cut in place while the machine runs.
     pub console_log: Utf8PathBuf,
     /// File that gets what the VMM itself prints.
@@ -52,6 +56,27 @@ pub struct Share {
     pub source: Utf8PathBuf,
     /// Whether the guest may write.
     pub access: DiskAccess,
+}
+
+/// What a machine has on the host's network; part of its shed's record, from before it is taken until the shed is gone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkLease {
+    /// Numbers the guests of a server, from 0.
+    pub index: u16,
+    /// The host's interface that leads to the guest.
+    pub tap: String,
+    /// The guest's address.
+    pub address: Ipv4Addr,
+}
+
+impl NetworkLease {
+    /// Returns the address of the guest's network card: one of those that nobody else is given (the second bit of its first
+    /// byte, IEEE 802), with the lease's number (spec C.2).
+    #[must_use]
+    pub fn mac(&self) -> String {
+        let [high, low] = self.index.to_be_bytes();
+        format!("02:FC:00:00:{high:02X}:{low:02X}")
+    }
 }
 
 /// Whether a guest may write to a disk or a shared directory.

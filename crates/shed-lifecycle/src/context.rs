@@ -52,6 +52,7 @@ impl Context {
                 Disk { path: files.rootfs, serial: UPPER_SERIAL, access: DiskAccess::ReadWrite },
             ],
             shares: local_dir::shares(record),
+            network: None,
             console_log: files.console_log,
             vmm_log: files.vmm_log,
         }

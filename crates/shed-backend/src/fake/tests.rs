@@ -59,6 +59,7 @@ impl BackendHarness for Harness {
             }],
             console_log: self.file(&format!("{shed}.console")),
             shares: Vec::new(),
+            network: None,
             vmm_log: self.file(&format!("{shed}.vmm")),
         }
     }

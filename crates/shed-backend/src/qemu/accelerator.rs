@@ -162,6 +162,18 @@ pub(super) fn probe() -> HostFacts {
     }
 }
 
+/// Whether this host has a KVM on which guests boot.
+///
+/// # Errors
+/// When it has none; why not, as the end of a sentence.
+pub(crate) fn real_kvm() -> Result<(), String> {
+    let facts = probe();
+    match choose_best(None, facts.arch == "x86_64" && !facts.cpu_virtualization, &facts) {
+        Chosen { accelerator: Accelerator::Kvm, .. } => Ok(()),
+        Chosen { accelerator: Accelerator::Hvf | Accelerator::Tcg, reason } => Err(reason),
+    }
+}
+
 fn probe_kvm() -> Offer {
     if !cfg!(target_os = "linux") {
         return Offer::No("KVM is a part of Linux".to_owned());

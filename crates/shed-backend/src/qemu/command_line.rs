@@ -305,6 +305,7 @@ mod tests {
                 },
             ],
             shares: Vec::new(),
+            network: None,
             console_log: "/sheds/api/console.log".into(),
             vmm_log: "/sheds/api/vmm.log".into(),
         }

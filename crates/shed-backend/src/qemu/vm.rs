@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
+    launch::is_crash,
     process::{Signal, WatchedProcess},
 };
 
@@ -46,16 +47,6 @@ pub(super) struct QemuVm {
     /// How the process ended; only for one that this server has started.
     exit: Option<watch::Receiver<Option<ExitStatus>>>,
     _watcher: AbortOnDropHandle<()>,
-}
-
-/// Whether a process ended by a fault of its own: an assertion that failed, or an access that must not be. SIGKILL is
-/// somebody's wish.
-fn is_crash(status: ExitStatus) -> bool {
-    use std::os::unix::process::ExitStatusExt;
-
-    use rustix::process::Signal;
-    let faults = [Signal::ABORT, Signal::SEGV, Signal::BUS, Signal::ILL, Signal::FPE];
-    status.signal().is_some_and(|signal| faults.iter().any(|fault| fault.as_raw() == signal))
 }
 
 impl QemuVm {
@@ -227,24 +218,6 @@ impl Vm for QemuVm {
             Ok(())
         } else {
             Err(EndVmError::StillRunning { shed: self.shed.clone(), pid, waited: DEATH })
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::process::ExitStatusExt;
-
-    use super::*;
-
-    #[test]
-    fn only_faults_of_the_process_itself_are_crashes() {
-        let (abort, segv, kill, term) = (6, 11, 9, 15);
-        for signal in [abort, segv] {
-            assert!(is_crash(ExitStatus::from_raw(signal)), "{signal}");
-        }
-        for status in [0, 1 << 8, kill, term] {
-            assert!(!is_crash(ExitStatus::from_raw(status)), "{status}");
         }
     }
 }

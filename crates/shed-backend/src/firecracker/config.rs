@@ -1,0 +1,36 @@
+//! What a user can choose about the `firecracker` backend.
+
+use camino::Utf8PathBuf;
+
+/// The `firecracker:` section of server.yaml, as far as it concerns machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirecrackerConfig {
+    /// Firecracker's program; without it, `firecracker` is looked for in `PATH` and the usual places.
+    pub binary: Option<Utf8PathBuf>,
+    /// Directory for the machines' sockets, absolute. Made with mode 0700 when missing: whoever can use the sockets in it
+    /// controls the machines.
+    pub socket_dir: Utf8PathBuf,
+    /// Whether Firecracker confines itself with its own seccomp filters. Builds against glibc have none that fit.
+    pub seccomp: Seccomp,
+    /// The vsock context id of the first machine, 3 to 65535 (spec K.1, `vsock_base_cid`); below are the hypervisor's and the
+    /// host's (man 7 vsock).
+    pub first_cid: u32,
+}
+
+/// Whether Firecracker confines itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Seccomp {
+    /// With the filters it was built with.
+    #[default]
+    Own,
+    /// Not at all.
+    Off,
+}
+
+impl FirecrackerConfig {
+    /// Makes a config that leaves everything else to detection.
+    #[must_use]
+    pub fn new(socket_dir: impl Into<Utf8PathBuf>) -> Self {
+        Self { binary: None, socket_dir: socket_dir.into(), seccomp: Seccomp::default(), first_cid: 100 }
+    }
+}

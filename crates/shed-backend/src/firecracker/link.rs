@@ -1,0 +1,182 @@
+//! Streams to a guest's ports, over the socket that a VMM has for its vsock device.
+//!
+//! Each stream is a connection of its own. A guest whose agent does not listen yet closes it without an answer; the agent
+//! says when it listens by a connection the other way, so nobody asks again and again.
+
+use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
+
+use camino::{Utf8Path, Utf8PathBuf};
+use shed_types::GuestPort;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    sync::Notify,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::sockets::SocketPaths;
+
+/// Longest answer to `CONNECT` in bytes: `OK `, a number of 32 bits, and the newline.
+const ANSWER_MAX: usize = 16;
+
+/// Longest wait for a word of the agent before the port is tried all the same: the word may have been said while no
+/// server listened.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Longest wait for the answer to `CONNECT`, which the guest's kernel gives. It answers nothing while it is busy for long.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// The way to one guest.
+#[derive(Debug)]
+pub(super) struct GuestLink {
+    vsock: Utf8PathBuf,
+    ready: Arc<Notify>,
+    _listener: AbortOnDropHandle<()>,
+}
+
+impl GuestLink {
+    /// Listens for the agent's word from now on.
+    ///
+    /// # Errors
+    /// When the socket for it cannot be made.
+    pub(super) fn listen(paths: &SocketPaths) -> io::Result<Self> {
+        crate::socket_names::remove(&paths.ready)?;
+        let listener = UnixListener::bind(&paths.ready)?;
+        fs::set_permissions(&paths.ready, fs::Permissions::from_mode(0o600))?;
+        let ready = Arc::new(Notify::new());
+        let heard = Arc::clone(&ready);
+        let listening = tokio::spawn(async move {
+            // A guest that says it often wakes those who wait, who then find out whether it is true.
+            loop {
+                match listener.accept().await {
+                    Ok(_word) => heard.notify_waiters(),
+                    Err(error) => {
+                        tracing::debug!(%error, "the word of an agent was not heard");
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    }
+                }
+            }
+        });
+        Ok(Self { vsock: paths.vsock.clone(), ready, _listener: AbortOnDropHandle::new(listening) })
+    }
+
+    /// Opens a stream; waits for the agent for as long as the caller lets it.
+    ///
+    /// # Errors
+    /// When what the VMM says makes no sense.
+    pub(super) async fn open(&self, port: GuestPort) -> io::Result<UnixStream> {
+        loop {
+            // Before the try, so that no word is missed.
+            let ready = self.ready.notified();
+            tokio::pin!(ready);
+            let _already = ready.as_mut().enable();
+            let again = Instant::now() + LOOK_AGAIN;
+            match timeout(ANSWER, connect(&self.vsock, port)).await {
+                Ok(Ok(Some(stream))) => return Ok(stream),
+                Ok(Err(error)) if !is_absence(&error) => return Err(error),
+                Ok(Ok(None) | Err(_)) | Err(_) => {}
+            }
+            let _word_or_not = timeout_at(again, ready).await;
+        }
+    }
+}
+
+/// Whether a VMM's socket is not there yet, or no longer.
+fn is_absence(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::NotFound | Kind::ConnectionRefused | Kind::ConnectionReset | Kind::BrokenPipe
+    )
+}
+
+/// Opens a stream to a port of the guest, or returns nothing when nobody listens there (Firecracker's documentation,
+/// "Host-Initiated Connections").
+pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Option<UnixStream>> {
+    let mut stream = UnixStream::connect(vsock).await?;
+    stream.write_all(format!("CONNECT {}\n", port.number()).as_bytes()).await?;
+    let mut answer = Vec::new();
+    // Byte by byte: what follows the newline is the agent's.
+    loop {
+        match stream.read_u8().await {
+            Ok(b'\n') => break,
+            Ok(byte) => answer.push(byte),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && answer.is_empty() => {
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+        if answer.len() > ANSWER_MAX {
+            break;
+        }
+    }
+    let number = answer.strip_prefix(b"OK ").and_then(|number| std::str::from_utf8(number).ok());
+    if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
+        return Ok(Some(stream));
+    }
+    let shown = String::from_utf8_lossy(&answer).escape_default().to_string();
+    Err(io::Error::new(io::ErrorKind::InvalidData, format!("the VMM answered {shown:?} to CONNECT")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Longer than anything here takes.
+    const LONG: Duration = Duration::from_secs(60);
+
+    struct Vmm {
+        paths: SocketPaths,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Vmm {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let paths = SocketPaths::new(Utf8Path::from_path(dir.path()).unwrap(), &"api".parse().unwrap());
+            Self { paths, _dir: dir }
+        }
+
+        /// Answers each connection with the next of these, and then closes it.
+        fn answers(&self, answers: Vec<&'static [u8]>) {
+            let listener = UnixListener::bind(&self.paths.vsock).unwrap();
+            tokio::spawn(async move {
+                for answer in answers {
+                    let (mut stream, _) = listener.accept().await.unwrap();
+                    let mut asked = [0; 13];
+                    stream.read_exact(&mut asked).await.unwrap();
+                    assert_eq!(&asked, b"CONNECT 1024\n");
+                    stream.write_all(answer).await.unwrap();
+                }
+                std::future::pending::<()>().await;
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn an_open_waits_for_the_agents_word() {
+        let vmm = Vmm::new();
+        let link = GuestLink::listen(&vmm.paths).unwrap();
+        let opening = tokio::spawn(async move { link.open(GuestPort::Exec).await });
+        // No socket, then nobody behind it, then somebody.
+        UnixStream::connect(&vmm.paths.ready).await.unwrap();
+        vmm.answers(vec![b"", b"OK 1073741824\nhello"]);
+        UnixStream::connect(&vmm.paths.ready).await.unwrap();
+        let mut stream = timeout(LONG, opening).await.unwrap().unwrap().unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        assert_eq!(said, "hello", "nothing behind the answer is lost");
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_none_is_an_error() {
+        for answer in [&b"NO\n"[..], b"OK\n", b"OK x\n", b"OK -1\n", b"OK 1\0\n", &[b'O'; 4096]] {
+            let vmm = Vmm::new();
+            vmm.answers(vec![answer]);
+            let link = GuestLink::listen(&vmm.paths).unwrap();
+            let opened = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap();
+            assert!(opened.unwrap_err().to_string().contains("CONNECT"), "{answer:?}");
+        }
+    }
+}

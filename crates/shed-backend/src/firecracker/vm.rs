@@ -1,0 +1,161 @@
+//! One running machine: its process, the way to its guest, and its sockets.
+
+use std::{io, process::ExitStatus, sync::Arc, time::Duration};
+
+use shed_types::{GuestPort, ShedName};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+use super::{api, appear::appears, link::GuestLink, sockets::SocketPaths};
+use crate::{
+    ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
+    launch::is_crash,
+    process::{Signal, WatchedProcess},
+};
+
+/// Longest wait for a process to be gone after SIGKILL. It is long only when the kernel is still writing for it.
+const DEATH: Duration = Duration::from_secs(30);
+
+/// A machine run by Firecracker. Dropping it lets go of its sockets and leaves it running.
+#[derive(Debug)]
+pub(super) struct FirecrackerVm {
+    shed: ShedName,
+    identity: VmIdentity,
+    process: Arc<WatchedProcess>,
+    link: GuestLink,
+    sockets: SocketPaths,
+    /// Cancelled when the process is dead and its sockets are removed.
+    ended: CancellationToken,
+    /// How the process ended; only for one that this server has started.
+    exit: Option<watch::Receiver<Option<ExitStatus>>>,
+    _watcher: AbortOnDropHandle<()>,
+}
+
+impl FirecrackerVm {
+    /// Takes a machine's process in hand.
+    pub(super) fn attach(
+        shed: ShedName,
+        identity: VmIdentity,
+        process: WatchedProcess,
+        link: GuestLink,
+        sockets: SocketPaths,
+        exit: Option<watch::Receiver<Option<ExitStatus>>>,
+    ) -> Self {
+        let (process, ended) = (Arc::new(process), CancellationToken::new());
+        let watcher = watch_end(shed.clone(), Arc::clone(&process), sockets.clone(), ended.clone());
+        let watcher = AbortOnDropHandle::new(tokio::spawn(watcher));
+        Self { shed, identity, process, link, sockets, ended, exit, _watcher: watcher }
+    }
+
+    /// Returns when Firecracker has made the machine.
+    ///
+    /// # Errors
+    /// When it does not within this time.
+    pub(super) async fn made(&self, patience: Duration) -> io::Result<()> {
+        timeout(patience, appears(&self.sockets.vsock)).await?
+    }
+
+    /// Returns the names of its sockets.
+    pub(super) const fn sockets(&self) -> &SocketPaths {
+        &self.sockets
+    }
+
+    /// Sends SIGKILL and does not wait.
+    pub(super) fn kill_now(&self) -> io::Result<()> {
+        self.process.signal(Signal::KILL)
+    }
+
+    /// Waits at most `patience` for the end; says whether it came.
+    async fn ended_within(&self, patience: Duration) -> bool {
+        timeout(patience, self.ended.cancelled()).await.is_ok()
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), EndVmError> {
+        let pid = self.identity.pid;
+        let failed = |source| EndVmError::Signal { shed: self.shed.clone(), pid, source };
+        self.process.signal(signal).map_err(failed)
+    }
+}
+
+/// Learns of the process's death and cleans up behind it; the sockets go before anyone hears of it, because then another
+/// launch of the same shed may make its own.
+async fn watch_end(
+    shed: ShedName,
+    process: Arc<WatchedProcess>,
+    sockets: SocketPaths,
+    ended: CancellationToken,
+) {
+    if let Err(error) = process.dead().await {
+        tracing::error!(%shed, %error, "the machine's process can no longer be watched");
+        return;
+    }
+    tracing::debug!(%shed, pid = process.id().pid, "the machine's process has ended");
+    if let Err(error) = sockets.remove() {
+        tracing::warn!(%shed, %error, path = %sockets.api, "a socket of an ended machine is left over");
+    }
+    ended.cancel();
+}
+
+#[async_trait::async_trait]
+impl Vm for FirecrackerVm {
+    fn identity(&self) -> VmIdentity {
+        self.identity
+    }
+
+    async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.is_cancelled()
+    }
+
+    async fn has_crashed(&self) -> bool {
+        let Some(mut exit) = self.exit.clone() else { return false };
+        let status = exit.wait_for(Option::is_some).await.map(|status| *status);
+        status.is_ok_and(|status| status.is_some_and(is_crash))
+    }
+
+    async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
+        let shed = || self.shed.clone();
+        let opened = tokio::select! {
+            biased;
+            () = self.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
+            opened = self.link.open(port) => opened,
+        };
+        let broken = |source| ConnectGuestError::Broken { shed: shed(), port, source };
+        opened.map(GuestStream::new).map_err(broken)
+    }
+
+    async fn press_power_button(&self) -> Result<(), EndVmError> {
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Ok(()),
+            asked = api::press_ctrl_alt_del(&self.sockets.api) => {
+                asked.map_err(|source| EndVmError::Ask { shed: self.shed.clone(), source })
+            }
+        }
+    }
+
+    async fn kill(&self, grace: Duration) -> Result<(), EndVmError> {
+        let began = Instant::now();
+        if !grace.is_zero() && !self.has_ended() {
+            // Firecracker writes at once what the guest has synced, and has nothing else pending.
+            self.signal(Signal::TERM)?;
+            if self.ended_within(grace.saturating_sub(began.elapsed())).await {
+                return Ok(());
+            }
+        }
+        if !self.has_ended() {
+            self.signal(Signal::KILL)?;
+        }
+        let pid = self.identity.pid;
+        match self.ended_within(DEATH).await {
+            true => Ok(()),
+            false => Err(EndVmError::StillRunning { shed: self.shed.clone(), pid, waited: DEATH }),
+        }
+    }
+}
