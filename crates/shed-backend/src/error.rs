@@ -34,6 +34,11 @@ pub enum CheckHostError {
     Accelerator { wanted: &'static str, reason: String },
 }
 
+/// Why a machine has no place on the host's network.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no place on the host's network for another machine")]
+pub struct LeaseError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
+
 /// Why a machine did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartVmError {

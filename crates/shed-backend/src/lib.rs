@@ -19,15 +19,13 @@ mod stream;
 
 pub use shed_process as process;
 
-pub use error::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, StartVmError};
-pub use spec::{
-    Accelerator, Capabilities, Disk, DiskAccess, HostReport, NetworkLease, Share, VmIdentity, VmSpec,
-};
+pub use error::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, LeaseError, StartVmError};
+pub use spec::{Accelerator, Capabilities, Disk, DiskAccess, HostReport, Share, VmIdentity, VmSpec};
 pub use stream::{GuestIo, GuestStream};
 
 use std::{sync::Arc, time::Duration};
 
-use shed_types::{BackendKind, GuestPort, ShedName};
+use shed_types::{BackendKind, GuestPort, NetworkLease, ShedName};
 
 /// Starts and finds machines.
 #[async_trait::async_trait]
@@ -38,9 +36,18 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Returns what this backend can do.
     fn capabilities(&self) -> Capabilities;
 
-    /// Returns the network settings every guest of this backend gets in its identity, or nothing when the image
-    /// finds its own.
-    fn guest_network(&self) -> Option<shed_protocol::NetworkIdentity> {
+    /// Returns what a new machine can have on the host's network that none of `taken` has. Nothing is made yet. A backend
+    /// whose machines need nothing there returns nothing.
+    ///
+    /// # Errors
+    /// When there is none left, or the host cannot be looked at.
+    async fn lease(&self, _taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
+        Ok(None)
+    }
+
+    /// Returns the network settings that the guest with this lease gets in its identity, or nothing when the image finds
+    /// its own.
+    fn guest_network(&self, _lease: Option<&NetworkLease>) -> Option<shed_protocol::NetworkIdentity> {
         None
     }
 

@@ -1,10 +1,8 @@
 //! What a machine is made of, what a backend can do, and what identifies a running one.
 
-use std::net::Ipv4Addr;
-
 use camino::Utf8PathBuf;
 use serde::{Deserialize, Serialize};
-use shed_types::{CpuCount, LaunchId, MemoryMb, ShedName};
+use shed_types::{CpuCount, LaunchId, MemoryMb, NetworkLease, ShedName};
 
 /// Everything a backend needs to start one machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,27 +54,6 @@ pub struct Share {
     pub source: Utf8PathBuf,
     /// Whether the guest may write.
     pub access: DiskAccess,
-}
-
-/// What a machine has on the host's network; part of its shed's record, from before it is taken until the shed is gone.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NetworkLease {
-    /// Numbers the guests of a server, from 0.
-    pub index: u16,
-    /// The host's interface that leads to the guest.
-    pub tap: String,
-    /// The guest's address.
-    pub address: Ipv4Addr,
-}
-
-impl NetworkLease {
-    /// Returns the address of the guest's network card: one of those that nobody else is given (the second bit of its first
-    /// byte, IEEE 802), with the lease's number (spec C.2).
-    #[must_use]
-    pub fn mac(&self) -> String {
-        let [high, low] = self.index.to_be_bytes();
-        format!("02:FC:00:00:{high:02X}:{low:02X}")
-    }
 }
 
 /// Whether a guest may write to a disk or a shared directory.

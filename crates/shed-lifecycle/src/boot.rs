@@ -71,10 +71,11 @@ impl Boot {
     /// Makes a new shed and brings it up. `record` says `creating`, names a launch, and is not yet on disk.
     pub(crate) async fn create(
         &self,
-        record: ShedRecord,
+        mut record: ShedRecord,
         image: Utf8PathBuf,
     ) -> Result<Booted, BootShedError> {
         self.progress.enter(Phase::Record);
+        self.take_lease(&mut record).await?;
         self.write(&record).await?;
 
         self.progress.enter(Phase::Disk);
@@ -88,11 +89,20 @@ impl Boot {
     }
 
     /// Brings a stopped shed up. `record` says `starting`, names a new launch, and is not yet on disk.
-    pub(crate) async fn start(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
+    pub(crate) async fn start(&self, mut record: ShedRecord) -> Result<Booted, BootShedError> {
         self.check_local_dir(&record).await?;
         self.progress.enter(Phase::Record);
+        self.take_lease(&mut record).await?;
         self.write(&record).await?;
         self.launch(record).await
+    }
+
+    /// Puts into the record what the shed has on the host's network.
+    async fn take_lease(&self, record: &mut ShedRecord) -> Result<(), BootShedError> {
+        let lease = self.context.leases.get(&*self.context.backend, &record.name).await;
+        record.network =
+            lease.map_err(|source| BootShedError::Network { shed: record.name.clone(), source })?;
+        Ok(())
     }
 
     /// Looks again at the directory that the shed has as its workspace: it is the user's, and may have gone.
@@ -162,7 +172,7 @@ impl Boot {
         let files = self.context.files(&shed);
         let identity = Identity {
             shed: shed.clone(),
-            network: self.context.backend.guest_network(),
+            network: self.context.backend.guest_network(record.network.as_ref()),
             image: run_config::read(&shed, files.image.clone()).await,
             mounts: local_dir::mounts(&record),
         };

@@ -349,6 +349,7 @@ mod tests {
             disk_gb: 20.try_into().unwrap(),
             rootfs_path: "/r".into(),
             pid: None,
+            ip_address: None,
             last_healthy: None,
             agent_started_at: None,
             error: None,

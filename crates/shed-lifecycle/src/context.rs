@@ -7,7 +7,7 @@ use shed_state::{InstanceDir, InstanceFiles, ShedRecord, VmRecord};
 use shed_types::ShedName;
 use tokio::sync::Mutex;
 
-use crate::{Settings, credentials::Credentials, error::ClearVmError, local_dir, pids::Pids};
+use crate::{Settings, credentials::Credentials, error::ClearVmError, leases::Leases, local_dir, pids::Pids};
 
 /// Serial by which shed-init finds the image, the guest's lower.
 const IMAGE_SERIAL: &str = "shed-image";
@@ -28,6 +28,8 @@ pub(crate) struct Context {
     pub credentials: Arc<Credentials>,
     /// Which VMM processes run.
     pub pids: Pids,
+    /// What sheds have on the host's network.
+    pub leases: Leases,
 }
 
 impl Context {
@@ -52,7 +54,7 @@ impl Context {
                 Disk { path: files.rootfs, serial: UPPER_SERIAL, access: DiskAccess::ReadWrite },
             ],
             shares: local_dir::shares(record),
-            network: None,
+            network: record.network.clone(),
             console_log: files.console_log,
             vmm_log: files.vmm_log,
         }

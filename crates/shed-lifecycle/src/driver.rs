@@ -254,7 +254,7 @@ impl Driver {
         let keeper = Keeper::adopt(
             Arc::clone(&vm),
             self.record.name.clone(),
-            self.context.backend.guest_network(),
+            self.context.backend.guest_network(self.record.network.as_ref()),
             local_dir::mounts(&self.record),
             self.health.clone(),
             self.context.files(&self.record.name),
@@ -881,7 +881,11 @@ pub(crate) async fn delete(
 ) -> Result<(), DeleteShedError> {
     context.ensure_no_vm(&record).await?;
     let shed = record.name.clone();
-    let removed = lane.run(move || context.instances.remove(&record.name)).await;
+    let instances = context.instances.clone();
+    let removed = lane.run(move || instances.remove(&record.name)).await;
+    if removed.is_ok() {
+        context.leases.forget(&shed).await;
+    }
     removed.map_err(|(path, source)| DeleteShedError::Remove { shed, path, source: source.into() })
 }
 
@@ -913,6 +917,7 @@ fn initial_view(record: &ShedRecord, rootfs_path: Utf8PathBuf) -> ShedView {
         disk_gb: record.disk_gb,
         rootfs_path,
         pid: None,
+        ip_address: record.network.as_ref().map(|network| network.ip_address),
         last_healthy: None,
         agent_started_at: None,
         error: None,

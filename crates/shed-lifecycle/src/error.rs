@@ -32,6 +32,12 @@ pub enum OpenShedsError {
 /// Why a machine did not come up.
 #[derive(Debug, thiserror::Error)]
 pub enum BootShedError {
+    #[error("shed `{shed}` cannot be on a network")]
+    Network {
+        shed: ShedName,
+        #[source]
+        source: shed_backend::LeaseError,
+    },
     #[error("could not write the record of shed `{shed}`")]
     Record {
         shed: ShedName,

@@ -33,6 +33,7 @@ mod image_news;
 mod image_policy;
 mod images;
 mod known_hosts;
+mod leases;
 mod local_dir;
 mod log_cut;
 mod logs;

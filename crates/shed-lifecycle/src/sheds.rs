@@ -30,7 +30,9 @@ use crate::{
     credentials::Credentials,
     driver::{Beginning, Driver, Handle, Message, NotAtRest, Until},
     image_choice::{self, Choice, Chosen, Recorded},
-    image_news, local_dir,
+    image_news,
+    leases::Leases,
+    local_dir,
     pids::Pids,
     pulls::Pulls,
     reconcile,
@@ -129,12 +131,20 @@ impl Sheds {
         })?;
         let instances = InstanceDir::new(directory);
         let credentials = Arc::new(Credentials::new(settings.credentials.clone()));
-        let context = Arc::new(Context { settings, backend, instances, credentials, pids: Pids::default() });
+        let context = Arc::new(Context {
+            settings,
+            backend,
+            instances,
+            credentials,
+            pids: Pids::default(),
+            leases: Leases::default(),
+        });
         let store = ImageStore::new(context.settings.images_dir.clone());
         if let Err(error) = blocking(move || store.remove_half_made_templates()).await {
             tracing::warn!(dir = %context.settings.images_dir, %error, "what a killed server left of an empty disk is left over");
         }
         let found = reconcile::reconcile(&context).await?;
+        context.leases.know(found.sheds.iter().map(|(record, _)| record)).await;
         let sheds = Self {
             inner: Arc::new(Inner {
                 context,
@@ -203,6 +213,7 @@ impl Sheds {
             image_path,
             repo: new.repo.as_ref().map(|repo| repo.masked().into_owned()),
             local_dir: new.local_dir,
+            network: None,
             vm: None,
             last_error: None,
         };

@@ -1,5 +1,7 @@
 //! A shed as it looks from outside, and what is asked for when one is made.
 
+use std::net::Ipv4Addr;
+
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
 use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, MemoryMb, Repo, ShedName};
@@ -50,6 +52,8 @@ pub struct ShedView {
     pub rootfs_path: Utf8PathBuf,
     /// The VMM process, while there is one.
     pub pid: Option<u32>,
+    /// The guest's address, where the host can reach one.
+    pub ip_address: Option<Ipv4Addr>,
     /// Last health report; only while running.
     pub last_healthy: Option<Timestamp>,
     /// When the agent started; only while running.

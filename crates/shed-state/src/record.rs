@@ -5,7 +5,7 @@
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, LaunchId, MemoryMb, ShedName};
+use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, LaunchId, MemoryMb, NetworkLease, ShedName};
 
 /// Version of the record's layout.
 pub const RECORD_VERSION: u32 = 1;
@@ -88,6 +88,9 @@ pub struct ShedRecord {
     /// Host directory at /workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local_dir: Option<Utf8PathBuf>,
+    /// What it has on the host's network, from its first boot on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkLease>,
     /// The launch in progress; absent without a machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmRecord>,

@@ -170,6 +170,7 @@ fn boot_code(error: &BootShedError) -> ErrorCode {
         BootShedError::Cancelled { .. } => ErrorCode::ShedBusy,
         BootShedError::Record { .. } => ErrorCode::InternalError,
         BootShedError::LocalDir { .. } => ErrorCode::InvalidLocalDir,
+        BootShedError::Network { .. } => ErrorCode::BackendError,
         BootShedError::Disk { .. }
         | BootShedError::Start { .. }
         | BootShedError::TimedOut { .. }

@@ -13,7 +13,7 @@ pub(super) fn shed(view: ShedView) -> Shed {
         // Records of earlier versions may have passwords.
         repo: view.repo.map(|repo| Repo::mask(&repo).into_owned()),
         backend: Some(view.backend.to_string()),
-        ip_address: None,
+        ip_address: view.ip_address.map(|address| address.to_string()),
         cpus: Some(view.cpus.get()),
         memory_mb: Some(view.memory_mb.get()),
         pid: view.pid,

@@ -128,7 +128,7 @@ pub(super) fn config_file(spec: &VmSpec, around: Surroundings<'_>) -> String {
             .iter()
             .map(|lease| NetworkInterface {
                 iface_id: "eth0",
-                host_dev_name: &lease.tap,
+                host_dev_name: &lease.tap_device,
                 guest_mac: lease.mac(),
             })
             .collect(),
@@ -215,8 +215,9 @@ pub(super) fn metrics_path(spec: &VmSpec) -> Utf8PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use shed_types::NetworkLease;
+
     use super::*;
-    use crate::NetworkLease;
 
     fn spec() -> VmSpec {
         let disk = |path: &str, serial, access| Disk { path: path.into(), serial, access };
@@ -235,8 +236,8 @@ mod tests {
             shares: Vec::new(),
             network: Some(NetworkLease {
                 index: 6,
-                tap: "shed-tap6".to_owned(),
-                address: [172, 30, 0, 8].into(),
+                tap_device: "shed-tap6".to_owned(),
+                ip_address: [172, 30, 0, 8].into(),
             }),
             console_log: "/sheds/api/console.log".into(),
             vmm_log: "/sheds/api/vmm.log".into(),

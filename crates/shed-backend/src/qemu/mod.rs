@@ -27,7 +27,7 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_protocol::NetworkIdentity;
-use shed_types::{BackendKind, ShedName};
+use shed_types::{BackendKind, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
 
 pub(crate) use self::accelerator::real_kvm;
@@ -214,7 +214,7 @@ impl Backend for QemuBackend {
         self.shares.program().await.map(|_| ())
     }
 
-    fn guest_network(&self) -> Option<NetworkIdentity> {
+    fn guest_network(&self, _lease: Option<&NetworkLease>) -> Option<NetworkIdentity> {
         // What QEMU's user-mode network gives out when it is told nothing else (QEMU's documentation, "Using the user
         // mode network stack"). Saying it spares the guest the wait for its DHCP.
         Some(NetworkIdentity {

@@ -1,0 +1,48 @@
+//! What sheds have on the host's network. A lease is a shed's from its first boot until the shed is gone, whether it runs
+//! or not, and is in its record before anything of it is made.
+
+use std::collections::HashMap;
+
+use shed_backend::{Backend, LeaseError};
+use shed_state::ShedRecord;
+use shed_types::{NetworkLease, ShedName};
+use tokio::sync::Mutex;
+
+/// The leases of all sheds.
+#[derive(Debug, Default)]
+pub(crate) struct Leases(Mutex<HashMap<ShedName, NetworkLease>>);
+
+impl Leases {
+    /// Takes over what records say.
+    pub(crate) async fn know<'a>(&self, records: impl Iterator<Item = &'a ShedRecord>) {
+        let leases = records.filter_map(|record| Some((record.name.clone(), record.network.clone()?)));
+        self.0.lock().await.extend(leases);
+    }
+
+    /// Returns the lease of a shed, which gets one if it has none; nothing where the backend's machines need none.
+    ///
+    /// # Errors
+    /// When there is none left.
+    pub(crate) async fn get(
+        &self,
+        backend: &dyn Backend,
+        shed: &ShedName,
+    ) -> Result<Option<NetworkLease>, LeaseError> {
+        // Held meanwhile: two sheds must not get the same.
+        let mut leases = self.0.lock().await;
+        if let Some(lease) = leases.get(shed) {
+            return Ok(Some(lease.clone()));
+        }
+        let taken: Vec<NetworkLease> = leases.values().cloned().collect();
+        let lease = backend.lease(&taken).await?;
+        if let Some(lease) = &lease {
+            let _none_before = leases.insert(shed.clone(), lease.clone());
+        }
+        Ok(lease)
+    }
+
+    /// Gives back what a shed had that is gone.
+    pub(crate) async fn forget(&self, shed: &ShedName) {
+        let _lease = self.0.lock().await.remove(shed);
+    }
+}
