@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(choose(root.path(), &none).unwrap(), Init::Agent);
         put_program(root.path(), "/usr/lib/systemd/systemd");
         assert_eq!(choose(root.path(), &none).unwrap(), Init::Program("/usr/lib/systemd/systemd".into()));
-        let asked = Cmdline { init: Some("/bin/sh".into()) };
+        let asked = Cmdline { init: Some("/bin/sh".into()), ..Cmdline::default() };
         assert_eq!(choose(root.path(), &asked).unwrap(), Init::Program("/bin/sh".into()));
     }
 

@@ -54,7 +54,7 @@ fn boot() -> Result<Infallible, BootError> {
     let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     let watch = DiskWatch::open();
     let modules = Loading::start();
-    let detached = root::assemble(&watch, &modules)?;
+    let detached = root::assemble(&cmdline, &watch, &modules)?;
     root::enter()?;
     root::furnish(detached)?;
     let top = Path::new("/");
