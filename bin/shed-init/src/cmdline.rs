@@ -4,11 +4,24 @@ use std::path::PathBuf;
 
 use crate::errors::DiskRole;
 
+/// How a machine comes to its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By powering off.
+    #[default]
+    PowerOff,
+    /// By restarting, because the VMM has no power to switch off but ends instead of starting again. A guest that
+    /// powers off there only halts, and its VMM runs for ever (Firecracker, FAQ).
+    Restart,
+}
+
 /// What the command line asks of shed-init.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cmdline {
     /// `shed.init=PATH`: run this as PID 1, whatever the image holds. For tests.
     pub(crate) init: Option<PathBuf>,
+    /// `shed.power-off=restart`: how this machine ends. The agent as PID 1 reads the same word.
+    pub(crate) ending: Ending,
     /// `shed.disk.shed-image=SERIAL`: the image's disk has this serial number. For VMMs that choose the serial
     /// numbers of disks themselves, as Firecracker does.
     pub(crate) image_serial: Option<String>,
@@ -23,6 +36,9 @@ impl Cmdline {
         for word in text.split_ascii_whitespace() {
             if let Some(path) = word.strip_prefix("shed.init=").filter(|path| path.starts_with('/')) {
                 found.init = Some(PathBuf::from(path));
+            }
+            if word == "shed.power-off=restart" {
+                found.ending = Ending::Restart;
             }
             for role in [DiskRole::Image, DiskRole::Own] {
                 if let Some(serial) = serial_word(word, role) {
@@ -67,6 +83,12 @@ mod tests {
         );
         assert_eq!(parsed.init, Some(PathBuf::from("/b")));
         assert_eq!(Cmdline::parse(""), Cmdline::default());
+    }
+
+    #[test]
+    fn a_machine_powers_off_unless_it_is_to_restart() {
+        assert_eq!(Cmdline::parse("shed.power-off=restarts shed.power-off").ending, Ending::PowerOff);
+        assert_eq!(Cmdline::parse("quiet shed.power-off=restart\n").ending, Ending::Restart);
     }
 
     #[test]

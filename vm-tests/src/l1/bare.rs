@@ -69,7 +69,7 @@ impl L1 {
         let (image_serial, upper_serial) = serials.split_once('\n').expect("two serials");
         let boot_args = format!(
             "console=ttyS0 quiet panic=1 reboot=k cryptomgr.notests no_timer_check tsc=reliable \
-             systemd.show_status=false shed.disk.shed-image={image_serial} shed.disk.shed-upper={upper_serial} {words}"
+             systemd.show_status=false shed.power-off=restart shed.disk.shed-image={image_serial} shed.disk.shed-upper={upper_serial} {words}"
         );
         let config = json!({
             "boot-source": {
@@ -130,14 +130,25 @@ impl Bare<'_> {
     /// Presses Ctrl-Alt-Del, upon which the guest shuts down and reboots; Firecracker ends instead of booting it again.
     ///
     /// # Panics
-    /// When it does not end within the time of a boot.
+    /// When Firecracker does not take it.
     #[track_caller]
     pub fn press_ctrl_alt_del(&self) {
+        let dir = quoted(&self.dir);
+        self.l1.sh(&format!(
+            "curl --silent --show-error --fail --unix-socket {dir}/api.sock -X PUT http://localhost/actions \
+             --data '{{\"action_type\":\"SendCtrlAltDel\"}}'"
+        ));
+    }
+
+    /// Waits until the process has ended by itself.
+    ///
+    /// # Panics
+    /// When it has not within the time of a boot; the message has the end of the console.
+    #[track_caller]
+    pub fn await_end(&self) {
         let (dir, seconds) = (quoted(&self.dir), BOOT.as_secs());
         let script = format!(
-            "curl --silent --show-error --fail --unix-socket {dir}/api.sock -X PUT http://localhost/actions \
-             --data '{{\"action_type\":\"SendCtrlAltDel\"}}'\n\
-             timeout {seconds} tail --pid={} -f /dev/null || {{ tail -n 30 {dir}/console.log >&2; exit 1; }}",
+            "timeout {seconds} tail --pid={} -f /dev/null || {{ tail -n 30 {dir}/console.log >&2; exit 1; }}",
             self.pid
         );
         self.l1.run(&script, BOOT * 2).ok();

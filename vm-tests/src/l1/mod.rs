@@ -45,6 +45,9 @@ mkdir -p /l1/run /l1/log
 # Which of the two it is says the processor.
 modprobe kvm-amd 2>/dev/null || modprobe kvm-intel 2>/dev/null || true
 modprobe -a tun bridge nf_tables
+# What the L1 itself still starts would be in the way of figures, and taken for something left over.
+systemctl is-system-running --wait >/dev/null || true
+/usr/lib/systemd/systemd-networkd-wait-online --timeout=60 || true
 [ -c /dev/kvm ] || { echo "there is no /dev/kvm"; exit 1; }
 "#;
 
@@ -89,7 +92,7 @@ impl L1 {
         let server = stage.serve();
         let l1 = Self { cli: stage.cli(), server, stage };
         l1.cli.create(SHED, &["--cpus", "2", "--memory", MEMORY_MB]);
-        let done = l1.run(FURNISH, SHORT * 4);
+        let done = l1.run(FURNISH, BOOT);
         assert_eq!(
             done.code,
             0,
