@@ -77,14 +77,16 @@ pub fn skipped(reason: &str) {
     eprintln!("SKIPPED: {reason}");
 }
 
-/// A relative path counts from the current directory or, as cargo and nextest run tests elsewhere, from the
-/// workspace's root.
 fn directory(variable: &str) -> Result<Utf8PathBuf, String> {
     let value = std::env::var(variable).map_err(|_| format!("{variable} is not set"))?;
-    let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    [Utf8PathBuf::from(&value), root.join(&value)]
-        .into_iter()
-        .find_map(|path| path.canonicalize_utf8().ok())
+    resolved(&value)
         .filter(|path| path.is_dir())
         .ok_or_else(|| format!("{variable}={value} is not a directory"))
+}
+
+/// A relative path counts from the current directory or, as cargo and nextest run tests elsewhere, from the
+/// workspace's root.
+pub(crate) fn resolved(path: &str) -> Option<Utf8PathBuf> {
+    let root = Utf8Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    [Utf8PathBuf::from(path), root.join(path)].into_iter().find_map(|path| path.canonicalize_utf8().ok())
 }

@@ -28,6 +28,8 @@ pub struct Config {
     pub env_file: Option<Utf8PathBuf>,
     /// `git`; otherwise none.
     pub git: Option<serde_json::Value>,
+    /// `qemu.binary`; otherwise it is looked for.
+    pub qemu_binary: Option<Utf8PathBuf>,
     /// `qemu.virtiofsd`; otherwise it is looked for.
     pub virtiofsd: Option<Utf8PathBuf>,
     /// `credentials`; otherwise none. `~` in a source is the stage's home.
@@ -120,6 +122,7 @@ impl Stage {
         };
         set("start_timeout", config.start_timeout.map(Into::into));
         set("stop_timeout", config.stop_timeout.map(Into::into));
+        set("binary", config.qemu_binary.map(|path| path.as_str().into()));
         set("virtiofsd", config.virtiofsd.map(|path| path.as_str().into()));
         set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
@@ -256,7 +259,7 @@ fn keep(dir: std::io::Result<TempDir>) -> Utf8PathBuf {
     Utf8PathBuf::from_path_buf(dir).expect("temporary directories have UTF-8 names")
 }
 
-fn link_or_copy(from: &Utf8Path, to: &Utf8Path) {
+pub(crate) fn link_or_copy(from: &Utf8Path, to: &Utf8Path) {
     if fs::hard_link(from, to).is_ok() {
         return;
     }

@@ -7,9 +7,21 @@ use std::{
     fs::{File, OpenOptions},
     io::Write,
     os::fd::AsFd,
+    sync::OnceLock,
 };
 
 use rustix::system::{RebootCommand, reboot};
+
+use crate::cmdline::Ending;
+
+/// How the machine ends, once the command line has been read.
+static ENDING: OnceLock<Ending> = OnceLock::new();
+
+/// Says how [`power_off`] ends the machine.
+pub(crate) fn end_by(ending: Ending) {
+    // There is one command line, and it is read once.
+    let _already = ENDING.set(ending);
+}
 
 /// Makes the console standard input, output and error, for shed-init and for the init it hands over to. The kernel
 /// does so only when the initramfs holds the node.
@@ -34,7 +46,7 @@ pub(crate) fn warn(text: &str) {
     say(&format!("shed-init: warning: {text}"));
 }
 
-/// Prints one line, writes everything to disk and powers the machine off.
+/// Prints one line, writes everything to disk and ends the machine.
 pub(crate) fn power_off(last_words: &str) -> ! {
     // Firmware and kernel may have left the cursor in the middle of a line.
     say(&format!("\r\n{last_words}"));
@@ -42,9 +54,13 @@ pub(crate) fn power_off(last_words: &str) -> ! {
         let _undrained = rustix::termios::tcdrain(console.as_fd());
     }
     rustix::fs::sync();
+    let command = match ENDING.get().copied().unwrap_or_default() {
+        Ending::PowerOff => RebootCommand::PowerOff,
+        Ending::Restart => RebootCommand::Restart,
+    };
     loop {
         // Returns only when it fails, and PID 1 must not end.
-        let _refused = reboot(RebootCommand::PowerOff);
+        let _refused = reboot(command);
         let _interrupted = rustix::event::poll(&mut [], None);
     }
 }

@@ -33,17 +33,18 @@ impl DiskWatch {
         Self { uevents: uevent_socket().ok() }
     }
 
-    /// Returns the device of a disk, as soon as it is there.
-    pub(crate) fn find(&self, role: DiskRole) -> Result<PathBuf, BootError> {
+    /// Returns the device of a disk with this serial number, as soon as it is there.
+    pub(crate) fn find(&self, role: DiskRole, serial: &str) -> Result<PathBuf, BootError> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(device) = device_with_serial(Path::new("/sys/block"), role.serial()) {
+            if let Some(device) = device_with_serial(Path::new("/sys/block"), serial) {
                 return Ok(device);
             }
             if Instant::now() >= deadline {
                 let present = serials(Path::new("/sys/block"));
                 let present = if present.is_empty() { "none".to_owned() } else { present.join(", ") };
-                return Err(BootError::DiskMissing { role, waited_s: PATIENCE.as_secs(), present });
+                let serial = serial.to_owned();
+                return Err(BootError::DiskMissing { role, serial, waited_s: PATIENCE.as_secs(), present });
             }
             self.wait_for_change(deadline.saturating_duration_since(Instant::now()));
         }

@@ -36,7 +36,7 @@ pub(crate) enum DiskRole {
 }
 
 impl DiskRole {
-    /// The serial number by which the disk is found.
+    /// The serial number by which the disk is found, unless the kernel command line has another one.
     pub(crate) const fn serial(self) -> &'static str {
         match self {
             Self::Image => "shed-image",
@@ -55,8 +55,8 @@ pub(crate) enum BootError {
         #[source]
         source: io::Error,
     },
-    #[error("no disk with serial {serial:?} appeared within {waited_s} s; there are: {present}", serial = role.serial())]
-    DiskMissing { role: DiskRole, waited_s: u64, present: String },
+    #[error("no disk with serial {serial:?} appeared within {waited_s} s; there are: {present}")]
+    DiskMissing { role: DiskRole, serial: String, waited_s: u64, present: String },
     #[error("the image's disk {device} holds neither ext4 nor erofs", device = device.display())]
     ImageUnknown { device: PathBuf },
     #[error("the image's disk {device} cannot be mounted", device = device.display())]
@@ -153,7 +153,12 @@ mod tests {
     fn one_of_each() -> Vec<BootError> {
         let device = || PathBuf::from("/dev/vda");
         let source = || io::Error::from_raw_os_error(5);
-        let missing = |role| BootError::DiskMissing { role, waited_s: 1, present: "none".to_owned() };
+        let missing = |role: DiskRole| BootError::DiskMissing {
+            role,
+            serial: role.serial().to_owned(),
+            waited_s: 1,
+            present: "none".to_owned(),
+        };
         vec![
             BootError::KernelFs { fs: "proc", target: "/proc", source: source() },
             missing(DiskRole::Image),

@@ -10,7 +10,11 @@ use std::{
     process::Command,
 };
 
-use crate::{cmdline::Cmdline, console, errors::BootError};
+use crate::{
+    cmdline::{Cmdline, Ending},
+    console,
+    errors::BootError,
+};
 
 /// The agent, in the initramfs' own directory.
 const AGENT: &str = "/run/shed/bin/shed-agent";
@@ -19,6 +23,12 @@ const AGENT: &str = "/run/shed/bin/shed-agent";
 const UNIT: &str = include_str!("../../../guest/units/shed-agent.service");
 
 const UNIT_NAME: &str = "shed-agent.service";
+
+/// Units of systemd's with which a machine ends, for good.
+const LAST_UNITS: [&str; 2] = ["systemd-poweroff.service", "systemd-halt.service"];
+
+/// What such a unit does at its end, in a machine that has no power to switch off.
+const RESTART_INSTEAD: &str = "[Unit]\nSuccessAction=reboot-force\n";
 
 /// What PID 1 becomes.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,12 +57,22 @@ pub(crate) fn choose(root: &Path, cmdline: &Cmdline) -> Result<Init, BootError> 
     if is_program(&inside(root, AGENT)) { Ok(Init::Agent) } else { Err(BootError::NoInit) }
 }
 
-/// Puts the agent's unit where systemd finds it, for this boot only.
-pub(crate) fn install_unit(root: &Path) -> io::Result<()> {
+/// Puts the agent's unit where systemd finds it, and what makes the machine end as it must, for this boot only.
+pub(crate) fn install_units(root: &Path, ending: Ending) -> io::Result<()> {
     let units = inside(root, "/run/systemd/system");
     let wants = units.join("sysinit.target.wants");
     fs::create_dir_all(&wants)?;
     fs::write(units.join(UNIT_NAME), UNIT)?;
+    match ending {
+        Ending::PowerOff => {}
+        Ending::Restart => {
+            for unit in LAST_UNITS {
+                let more = units.join(format!("{unit}.d"));
+                fs::create_dir_all(&more)?;
+                fs::write(more.join("shed.conf"), RESTART_INSTEAD)?;
+            }
+        }
+    }
     match symlink(Path::new("..").join(UNIT_NAME), wants.join(UNIT_NAME)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -108,17 +128,27 @@ mod tests {
         assert_eq!(choose(root.path(), &none).unwrap(), Init::Agent);
         put_program(root.path(), "/usr/lib/systemd/systemd");
         assert_eq!(choose(root.path(), &none).unwrap(), Init::Program("/usr/lib/systemd/systemd".into()));
-        let asked = Cmdline { init: Some("/bin/sh".into()) };
+        let asked = Cmdline { init: Some("/bin/sh".into()), ..Cmdline::default() };
         assert_eq!(choose(root.path(), &asked).unwrap(), Init::Program("/bin/sh".into()));
     }
 
     #[test]
     fn the_unit_is_wanted_and_installing_it_twice_is_fine() {
         let root = tempfile::tempdir().unwrap();
-        install_unit(root.path()).unwrap();
-        install_unit(root.path()).unwrap();
+        install_units(root.path(), Ending::PowerOff).unwrap();
+        install_units(root.path(), Ending::PowerOff).unwrap();
         let link = root.path().join("run/systemd/system/sysinit.target.wants/shed-agent.service");
         assert_eq!(fs::read_to_string(link).unwrap(), UNIT);
         assert!(UNIT.contains(&format!("ExecStart={AGENT} serve\n")));
+    }
+
+    #[test]
+    fn a_machine_that_restarts_instead_of_powering_off_has_systemd_told_so() {
+        let root = tempfile::tempdir().unwrap();
+        let more = root.path().join("run/systemd/system/systemd-poweroff.service.d/shed.conf");
+        install_units(root.path(), Ending::PowerOff).unwrap();
+        assert!(!more.exists());
+        install_units(root.path(), Ending::Restart).unwrap();
+        assert_eq!(fs::read_to_string(more).unwrap(), RESTART_INSTEAD);
     }
 }

@@ -52,15 +52,16 @@ fn boot() -> Result<Infallible, BootError> {
     root::mount_kernel_file_systems()?;
     console::adopt();
     let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    console::end_by(cmdline.ending);
     let watch = DiskWatch::open();
     let modules = Loading::start();
-    let detached = root::assemble(&watch, &modules)?;
+    let detached = root::assemble(&cmdline, &watch, &modules)?;
     root::enter()?;
     root::furnish(detached)?;
     let top = Path::new("/");
     fixups::apply(top);
     let init = handover::choose(top, &cmdline)?;
-    if let Err(error) = handover::install_unit(top) {
+    if let Err(error) = handover::install_units(top, cmdline.ending) {
         console::warn(&format!("cannot install the agent's unit: {error}"));
     }
     modules.finish();

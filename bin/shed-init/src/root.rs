@@ -19,6 +19,7 @@ use rustix::{
 };
 
 use crate::{
+    cmdline::Cmdline,
     console,
     disks::DiskWatch,
     errors::{BootError, DiskRole},
@@ -56,9 +57,14 @@ pub(crate) fn mount_kernel_file_systems() -> Result<(), BootError> {
 }
 
 /// Mounts both disks and the overlay, and picks up what is to appear inside it.
-pub(crate) fn assemble(watch: &DiskWatch, modules: &Loading) -> Result<Vec<Detached>, BootError> {
-    mount_image(&watch.find(DiskRole::Image)?, modules)?;
-    mount_own(&watch.find(DiskRole::Own)?, modules)?;
+pub(crate) fn assemble(
+    cmdline: &Cmdline,
+    watch: &DiskWatch,
+    modules: &Loading,
+) -> Result<Vec<Detached>, BootError> {
+    let find = |role| watch.find(role, cmdline.serial(role));
+    mount_image(&find(DiskRole::Image)?, modules)?;
+    mount_own(&find(DiskRole::Own)?, modules)?;
     make_directory(NEW_ROOT).map_err(|source| BootError::Overlay { source })?;
     // redirect_dir: directories of the image can be renamed, as programs expect of a file system.
     let options =

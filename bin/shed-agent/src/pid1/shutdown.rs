@@ -1,6 +1,7 @@
 //! Ends everything and powers the machine off, losing as little as possible.
 
 use std::{
+    fs,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -34,10 +35,21 @@ pub(super) fn power_off(signals: &Signals) -> ExitCode {
 /// Powers off at once.
 pub(super) fn power_off_now() -> ! {
     rustix::fs::sync();
+    let command = last_command(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
     loop {
         // Returns only when it fails, and PID 1 must not end.
-        let _refused = reboot(RebootCommand::PowerOff);
+        let _refused = reboot(command);
         let _interrupted = rustix::event::poll(&mut [], None);
+    }
+}
+
+/// Reads in the kernel command line how this machine ends: where the VMM has no power to switch off, a guest that powers off
+/// only halts, but one that restarts ends the VMM. shed-init reads the same word.
+fn last_command(cmdline: &str) -> RebootCommand {
+    if cmdline.split_ascii_whitespace().any(|word| word == "shed.power-off=restart") {
+        RebootCommand::Restart
+    } else {
+        RebootCommand::PowerOff
     }
 }
 
@@ -60,5 +72,17 @@ fn end_all(signal: libc::c_int, grace: Duration, signals: &Signals) {
         match signals.wait(Some(left)) {
             Event::Child | Event::PowerOff | Event::Nothing => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_says_how_the_machine_ends() {
+        let restarts = |cmdline| matches!(last_command(cmdline), RebootCommand::Restart);
+        assert!(restarts("quiet shed.power-off=restart panic=1\n"));
+        assert!(!restarts("quiet shed.power-off=restarts\n") && !restarts(""));
     }
 }
