@@ -5,9 +5,7 @@
 
 use std::io;
 
-use rustix::thread::{
-    CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities,
-};
+use rustix::thread::{CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities};
 
 /// Returns whether this thread may administer the network.
 pub(crate) fn present() -> bool {

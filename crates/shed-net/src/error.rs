@@ -45,7 +45,9 @@ pub enum BridgeError {
         "the network {network} of the bridge {bridge} overlaps with {others}; set another firecracker.bridge_cidr"
     )]
     Overlap { bridge: BridgeName, network: String, others: String },
-    #[error("forwarding of IPv4 is off and could not be turned on; run `sudo sysctl -w net.ipv4.ip_forward=1`")]
+    #[error(
+        "forwarding of IPv4 is off and could not be turned on; run `sudo sysctl -w net.ipv4.ip_forward=1`"
+    )]
     Forwarding {
         #[source]
         source: io::Error,
@@ -71,13 +73,17 @@ pub enum TapError {
     Exhausted(#[from] Exhausted),
     #[error("the bridge {bridge} is not there, or is not this server's; restart the server, which makes it")]
     NoBridge { bridge: BridgeName },
-    #[error("the device {tap} was not made by this server and is left alone; delete it, or set another firecracker.tap_prefix")]
+    #[error(
+        "the device {tap} was not made by this server and is left alone; delete it, or set another firecracker.tap_prefix"
+    )]
     NotOurs { tap: String },
     #[error("the TAP {tap} belongs to shed `{other}`, not to `{shed}`, and is left alone")]
     OtherShed { tap: String, shed: ShedName, other: ShedName },
     #[error("the TAP {tap} of shed `{shed}` is in use: a machine runs on it")]
     InUse { tap: String, shed: ShedName },
-    #[error("the TAP {tap} of shed `{shed}` could not be made (/dev/net/tun; the server needs CAP_NET_ADMIN)")]
+    #[error(
+        "the TAP {tap} of shed `{shed}` could not be made (/dev/net/tun; the server needs CAP_NET_ADMIN)"
+    )]
     Make {
         tap: String,
         shed: ShedName,

@@ -106,7 +106,8 @@ impl Host {
         let netlink = Netlink::open().map_err(TapError::Look)?;
         let links = netlink.links().await.map_err(TapError::Look)?;
         let bridge = links.iter().find(|link| self.is_our_bridge(link)).ok_or_else(|| self.no_bridge())?;
-        let strangers = links.iter().any(|link| link.controller == Some(bridge.index) && !self.is_our_tap(link));
+        let strangers =
+            links.iter().any(|link| link.controller == Some(bridge.index) && !self.is_our_tap(link));
         let devices = links.iter().map(|link| link.name.clone()).collect();
         let mut answering = BTreeSet::new();
         loop {
@@ -227,8 +228,11 @@ impl Host {
     /// Returns whether a link is the bridge of this server: by its mark, or, when whoever made it was killed before marking it, by
     /// the hardware address that it was made with.
     pub(crate) fn is_our_bridge(&self, link: &Link) -> bool {
-        let unmarked =
-            || link.alias.is_none() && link.mac == self.settings.bridge_mac().bytes() && link.controller.is_none();
+        let unmarked = || {
+            link.alias.is_none()
+                && link.mac == self.settings.bridge_mac().bytes()
+                && link.controller.is_none()
+        };
         link.name == self.settings.bridge().as_str()
             && link.kind == Kind::Bridge
             && (link.mark() == Some(self.bridge_mark()) || unmarked())
@@ -283,7 +287,8 @@ impl Host {
             Some(link) if self.is_our_bridge(&link) => Ok(link.index),
             Some(link) => Err(BridgeError::NotOurs { bridge: bridge.clone(), found: described(&link) }),
             None => {
-                let gone = NetlinkError::io("finding the bridge that was just made", io::ErrorKind::NotFound.into());
+                let gone =
+                    NetlinkError::io("finding the bridge that was just made", io::ErrorKind::NotFound.into());
                 Err(self.bridge_error(gone))
             }
         }
@@ -298,8 +303,7 @@ impl Host {
             // The chains first: one of a TAP that is made after this is not seen, and so not removed.
             let chains = nft.list(&["chains", "netdev"]).await.map_err(failed)?;
             let links = netlink.links().await.map_err(|error| self.bridge_error(error))?;
-            let leases: Vec<Lease> =
-                links.iter().filter_map(|link| self.host_tap(link)?.lease).collect();
+            let leases: Vec<Lease> = links.iter().filter_map(|link| self.host_tap(link)?.lease).collect();
             let gone: Vec<String> = rules::chains_of(&self.settings, &chains)
                 .into_iter()
                 .filter(|chain| !links.iter().any(|link| link.name == *chain))
@@ -358,7 +362,11 @@ impl Host {
     ) -> Result<(), SetUpProblem> {
         let tap = lease.tap().as_str();
         let Some(link) = netlink.link(tap).await? else {
-            return Err(NetlinkError::io("finding the TAP that was just made", io::ErrorKind::NotFound.into()).into());
+            return Err(NetlinkError::io(
+                "finding the TAP that was just made",
+                io::ErrorKind::NotFound.into(),
+            )
+            .into());
         };
         netlink.mark(link.index, &Mark::Tap(self.settings.server().clone(), shed.clone())).await?;
         netlink.set_mtu(link.index, u16::try_from(bridge.mtu).unwrap_or(MTU_MAX)).await?;

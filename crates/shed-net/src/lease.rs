@@ -86,7 +86,9 @@ pub struct Exhausted {
 pub enum ParseTapError {
     #[error("{name:?} is no TAP of this server: it is {prefix} and a number from 0 to 1023")]
     Name { name: String, prefix: String },
-    #[error("the TAP {tap} has no address in {network}; was bridge_cidr changed? Stop the shed and start it again")]
+    #[error(
+        "the TAP {tap} has no address in {network}; was bridge_cidr changed? Stop the shed and start it again"
+    )]
     Outside { tap: String, network: String },
 }
 
@@ -233,7 +235,10 @@ mod tests {
             assert!(matches!(Lease::of_tap(&settings, name), Err(ParseTapError::Name { .. })), "{name:?}");
         }
         assert!(matches!(Lease::of_tap(&settings, "shed-tap253"), Err(ParseTapError::Outside { .. })));
-        assert_eq!(Lease::of_tap(&settings, "shed-tap252").unwrap().address(), Ipv4Addr::new(172, 30, 0, 254));
+        assert_eq!(
+            Lease::of_tap(&settings, "shed-tap252").unwrap().address(),
+            Ipv4Addr::new(172, 30, 0, 254)
+        );
     }
 
     proptest! {

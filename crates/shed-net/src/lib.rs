@@ -12,6 +12,7 @@
 mod capability;
 mod check;
 mod error;
+mod firewalls;
 mod host;
 mod lease;
 mod links;

@@ -17,12 +17,7 @@ use rtnetlink::{
     },
 };
 
-use crate::{
-    lease::Mac,
-    mark::Mark,
-    names::BridgeName,
-    network::GuestNetwork,
-};
+use crate::{lease::Mac, mark::Mark, names::BridgeName, network::GuestNetwork};
 
 /// Why the kernel did not do what it was asked by netlink.
 #[derive(Debug, thiserror::Error)]
@@ -161,7 +156,8 @@ impl Netlink {
 
     /// Makes a bridge, down, with the hardware address that is to stay. Spanning tree is off, and a port passes frames at once.
     pub(crate) async fn add_bridge(&self, name: &BridgeName, mac: Mac) -> Result<(), NetlinkError> {
-        let message = LinkBridge::new(name.as_str()).down().address(mac.bytes().to_vec()).forward_delay(0).build();
+        let message =
+            LinkBridge::new(name.as_str()).down().address(mac.bytes().to_vec()).forward_delay(0).build();
         done("making the bridge", self.handle.link().add(message).execute().await)
     }
 
@@ -203,7 +199,8 @@ impl Netlink {
             let (link, prefix) = (message.header.index, message.header.prefix_len);
             // A point-to-point interface has its peer's address, too.
             found.extend(message.attributes.iter().filter_map(|attribute| match attribute {
-                AddressAttribute::Local(IpAddr::V4(address)) | AddressAttribute::Address(IpAddr::V4(address)) => {
+                AddressAttribute::Local(IpAddr::V4(address))
+                | AddressAttribute::Address(IpAddr::V4(address)) => {
                     Some(InterfaceAddress { link, address: *address, prefix })
                 }
                 _of_no_interest => None,
@@ -214,11 +211,7 @@ impl Netlink {
     }
 
     /// Gives the bridge its address and takes all others of IPv4 from it.
-    pub(crate) async fn set_address(
-        &self,
-        index: u32,
-        network: &GuestNetwork,
-    ) -> Result<(), NetlinkError> {
+    pub(crate) async fn set_address(&self, index: u32, network: &GuestNetwork) -> Result<(), NetlinkError> {
         let wanted = (network.gateway(), network.prefix());
         let mut there = false;
         for message in collect("listing the addresses", self.handle.address().get().execute()).await? {
@@ -245,9 +238,12 @@ impl Netlink {
     /// is no way there. Nothing is sent.
     pub(crate) async fn mtu_towards(&self, address: Ipv4Addr) -> Result<Option<u32>, NetlinkError> {
         let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
-        let answers = match collect("asking for the route", self.handle.route().get(question).execute()).await {
+        let answers = match collect("asking for the route", self.handle.route().get(question).execute()).await
+        {
             Ok(answers) => answers,
-            Err(error) if matches!(error.code(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => return Ok(None),
+            Err(error) if matches!(error.code(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
+                return Ok(None);
+            }
             Err(error) => return Err(error),
         };
         let mut device = None;
@@ -265,7 +261,8 @@ impl Netlink {
             }
         }
         let Some(device) = device else { return Ok(None) };
-        let found = collect("looking up an interface", self.handle.link().get().match_index(device).execute());
+        let found =
+            collect("looking up an interface", self.handle.link().get().match_index(device).execute());
         Ok(found.await?.first().map(|message| Link::read(message).mtu))
     }
 

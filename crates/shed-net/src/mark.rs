@@ -58,8 +58,19 @@ mod tests {
     #[test]
     fn other_aliases_are_no_marks() {
         for alias in [
-            "", "shed", "shed/", "shed/a", "shed//bridge", "shed/a/", "shed/a/bridge2", "shed/a/tap/", "shed/a/tap/UP",
-            "shed/a/tap/x/y", "shed/a b/bridge", " shed/a/bridge", "uplink",
+            "",
+            "shed",
+            "shed/",
+            "shed/a",
+            "shed//bridge",
+            "shed/a/",
+            "shed/a/bridge2",
+            "shed/a/tap/",
+            "shed/a/tap/UP",
+            "shed/a/tap/x/y",
+            "shed/a b/bridge",
+            " shed/a/bridge",
+            "uplink",
         ] {
             assert_eq!(Mark::parse(alias), None, "{alias:?}");
         }

@@ -179,8 +179,23 @@ mod tests {
     #[test]
     fn what_a_kernel_a_path_or_a_rule_could_take_for_something_else_is_refused() {
         for text in [
-            "", "br/0", "..", ".", "br 0", "br%d", "br*", "br:1", "br\n0", "0br", "-br", "a234567890123456", "all",
-            "default", "lo", "brücke", "br\0",
+            "",
+            "br/0",
+            "..",
+            ".",
+            "br 0",
+            "br%d",
+            "br*",
+            "br:1",
+            "br\n0",
+            "0br",
+            "-br",
+            "a234567890123456",
+            "all",
+            "default",
+            "lo",
+            "brücke",
+            "br\0",
         ] {
             assert!(text.parse::<BridgeName>().is_err(), "{text:?}");
         }
@@ -198,8 +213,18 @@ mod tests {
     fn names_of_records_that_no_index_makes_are_none() {
         let prefix: TapPrefix = "shed-tap".parse().unwrap();
         for name in [
-            "shed-tap", "shed-tap-1", "shed-tap+1", "shed-tap01", "shed-tap1024", "shed-tap65536", "shed-tap1/x",
-            "shed-tap1 ", "shed-tap１", "shed-tap12345678", "eth0", "",
+            "shed-tap",
+            "shed-tap-1",
+            "shed-tap+1",
+            "shed-tap01",
+            "shed-tap1024",
+            "shed-tap65536",
+            "shed-tap1/x",
+            "shed-tap1 ",
+            "shed-tap１",
+            "shed-tap12345678",
+            "eth0",
+            "",
         ] {
             assert_eq!(prefix.index_of(name), None, "{name:?}");
         }

@@ -30,9 +30,8 @@ pub(crate) async fn answering(
     if addresses.is_empty() {
         return Ok(BTreeSet::new());
     }
-    let (connection, _handle, mut events) =
-        rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh])
-            .map_err(|source| NetlinkError::io("listening to the table of neighbours", source))?;
+    let (connection, _handle, mut events) = rtnetlink::new_multicast_connection(&[MulticastGroup::Neigh])
+        .map_err(|source| NetlinkError::io("listening to the table of neighbours", source))?;
     let listener = tokio::spawn(connection);
     let netlink = Netlink::open()?;
     for address in addresses {
@@ -45,7 +44,8 @@ pub(crate) async fn answering(
     let listen = async {
         while !undecided.is_empty() {
             let Some((event, _from)) = events.next().await else { break };
-            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) = event.payload else {
+            let NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNeighbour(neighbour)) = event.payload
+            else {
                 continue;
             };
             let Some(address) = destination(&neighbour) else { continue };

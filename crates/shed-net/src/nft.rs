@@ -42,7 +42,11 @@ impl Nft {
             .map(|place| place.join(NAME))
             .collect();
         let is_program = |place: &&PathBuf| place.is_file() && access(*place, Access::EXEC_OK).is_ok();
-        places.iter().find(is_program).map(|program| Self { program: program.clone() }).ok_or(NftError::Missing)
+        places
+            .iter()
+            .find(is_program)
+            .map(|program| Self { program: program.clone() })
+            .ok_or(NftError::Missing)
     }
 
     pub(crate) fn program(&self) -> &Path {

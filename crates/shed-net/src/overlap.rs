@@ -51,7 +51,8 @@ mod tests {
     #[test]
     fn the_interfaces_that_overlap_are_named_and_the_bridge_is_not() {
         let links = [link(1, "lo"), link(2, "eth0"), link(3, "shed-br0"), link(4, "wg0")];
-        let address = |link, address: [u8; 4], prefix| InterfaceAddress { link, address: address.into(), prefix };
+        let address =
+            |link, address: [u8; 4], prefix| InterfaceAddress { link, address: address.into(), prefix };
         let addresses = [
             address(1, [127, 0, 0, 1], 8),
             address(2, [172, 30, 5, 5], 16),

@@ -4,11 +4,8 @@ use std::{fs, net::Ipv4Addr, path::Path};
 
 /// Where the host's own name servers are, in the order they are looked at. The first one names a stub on the loopback address
 /// where systemd-resolved or NetworkManager's dnsmasq runs; what these ask themselves is in the others.
-const FILES: [&str; 3] = [
-    "/etc/resolv.conf",
-    "/run/systemd/resolve/resolv.conf",
-    "/run/NetworkManager/no-stub-resolv.conf",
-];
+const FILES: [&str; 3] =
+    ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf", "/run/NetworkManager/no-stub-resolv.conf"];
 
 /// The most that a resolver takes (resolv.conf(5), MAXNS).
 const SERVERS_MAX: usize = 3;
@@ -93,14 +90,16 @@ mod tests {
             fs::write(file, text).unwrap();
         }
         let missing = dir.path().join("missing");
-        let paths: Vec<&Path> = std::iter::once(missing.as_path()).chain(files.iter().map(|f| f.as_path())).collect();
+        let paths: Vec<&Path> =
+            std::iter::once(missing.as_path()).chain(files.iter().map(|f| f.as_path())).collect();
         from_files(&paths)
     }
 
     #[test]
     fn a_stub_on_the_loopback_address_is_passed_over_for_what_it_asks() {
         let stub = "# nameserver 9.9.9.9\nnameserver 127.0.0.53\noptions edns0\n";
-        let real = "nameserver 192.168.1.1\nnameserver fe80::1%eth0\nnameserver 192.168.1.1\nnameserver 1.1.1.1\n";
+        let real =
+            "nameserver 192.168.1.1\nnameserver fe80::1%eth0\nnameserver 192.168.1.1\nnameserver 1.1.1.1\n";
         let expected = [Ipv4Addr::new(192, 168, 1, 1), Ipv4Addr::new(1, 1, 1, 1)];
         assert_eq!(look(&[stub, real]).unwrap(), expected);
         assert_eq!(look(&[real, stub]).unwrap(), expected);
@@ -109,7 +108,10 @@ mod tests {
     #[test]
     fn none_says_what_to_configure() {
         let error = look(&["nameserver 127.0.0.1\nnameserver ::1\nnameserver\n"]).unwrap_err().to_string();
-        assert!(error.contains("127.0.0.1, ::1 cannot be reached") && error.contains("firecracker.dns"), "{error}");
+        assert!(
+            error.contains("127.0.0.1, ::1 cannot be reached") && error.contains("firecracker.dns"),
+            "{error}"
+        );
         assert!(look(&[]).unwrap_err().to_string().contains("they name none"));
     }
 

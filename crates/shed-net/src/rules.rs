@@ -58,9 +58,8 @@ pub(crate) fn bridge_rules(settings: &NetSettings) -> Nftables<'static> {
 
     let chain = Writer::new(settings, NfFamily::IP, "forward");
     chain.open(&mut batch, NfChainType::Filter, NfHook::Forward, FILTER);
-    let from_outside = || {
-        vec![is_not(meta(MetaKey::Iifname), text(bridge)), is(meta(MetaKey::Oifname), text(bridge))]
-    };
+    let from_outside =
+        || vec![is_not(meta(MetaKey::Iifname), text(bridge)), is(meta(MetaKey::Oifname), text(bridge))];
     let answer = Match {
         left: named(NamedExpression::CT(CT { key: "state".into(), family: None, dir: None })),
         right: Expression::List(vec![text("established"), text("related")]),
@@ -79,8 +78,10 @@ pub(crate) fn bridge_rules(settings: &NetSettings) -> Nftables<'static> {
     let loopback = is(field("ip", "daddr"), prefix("127.0.0.0", 8));
     chain.rule(&mut batch, vec![from_guest(), loopback, Statement::Drop(None)]);
     if !settings.protect_ports().is_empty() {
-        let ports =
-            settings.protect_ports().iter().map(|port| SetItem::Element(Expression::Number(port.get().into())));
+        let ports = settings
+            .protect_ports()
+            .iter()
+            .map(|port| SetItem::Element(Expression::Number(port.get().into())));
         let protected = is(field("tcp", "dport"), named(NamedExpression::Set(ports.collect())));
         chain.rule(&mut batch, vec![from_guest(), protected, Statement::Drop(None)]);
     }
@@ -96,7 +97,9 @@ pub(crate) fn tap_rules(settings: &NetSettings, leases: &[Lease]) -> Nftables<'s
         chain.remove(&mut batch);
         chain.open_on_device(&mut batch);
         let mac = lease.mac().to_string();
-        let sender = |protocol| vec![is(field("ether", "saddr"), text(&mac)), is(field("ether", "type"), text(protocol))];
+        let sender = |protocol| {
+            vec![is(field("ether", "saddr"), text(&mac)), is(field("ether", "type"), text(protocol))]
+        };
         let address = lease.address().to_string();
 
         let mut arp = sender("arp");

@@ -4,6 +4,7 @@
 mod stage;
 
 mod bridge;
+mod check;
 mod reach;
 mod spoofing;
 mod taps;

@@ -12,7 +12,8 @@ use shed_net::{Host, Lease};
 use crate::{
     spoofing::udp,
     stage::{
-        Elsewhere, GATEWAY, Guest, PATIENCE, SILENCE, forwarding, host, in_namespace, link, open_tap, settings_of, sh, sheds,
+        Elsewhere, GATEWAY, Guest, PATIENCE, SILENCE, forwarding, host, in_namespace, link, open_tap,
+        settings_of, sh, sheds,
     },
 };
 

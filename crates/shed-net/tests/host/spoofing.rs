@@ -148,6 +148,7 @@ in_namespace! {
         let good = ethernet(BROADCAST, mac, IPV4, &udp(address, other.address(), 9, MARK));
         let forged = ethernet(BROADCAST, mac, ARP, &arp(mac, GATEWAY, other.address()));
         crate::stage::sh("nft flush ruleset");
+        assert_eq!(sent_through(&hostile, &victim, std::slice::from_ref(&forged), &good), [0], "without rules it comes out");
         host.ensure_bridge().await.unwrap();
         assert_eq!(sent_through(&hostile, &victim, &[forged], &good), [0_usize; 0]);
         drop((hostile, victim));

@@ -83,8 +83,19 @@ fn namespace(who: As) -> Option<Command> {
     // Everybody may open /dev/net/tun, as usual; not everywhere where tests run.
     let device = "at=$(mktemp -d); mknod -m 666 $at/tun c 10 200; mount --bind $at/tun /dev/net/tun; rm -rf $at; exec \"$@\"";
     let user: &[&str] = &[
-        "--net", "--mount", "--", "sh", "-ec", device, "sh", "setpriv", "--reuid=65534", "--regid=65534",
-        "--clear-groups", "--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin",
+        "--net",
+        "--mount",
+        "--",
+        "sh",
+        "-ec",
+        device,
+        "sh",
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--inh-caps=-all,+net_admin",
+        "--ambient-caps=-all,+net_admin",
     ];
     let ways = match who {
         As::Root => vec![root, mapped],
@@ -104,7 +115,8 @@ fn namespace(who: As) -> Option<Command> {
 
 /// Runs a command line and returns what it prints.
 pub(crate) fn sh(line: &str) -> String {
-    let output = Command::new("sh").args(["-ec", line]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
+    let output =
+        Command::new("sh").args(["-ec", line]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").output().unwrap();
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use shed_net::{LeaseIndex, TapError, TapOwner};
 
 use crate::stage::{
-    Elsewhere, carries, host, in_namespace, lease, link, open_tap, ruleset, sh, shed, sheds, snapshot, wait_for,
+    Elsewhere, carries, host, in_namespace, lease, link, open_tap, ruleset, sh, shed, sheds, snapshot,
+    wait_for,
 };
 
 in_namespace! {
