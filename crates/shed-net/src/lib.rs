@@ -26,6 +26,7 @@ mod resolver;
 mod rules;
 mod settings;
 mod sysctl;
+mod taps;
 mod tun;
 
 pub use check::{Finding, Verdict};

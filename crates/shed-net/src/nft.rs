@@ -8,7 +8,10 @@ use std::{
 };
 
 use nftables::schema::Nftables;
-use rustix::fs::{Access, access};
+use rustix::{
+    fs::{Access, access},
+    process::{Signal, set_parent_process_death_signal},
+};
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt as _, process::Command, time::timeout};
 
@@ -91,7 +94,11 @@ impl Nft {
             .kill_on_drop(true);
         // SAFETY: the closure runs between fork and exec; it makes system calls and touches no memory but its own.
         unsafe {
-            command.pre_exec(capability::pass_on);
+            command.pre_exec(|| {
+                // What outlived a server that is killed could undo what the next one does.
+                set_parent_process_death_signal(Some(Signal::KILL))?;
+                capability::pass_on()
+            });
         }
         let exchange = async {
             let mut child = command.spawn()?;

@@ -91,7 +91,7 @@ mod tests {
         }
         let missing = dir.path().join("missing");
         let paths: Vec<&Path> =
-            std::iter::once(missing.as_path()).chain(files.iter().map(|f| f.as_path())).collect();
+            std::iter::once(missing.as_path()).chain(files.iter().map(std::path::PathBuf::as_path)).collect();
         from_files(&paths)
     }
 

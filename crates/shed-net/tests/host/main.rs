@@ -5,6 +5,7 @@ mod stage;
 
 mod bridge;
 mod check;
+mod crash;
 mod reach;
 mod spoofing;
 mod taps;

@@ -69,7 +69,7 @@ pub(crate) fn isolated(who: As, path: &str, body: impl AsyncFnOnce()) {
     let (_program, test) = path.split_once("::").unwrap();
     let status = namespace
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--nocapture", "--include-ignored"])
+        .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
         .status()
         .unwrap();
@@ -97,6 +97,11 @@ fn namespace(who: As) -> Option<Command> {
         "--inh-caps=-all,+net_admin",
         "--ambient-caps=-all,+net_admin",
     ];
+    let skip = |reason: &str| std::io::stdout().write_all(format!("SKIPPED: {reason}\n").as_bytes()).unwrap();
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
+        skip(&format!("/dev/net/tun cannot be opened by this user: {error}"));
+        return None;
+    }
     let ways = match who {
         As::Root => vec![root, mapped],
         As::User => vec![user],
@@ -109,7 +114,7 @@ fn namespace(who: As) -> Option<Command> {
             return Some(command);
         }
     }
-    println!("SKIPPED: `unshare {}` is not permitted here", ways.last().unwrap().join(" "));
+    skip(&format!("`unshare {}` is not permitted here", ways.last().unwrap().join(" ")));
     None
 }
 
