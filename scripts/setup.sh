@@ -40,7 +40,7 @@ fi
 if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
     fail "$os_name has no apt: this script knows Debian 12, Debian 13 and Ubuntu 24.04 only.
        Install these yourself: QEMU 8.2 or newer for x86-64, mmdebstrap, e2fsprogs, kmod, xz,
-       zstd, jq, curl, git, a C toolchain, pkg-config, virtiofsd 1.13 or newer and cargo-nextest."
+       zstd, jq, curl, git, nftables, a C toolchain, pkg-config, virtiofsd 1.13 or newer and cargo-nextest."
 fi
 
 # ---- what is needed -------------------------------------------------------------------------------------------------
@@ -50,6 +50,7 @@ fi
 #   mmdebstrap        builds guest images; debian-archive-keyring verifies what it downloads, uidmap lets a user run it
 #   e2fsprogs         mke2fs for the empty disks of sheds; debugfs and e2fsck look into images in tests
 #   kmod              depmod for the module tree of the initramfs
+#   nftables          nft: rules of the bridge of Firecracker's machines
 #   busybox-static    the smallest image a test boots: one static program
 #   python3-venv      the API's fuzzer and SSH's other clients, each in an environment of its own
 #   rsync, tmux       clients of a shed that the tests drive, and the terminal they drive them in
@@ -64,6 +65,7 @@ needed=(
     "uidmap"
     "e2fsprogs"
     "kmod"
+    "nftables"
     "busybox-static"
     "xz-utils"
     "zstd"
@@ -84,6 +86,7 @@ needed=(
 #   docker-registry   a real registry; apache2-utils and openssl make passwords, tokens and certificates for it
 #   skopeo, umoci     make images and say what is in them
 #   buildah, crun     build Dockerfiles
+#   iproute2          ip, which lays out networks for the tests of the bridge and says what became of them
 #   openssh-server    git's server over SSH; the tests start one of their own on a port of their own
 for_tests_alone=(
     "docker-registry"
@@ -93,6 +96,7 @@ for_tests_alone=(
     "umoci"
     "buildah"
     "crun|runc"
+    "iproute2"
     "openssh-server"
 )
 [ "$for_tests" = no ] || needed+=("${for_tests_alone[@]}")

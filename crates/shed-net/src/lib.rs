@@ -1,0 +1,41 @@
+//! The host's end of the network of Firecracker machines: a bridge, a TAP a shed, addresses, rules.
+//!
+//! The firecracker backend calls it, `shed-server setup` and `doctor` do, and nobody else. What is to be is decided without
+//! I/O ([`NetSettings`], [`choose`], the rules); [`Host`] makes it so, by netlink, /dev/net/tun and `nft`. It keeps no state:
+//! every device it makes bears a mark of the server that made it, and every rule lies in a table that is named after the
+//! bridge. So whoever is killed, the next start sees what is there.
+//!
+//! It needs CAP_NET_ADMIN and not root. It refuses to touch a device that does not bear this server's mark, and rules in
+//! tables of others.
+#![cfg(target_os = "linux")]
+
+mod capability;
+mod check;
+mod error;
+mod firewalls;
+mod host;
+mod lease;
+mod links;
+mod mark;
+mod names;
+mod neighbours;
+mod network;
+mod nft;
+mod overlap;
+mod resolver;
+mod rules;
+mod settings;
+mod sysctl;
+mod taps;
+mod tun;
+
+pub use check::{Finding, Verdict};
+pub use error::{BridgeError, ListError, MtuError, NftError, RemoveError, TapError};
+pub use host::{Host, HostTap};
+pub use lease::{Exhausted, Lease, LeaseIndex, Mac, ParseTapError, choose};
+pub use links::NetlinkError;
+pub use names::{BridgeName, ParseNetNameError, ServerId, TapName, TapPrefix};
+pub use network::{GuestNetwork, ParseNetworkError};
+pub use resolver::{DnsError, dns_servers};
+pub use settings::{NetSettings, SettingsError};
+pub use tun::TapOwner;
