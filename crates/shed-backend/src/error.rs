@@ -60,6 +60,13 @@ pub enum StartVmError {
     },
     #[error("`{program}` does not serve the host directory {path} of shed `{shed}`: {reasons}")]
     ServeShare { shed: ShedName, path: Utf8PathBuf, program: String, reasons: String },
+    #[error("could not make the network interface {tap} of shed `{shed}`")]
+    Tap {
+        shed: ShedName,
+        tap: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("could not start `{program}` for shed `{shed}`")]
     Spawn {
         shed: ShedName,

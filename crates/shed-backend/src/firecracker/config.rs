@@ -1,6 +1,7 @@
 //! What a user can choose about the `firecracker` backend.
 
 use camino::Utf8PathBuf;
+use shed_net::NetSettings;
 
 /// The `firecracker:` section of server.yaml, as far as it concerns machines.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct FirecrackerConfig {
     /// The vsock context id of the first machine, 3 to 65535 (spec K.1, `vsock_base_cid`); below are the hypervisor's and the
     /// host's (man 7 vsock).
     pub first_cid: u32,
+    /// The machines' network.
+    pub network: NetSettings,
 }
 
 /// Whether Firecracker confines itself.
@@ -30,7 +33,13 @@ pub enum Seccomp {
 impl FirecrackerConfig {
     /// Makes a config that leaves everything else to detection.
     #[must_use]
-    pub fn new(socket_dir: impl Into<Utf8PathBuf>) -> Self {
-        Self { binary: None, socket_dir: socket_dir.into(), seccomp: Seccomp::default(), first_cid: 100 }
+    pub fn new(socket_dir: impl Into<Utf8PathBuf>, network: NetSettings) -> Self {
+        Self {
+            binary: None,
+            socket_dir: socket_dir.into(),
+            seccomp: Seccomp::default(),
+            first_cid: 100,
+            network,
+        }
     }
 }

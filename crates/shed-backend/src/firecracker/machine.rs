@@ -23,7 +23,7 @@ const SERIAL_MAX: usize = 20;
 
 /// Words of every guest's kernel command line. A keyboard controller has only the port by which Linux resets the machine
 /// (`reboot=k`) and Firecracker presses Ctrl-Alt-Del; looking for more on it costs time. There is no PCI.
-const KERNEL_WORDS: [&str; 12] = [
+const KERNEL_WORDS: [&str; 13] = [
     "console=ttyS0",
     "quiet",
     "reboot=k",
@@ -36,6 +36,8 @@ const KERNEL_WORDS: [&str; 12] = [
     "no_timer_check",
     "tsc=reliable",
     "shed.link=vsock",
+    // Firecracker has no power switch: its guests end by a reset.
+    "shed.power-off=restart",
 ];
 
 /// Firecracker's configuration file (its API's `FullVmConfiguration`).
@@ -153,7 +155,7 @@ fn drive((number, disk): (usize, &Disk)) -> Drive<'_> {
 
 fn kernel_command_line(spec: &VmSpec, serials: &[String]) -> String {
     let serials = spec.disks.iter().zip(serials);
-    let serials = serials.map(|(disk, serial)| format!("shed.serial.{}={serial}", disk.serial));
+    let serials = serials.map(|(disk, serial)| format!("shed.disk.{}={serial}", disk.serial));
     let own = KERNEL_WORDS.into_iter().map(str::to_owned);
     own.chain(serials).chain(spec.extra_cmdline.iter().cloned()).collect::<Vec<_>>().join(" ")
 }

@@ -8,6 +8,7 @@ mod appear;
 mod config;
 mod link;
 mod machine;
+mod network;
 mod probe;
 mod sockets;
 mod vm;
@@ -15,14 +16,17 @@ mod vm;
 use std::{fs, io, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_types::{BackendKind, LaunchId, ShedName};
+use shed_protocol::NetworkIdentity;
+use shed_types::{BackendKind, LaunchId, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
 pub use self::config::{FirecrackerConfig, Seccomp};
-use self::{link::GuestLink, machine::Surroundings, sockets::SocketPaths, vm::FirecrackerVm};
+use self::{
+    link::GuestLink, machine::Surroundings, network::Network, sockets::SocketPaths, vm::FirecrackerVm,
+};
 use crate::{
-    Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm,
-    VmIdentity, VmSpec,
+    Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, LeaseError, StartVmError,
+    Vm, VmIdentity, VmSpec,
     launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
     qemu::real_kvm,
@@ -33,6 +37,7 @@ use crate::{
 #[derive(Debug)]
 pub struct FirecrackerBackend {
     config: FirecrackerConfig,
+    network: Arc<Network>,
     /// What this host offers, found out once.
     host: OnceCell<Host>,
 }
@@ -48,7 +53,8 @@ impl FirecrackerBackend {
     /// Makes the backend; looks at nothing yet.
     #[must_use]
     pub fn new(config: FirecrackerConfig) -> Self {
-        Self { config, host: OnceCell::new() }
+        let network = Arc::new(Network::new(config.network.clone()));
+        Self { config, network, host: OnceCell::new() }
     }
 
     async fn host(&self) -> Result<&Host, CheckHostError> {
@@ -125,9 +131,18 @@ impl Backend for FirecrackerBackend {
         })
     }
 
+    async fn lease(&self, taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
+        self.network.lease(taken).await.map(Some)
+    }
+
+    fn guest_network(&self, lease: Option<&NetworkLease>) -> Option<NetworkIdentity> {
+        lease.map(|lease| self.network.identity(lease))
+    }
+
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
         let config_file = self.prepare(spec)?;
+        let tap = TapGuard::make(&self.network, spec).await?;
         let sockets = self.sockets(&spec.shed);
         // Before the machine, whose agent says its word once.
         let link = self.listen(&spec.shed).map_err(|(path, source)| StartVmError::Prepare {
@@ -155,7 +170,11 @@ impl Backend for FirecrackerBackend {
         })?;
         let id = process.id();
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
-        let vm = FirecrackerVm::attach(spec.shed.clone(), identity, process, link, sockets, Some(exit));
+        let network = Arc::clone(&self.network);
+        let vm =
+            FirecrackerVm::attach(spec.shed.clone(), identity, process, link, sockets, network, Some(exit));
+        // It goes with the machine from here on.
+        tap.keep();
         let vm = Unfinished(Some(Arc::new(vm)));
         vm.wait_for_api(spec, &output).await?;
         Ok(vm.finish())
@@ -179,11 +198,52 @@ impl Backend for FirecrackerBackend {
         let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
         let link = self.listen(&shed).map_err(|(_, source)| watch(source))?;
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id };
-        Ok(Some(Arc::new(FirecrackerVm::attach(shed.clone(), identity, process, link, sockets, None))))
+        let network = Arc::clone(&self.network);
+        let vm = FirecrackerVm::attach(shed.clone(), identity, process, link, sockets, network, None);
+        Ok(Some(Arc::new(vm)))
     }
 
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
-        self.sockets(shed).remove()
+        self.sockets(shed).remove()?;
+        self.network.remove_taps(shed).await
+    }
+}
+
+/// A machine's TAP, until there is a machine that has it.
+struct TapGuard {
+    network: Arc<Network>,
+    shed: Option<ShedName>,
+}
+
+impl TapGuard {
+    async fn make(network: &Arc<Network>, spec: &VmSpec) -> Result<Self, StartVmError> {
+        let Some(lease) = &spec.network else { return Ok(Self { network: Arc::clone(network), shed: None }) };
+        // Before it is made: what is half made goes as well.
+        let guard = Self { network: Arc::clone(network), shed: Some(spec.shed.clone()) };
+        let made = network.make_tap(&spec.shed, lease).await;
+        made.map_err(|source| StartVmError::Tap {
+            shed: spec.shed.clone(),
+            tap: lease.tap_device.clone(),
+            source,
+        })?;
+        Ok(guard)
+    }
+
+    fn keep(mut self) {
+        self.shed = None;
+    }
+}
+
+impl Drop for TapGuard {
+    fn drop(&mut self) {
+        let Some(shed) = self.shed.take() else { return };
+        let network = Arc::clone(&self.network);
+        // Whoever ends before this leaves it to `remove_leftovers`.
+        tokio::spawn(async move {
+            if let Err(error) = network.remove_taps(&shed).await {
+                tracing::warn!(%shed, %error, "the TAP of a failed start is left over");
+            }
+        });
     }
 }
 

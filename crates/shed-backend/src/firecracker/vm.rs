@@ -9,7 +9,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{api, appear::appears, link::GuestLink, sockets::SocketPaths};
+use super::{api, appear::appears, link::GuestLink, network::Network, sockets::SocketPaths};
 use crate::{
     ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
     launch::is_crash,
@@ -42,10 +42,11 @@ impl FirecrackerVm {
         process: WatchedProcess,
         link: GuestLink,
         sockets: SocketPaths,
+        network: Arc<Network>,
         exit: Option<watch::Receiver<Option<ExitStatus>>>,
     ) -> Self {
         let (process, ended) = (Arc::new(process), CancellationToken::new());
-        let watcher = watch_end(shed.clone(), Arc::clone(&process), sockets.clone(), ended.clone());
+        let watcher = watch_end(shed.clone(), Arc::clone(&process), sockets.clone(), network, ended.clone());
         let watcher = AbortOnDropHandle::new(tokio::spawn(watcher));
         Self { shed, identity, process, link, sockets, ended, exit, _watcher: watcher }
     }
@@ -86,6 +87,7 @@ async fn watch_end(
     shed: ShedName,
     process: Arc<WatchedProcess>,
     sockets: SocketPaths,
+    network: Arc<Network>,
     ended: CancellationToken,
 ) {
     if let Err(error) = process.dead().await {
@@ -95,6 +97,9 @@ async fn watch_end(
     tracing::debug!(%shed, pid = process.id().pid, "the machine's process has ended");
     if let Err(error) = sockets.remove() {
         tracing::warn!(%shed, %error, path = %sockets.api, "a socket of an ended machine is left over");
+    }
+    if let Err(error) = network.remove_taps(&shed).await {
+        tracing::warn!(%shed, %error, "the TAP of an ended machine is left over");
     }
     ended.cancel();
 }
