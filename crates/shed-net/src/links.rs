@@ -241,9 +241,8 @@ impl Netlink {
         let answers = match collect("asking for the route", self.handle.route().get(question).execute()).await
         {
             Ok(answers) => answers,
-            Err(error) if matches!(error.code(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
-                return Ok(None);
-            }
+            // Unreachable, or a route that says so in one of three ways (blackhole, prohibit, unreachable).
+            Err(error) if error.code().is_some() => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut device = None;

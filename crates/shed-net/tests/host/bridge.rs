@@ -128,6 +128,12 @@ in_namespace! {
         sh("ip link set uplink mtu 9000; ip route replace default via 203.0.113.2");
         assert_eq!(Host::mtu().await.unwrap(), 1500);
         host.remove_all().await.unwrap();
+        sh("ip route del default");
+        for kind in ["blackhole", "prohibit", "unreachable"] {
+            sh(&format!("ip route replace {kind} default"));
+            assert_eq!(Host::mtu().await.unwrap(), 1500);
+            sh(&format!("ip route del {kind} default"));
+        }
         sh("ip link del uplink");
     }
 }
