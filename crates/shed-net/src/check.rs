@@ -13,7 +13,7 @@ use crate::{
     nft::Nft,
     overlap::overlapping,
     resolver::dns_servers,
-    sysctl, tun,
+    rules, sysctl, tun,
 };
 
 /// Tables of the older iptables, which `nft` does not list. Only root may read it.
@@ -128,7 +128,47 @@ impl Host {
             Ok(version) => Finding::pass(ITEM, format!("{} ({version})", nft.program().display())),
             Err(error) => Finding::fail(ITEM, error_chain(&error), "reinstall the package nftables"),
         };
-        vec![version, self.check_firewalls(&nft).await]
+        vec![version, self.check_own_rules(&nft).await, self.check_firewalls(&nft).await]
+    }
+
+    /// Looks whether our own rules are there: whoever flushes all rules takes them, too.
+    async fn check_own_rules(&self, nft: &Nft) -> Finding {
+        const ITEM: &str = "rules";
+        let look = async {
+            let taps = self.list().await.map_err(|error| error_chain(&error))?;
+            let netlink = Netlink::open().map_err(|error| error_chain(&error))?;
+            let bridge =
+                netlink.link(self.settings().bridge().as_str()).await.map_err(|error| error_chain(&error))?;
+            let chains = nft.list(&["chains"]).await.map_err(|error| error_chain(&error))?;
+            Ok::<_, String>((taps, bridge.is_some_and(|link| self.is_our_bridge(&link)), chains))
+        };
+        let (taps, is_ours, chains) = match look.await {
+            Ok(found) => found,
+            Err(text) => return Finding::warn(ITEM, text, "run this again as root to have them looked at"),
+        };
+        if !is_ours {
+            return Finding::pass(ITEM, "there are none without a bridge");
+        }
+        let of_taps = rules::chains_of_taps(self.settings(), &chains);
+        let free: Vec<&str> = taps
+            .iter()
+            .map(|tap| tap.tap.as_str())
+            .filter(|tap| !of_taps.iter().any(|chain| chain == tap))
+            .collect();
+        if rules::chains_of_bridge(self.settings(), &chains).is_empty() || !free.is_empty() {
+            let text = match free.as_slice() {
+                [] => "the rules of the bridge are gone, and with them the guests' way out".to_owned(),
+                free => {
+                    format!("the rules of {} are gone: these guests are held to no address", free.join(", "))
+                }
+            };
+            return Finding::fail(
+                ITEM,
+                text,
+                "restart the server, which brings them back, and see who flushes all rules",
+            );
+        }
+        Finding::pass(ITEM, format!("the bridge and {} TAPs have theirs", taps.len()))
     }
 
     /// Looks for rules of others that drop what the bridge forwards: an `accept` of ours does not end their chains.

@@ -228,7 +228,7 @@ impl Host {
             let chains = nft.list(&["chains", "netdev"]).await.map_err(failed)?;
             let links = self.links(netlink).await?;
             let leases: Vec<Lease> = links.iter().filter_map(|link| self.host_tap(link)?.lease).collect();
-            let gone: Vec<String> = rules::chains_of(&self.settings, &chains)
+            let gone: Vec<String> = rules::chains_of_taps(&self.settings, &chains)
                 .into_iter()
                 .filter(|chain| !links.iter().any(|link| link.name == *chain))
                 .collect();

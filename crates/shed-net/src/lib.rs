@@ -5,6 +5,10 @@
 //! every device it makes bears a mark of the server that made it, and every rule lies in a table that is named after the
 //! bridge. So whoever is killed, the next start sees what is there.
 //!
+//! A server calls [`Host::ensure_bridge`] when it starts, then [`Host::list`], and [`Host::delete_tap`] for what no record names.
+//! A start of a shed without a lease asks for one ([`Host::lease`]), records it, and calls [`Host::create_tap`]; the lease of a record
+//! comes from the TAP's name ([`Lease::of_tap`]). A stop may delete the TAP, since the next start makes it anew; a delete does.
+//!
 //! It needs CAP_NET_ADMIN and not root. It refuses to touch a device that does not bear this server's mark, and rules in
 //! tables of others.
 #![cfg(target_os = "linux")]

@@ -213,7 +213,6 @@ impl Netlink {
     /// Gives the bridge its address and takes all others of IPv4 from it.
     pub(crate) async fn set_address(&self, index: u32, network: &GuestNetwork) -> Result<(), NetlinkError> {
         let wanted = (network.gateway(), network.prefix());
-        let mut there = false;
         for message in collect("listing the addresses", self.handle.address().get().execute()).await? {
             let address = message.attributes.iter().find_map(|attribute| match attribute {
                 AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
@@ -221,17 +220,20 @@ impl Netlink {
             });
             let Some(address) = address.filter(|_address| message.header.index == index) else { continue };
             if (address, message.header.prefix_len) == wanted {
-                there = true;
-            } else {
-                let deleted = self.handle.address().del(message).execute().await;
-                done("removing an address of the bridge", deleted)?;
+                continue;
+            }
+            let deleted = self.handle.address().del(message).execute().await;
+            match done("removing an address of the bridge", deleted) {
+                // The kernel takes all of a network with its first.
+                Err(error) if error.code() == Some(libc::EADDRNOTAVAIL) => {}
+                other => other?,
             }
         }
-        if there {
-            return Ok(());
-        }
         let request = self.handle.address().add(index, network.gateway().into(), network.prefix());
-        done("giving the bridge its address", request.execute().await)
+        match done("giving the bridge its address", request.execute().await) {
+            Err(error) if error.code() == Some(libc::EEXIST) => Ok(()),
+            other => other,
+        }
     }
 
     /// Returns the MTU towards an address elsewhere: that of the route where it has one, or of its interface. Nothing when there
@@ -241,9 +243,8 @@ impl Netlink {
         let answers = match collect("asking for the route", self.handle.route().get(question).execute()).await
         {
             Ok(answers) => answers,
-            Err(error) if matches!(error.code(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH)) => {
-                return Ok(None);
-            }
+            // Unreachable, or a route that says so in one of three ways (blackhole, prohibit, unreachable).
+            Err(error) if error.code().is_some() => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut device = None;

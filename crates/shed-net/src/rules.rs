@@ -240,12 +240,21 @@ fn is_not(left: Expression<'static>, right: Expression<'static>) -> Statement<'s
     Statement::Match(Match { left, right, op: Operator::NEQ })
 }
 
-/// Returns the names of the chains of TAPs among what `nft` lists.
-pub(crate) fn chains_of(settings: &NetSettings, listed: &[Value]) -> Vec<String> {
+/// Returns the names of the bridge's chains among what `nft` lists.
+pub(crate) fn chains_of_bridge(settings: &NetSettings, listed: &[Value]) -> Vec<String> {
+    chains(settings, listed, "ip")
+}
+
+/// Returns the names of the chains of TAPs, which are the TAPs' own, among what `nft` lists.
+pub(crate) fn chains_of_taps(settings: &NetSettings, listed: &[Value]) -> Vec<String> {
+    chains(settings, listed, "netdev")
+}
+
+fn chains(settings: &NetSettings, listed: &[Value], family: &str) -> Vec<String> {
     let table = table_name(settings.bridge());
     let chains = listed.iter().filter_map(|object| object.get("chain"));
     chains
-        .filter(|chain| chain["table"] == table.as_str() && chain["family"] == "netdev")
+        .filter(|chain| chain["table"] == table.as_str() && chain["family"] == family)
         .filter_map(|chain| chain["name"].as_str().map(str::to_owned))
         .collect()
 }

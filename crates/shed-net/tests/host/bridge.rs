@@ -25,11 +25,12 @@ in_namespace! {
         host.ensure_bridge().await.unwrap();
         sheds(&host, 2).await;
         let whole = ruleset();
-        sh("nft flush ruleset; ip link set shed-br0 down; ip addr flush dev shed-br0; ip addr add 10.9.9.9/24 dev shed-br0");
+        sh("nft flush ruleset; ip link set shed-br0 down; ip addr flush dev shed-br0; ip addr add 10.9.9.9/24 dev shed-br0; \
+            ip addr add 172.30.0.5/24 dev shed-br0; ip addr add 172.30.0.1/24 dev shed-br0; ip addr add 172.30.0.6/24 dev shed-br0");
         host.ensure_bridge().await.unwrap();
         assert_eq!(ruleset(), whole);
         let addresses = sh("ip -o -4 addr show dev shed-br0");
-        assert!(addresses.contains("172.30.0.1/24") && !addresses.contains("10.9.9.9"), "{addresses}");
+        assert!(addresses.contains("172.30.0.1/24") && addresses.lines().count() == 1, "{addresses}");
         assert!(sh("ip -o link show shed-br0").contains(",UP"));
         host.remove_all().await.unwrap();
     }
@@ -128,6 +129,12 @@ in_namespace! {
         sh("ip link set uplink mtu 9000; ip route replace default via 203.0.113.2");
         assert_eq!(Host::mtu().await.unwrap(), 1500);
         host.remove_all().await.unwrap();
+        sh("ip route del default");
+        for kind in ["blackhole", "prohibit", "unreachable"] {
+            sh(&format!("ip route replace {kind} default"));
+            assert_eq!(Host::mtu().await.unwrap(), 1500);
+            sh(&format!("ip route del {kind} default"));
+        }
         sh("ip link del uplink");
     }
 }

@@ -2,7 +2,7 @@
 
 use shed_net::{Finding, Host, Verdict};
 
-use crate::stage::{Elsewhere, host, in_namespace, settings_of, sh, snapshot};
+use crate::stage::{Elsewhere, host, in_namespace, settings_of, sh, sheds, snapshot};
 
 async fn of(host: &Host, item: &str) -> Finding {
     let findings = host.check().await;
@@ -39,6 +39,23 @@ in_namespace! {
         assert!(overlap.verdict == Verdict::Fail && overlap.text.contains("uplink"), "{overlap:?}");
         sh("ip link del uplink");
         assert!(host.check().await.iter().all(|finding| finding.verdict == Verdict::Pass || finding.remedy.is_some()));
+    }
+}
+
+in_namespace! {
+    async fn rules_that_somebody_flushed_are_missed() {
+        let host = host();
+        host.ensure_bridge().await.unwrap();
+        sheds(&host, 2).await;
+        assert_eq!(of(&host, "rules").await.text, "the bridge and 2 TAPs have theirs");
+        sh("nft delete chain netdev shed-net-shed-br0 shed-tap1");
+        let found = of(&host, "rules").await;
+        assert!(found.verdict == Verdict::Fail && found.text.contains("shed-tap1 are gone"), "{found:?}");
+        sh("nft delete table ip shed-net-shed-br0");
+        assert_eq!(of(&host, "rules").await.verdict, Verdict::Fail);
+        host.ensure_bridge().await.unwrap();
+        assert_eq!(of(&host, "rules").await.verdict, Verdict::Pass);
+        host.remove_all().await.unwrap();
     }
 }
 

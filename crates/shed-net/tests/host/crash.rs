@@ -38,7 +38,7 @@ fn victim() {
 in_namespace! {
     async fn a_server_that_is_killed_at_any_moment_leaves_nothing_unknown() {
         let before = snapshot();
-        for round in 0..24_u64 {
+        for round in 0..14_u64 {
             let mut victim = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "crash::victim", "--ignored"])
                 .env(VICTIM, "1")
@@ -46,7 +46,7 @@ in_namespace! {
                 .spawn()
                 .unwrap();
             // Not a wait for anything: another moment each time.
-            tokio::time::sleep(Duration::from_millis(40 + round * 17)).await;
+            tokio::time::sleep(Duration::from_millis(40 + round * 31)).await;
             victim.kill().unwrap();
             let status = victim.wait().unwrap();
             assert_eq!(status.signal(), Some(9), "it did not fail by itself: {status}");
