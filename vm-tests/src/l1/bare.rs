@@ -28,7 +28,7 @@ done
 const START: &str = r#"
 cd "$dir"
 date +%s%N >begun
-setsid firecracker --no-seccomp --api-sock api.sock --config-file vm.json --log-path vmm.log \
+setsid firecracker --api-sock api.sock --config-file vm.json --log-path vmm.log --level Error \
     >console.log 2>&1 </dev/null &
 echo $!
 "#;
@@ -68,7 +68,8 @@ impl L1 {
         let serials = self.sh(&format!("{variables}\n{PREPARE}"));
         let (image_serial, upper_serial) = serials.split_once('\n').expect("two serials");
         let boot_args = format!(
-            "console=ttyS0 quiet panic=1 reboot=k cryptomgr.notests no_timer_check tsc=reliable \
+            "console=ttyS0 quiet panic=1 reboot=k pci=off i8042.noaux i8042.nomux i8042.dumbkbd shed.link=vsock \
+             cryptomgr.notests no_timer_check tsc=reliable \
              systemd.show_status=false shed.power-off=restart shed.disk.shed-image={image_serial} shed.disk.shed-upper={upper_serial} {words}"
         );
         let config = json!({
@@ -84,6 +85,8 @@ impl L1 {
                     "path_on_host": format!("{dir}/upper.ext4"),
                     "is_root_device": false,
                     "is_read_only": false,
+                    // Otherwise Firecracker ignores the guest's flushes.
+                    "cache_type": "Writeback",
                 },
             ],
             "machine-config": { "vcpu_count": 2, "mem_size_mib": 1024 },
