@@ -37,6 +37,12 @@ pub(super) fn disk(stage: &Stage, firecracker: &Utf8Path) -> Utf8PathBuf {
     if jailer.is_file() {
         link_or_copy(&jailer, &tree.join("bin/jailer"));
     }
+    // A test may run a part of itself in the L1.
+    let itself = std::env::current_exe().expect("a test knows its program");
+    link_or_copy(
+        &Utf8PathBuf::try_from(itself).expect("a path in UTF-8"),
+        &tree.join("bin").join(super::ITSELF),
+    );
     for file in ["vmlinux", "initrd.img", "base-rootfs.ext4"] {
         link_or_copy(&parts.guest_dir.join(file), &tree.join("images").join(file));
     }

@@ -51,6 +51,12 @@ systemctl is-system-running --wait >/dev/null || true
 [ -c /dev/kvm ] || { echo "there is no /dev/kvm"; exit 1; }
 "#;
 
+/// The name in the L1 of the test's own program.
+const ITSELF: &str = "test-itself";
+
+/// Set for a test that runs in the L1: it does its part there.
+const INSIDE: &str = "SHED_TEST_INSIDE_L1";
+
 /// A machine with KVM that runs.
 #[derive(Debug)]
 pub struct L1 {
@@ -102,6 +108,24 @@ impl L1 {
             done.err()
         );
         l1
+    }
+
+    /// Whether this process runs in an L1, by [`Self::run_inside`].
+    #[must_use]
+    pub fn is_here() -> bool {
+        std::env::var_os(INSIDE).is_some()
+    }
+
+    /// Runs the test of this name, of this very program, in the L1.
+    ///
+    /// # Panics
+    /// When it fails, with what it printed, or does not end in time.
+    #[track_caller]
+    pub fn run_inside(&self, test: &str, deadline: Duration) {
+        let script = format!("{INSIDE}=1 RUST_BACKTRACE=0 {ITSELF} --exact {test} --nocapture 2>&1");
+        let done = self.run(&script, deadline);
+        assert_eq!(done.code, 0, "in the L1:\n{}", done.out());
+        say(&done.out());
     }
 
     /// Runs a script of bash as root, with `/l1/bin` in front of its `PATH` and failing with the first command that

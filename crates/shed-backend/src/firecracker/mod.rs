@@ -6,6 +6,7 @@
 mod api;
 mod appear;
 mod config;
+mod disks;
 mod link;
 mod machine;
 mod network;
@@ -22,7 +23,8 @@ use tokio::{sync::OnceCell, task::spawn_blocking};
 
 pub use self::config::{FirecrackerConfig, Seccomp};
 use self::{
-    link::GuestLink, machine::Surroundings, network::Network, sockets::SocketPaths, vm::FirecrackerVm,
+    disks::Disks, link::GuestLink, machine::Surroundings, network::Network, sockets::SocketPaths,
+    vm::FirecrackerVm,
 };
 use crate::{
     Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, LeaseError, StartVmError,
@@ -79,7 +81,7 @@ impl FirecrackerBackend {
     }
 
     /// Checks what a machine is made of, and writes its configuration.
-    fn prepare(&self, spec: &VmSpec) -> Result<Utf8PathBuf, StartVmError> {
+    fn prepare(&self, spec: &VmSpec) -> Result<(Utf8PathBuf, Disks), StartVmError> {
         let prepare = |path: &Utf8Path| {
             let (shed, path) = (spec.shed.clone(), path.to_owned());
             move |source| StartVmError::Prepare { shed, path, source }
@@ -88,9 +90,7 @@ impl FirecrackerBackend {
         for path in [&spec.kernel, &spec.initrd] {
             fs::metadata(path).map_err(prepare(path))?;
         }
-        let serials =
-            spec.disks.iter().map(|disk| machine::serial_of(&disk.path).map_err(prepare(&disk.path)));
-        let serials = serials.collect::<Result<Vec<_>, _>>()?;
+        let disks = Disks::take(&spec.disks).map_err(|(path, source)| prepare(&path)(source))?;
         make_dir(&self.config.socket_dir).map_err(prepare(&self.config.socket_dir))?;
         let sockets = self.sockets(&spec.shed);
         sockets.remove().map_err(prepare(&sockets.api))?;
@@ -98,11 +98,11 @@ impl FirecrackerBackend {
         // Each machine begins a new one, and Firecracker only writes where a file is.
         fs::write(&metrics, "").map_err(prepare(&metrics))?;
         let cid = self.config.first_cid + spec.network.as_ref().map_or(0, |lease| u32::from(lease.index));
-        let around = Surroundings { sockets: &sockets, cid, metrics: &metrics, serials: &serials };
+        let around = Surroundings { sockets: &sockets, cid, metrics: &metrics, serials: &disks.serials };
         let path = machine::config_path(spec);
         // Written anew for each start and read by nobody after it, so it needs no care for crashes.
         fs::write(&path, machine::config_file(spec, around)).map_err(prepare(&path))?;
-        Ok(path)
+        Ok((path, disks))
     }
 
     /// Listens for a machine's agent.
@@ -141,7 +141,7 @@ impl Backend for FirecrackerBackend {
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
-        let config_file = self.prepare(spec)?;
+        let (config_file, disks) = self.prepare(spec)?;
         let tap = TapGuard::make(&self.network, spec).await?;
         let sockets = self.sockets(&spec.shed);
         // Before the machine, whose agent says its word once.
@@ -154,7 +154,7 @@ impl Backend for FirecrackerBackend {
         let program = Program {
             binary: &host.binary,
             args: &args,
-            inherited: Vec::new(),
+            inherited: disks.locks,
             stdout: Some(&spec.console_log),
             log: &spec.vmm_log,
         };
