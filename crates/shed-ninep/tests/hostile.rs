@@ -10,20 +10,17 @@ use std::{
 };
 
 use common::{Client, ROOT};
-use proptest::prelude::*;
 use rustix::io::Errno;
 use shed_ninep::{
     Options,
     proto::{Bytes, Fid, Names, Reply, Request, Tag, VERSION, bits},
 };
-use shed_testkit::fuzz;
 
 const EINVAL: i32 = Errno::INVAL.raw_os_error();
 const EBADF: i32 = Errno::BADF.raw_os_error();
 
-/// Type numbers of requests.
+/// Type number of a walk.
 const WALK: u8 = 110;
-const READ: u8 = 116;
 
 #[test]
 fn sizes_that_were_not_agreed_on_end_the_stream() {
@@ -344,112 +341,6 @@ fn slow_operations_hold_up_no_others() {
         }
     }
     guest.end().unwrap();
-}
-
-/// Whole sessions of requests that make some sense or none. The server answers each, and nothing leaves the directory.
-#[test]
-fn fuzz_ninep_sessions() {
-    let name = prop_oneof!["[abc]", "[abc]", "..", "\\.", "a/b", "", "[a-z]{250,260}"];
-    let request = (
-        any::<proptest::sample::Index>(),
-        proptest::collection::vec(0_u32..6, 3),
-        proptest::collection::vec(name, 2),
-        any::<[u64; 2]>(),
-        proptest::collection::vec(any::<u8>(), 0..40),
-        prop_oneof![3 => Just(0_u8), 1 => any::<u8>()],
-    );
-    fuzz("9P sessions", &proptest::collection::vec(request, 1..60), |requests| {
-        let outer = tempfile::tempdir().unwrap();
-        let dir = outer.path().join("shared");
-        fs::create_dir(&dir).unwrap();
-        fs::write(outer.path().join("a"), "outside").unwrap();
-        let mut guest = Client::start(&dir);
-        for (which, numbers, names, wide, bytes, damage) in requests {
-            let mut message = build(which.index(24), &numbers, &names, wide, &bytes);
-            if damage != 0 {
-                let place = 7 + usize::from(damage) % (message.len() - 6).max(1);
-                if let Some(byte) = message.get_mut(place) {
-                    *byte = byte.wrapping_add(damage);
-                }
-            }
-            guest.stream.write_all(&message).unwrap();
-            let answer = guest.receive().expect("an answer");
-            assert_eq!(Reply::parse(&answer).expect("a reply").0, Tag(1));
-        }
-        guest.end().unwrap();
-        let mut outside: Vec<_> =
-            fs::read_dir(outer.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        outside.sort();
-        assert_eq!(outside, ["a", "shared"]);
-        assert_eq!(fs::read(outer.path().join("a")).unwrap(), b"outside");
-    });
-}
-
-/// The bytes of a request with any names, whatever the types say of them.
-fn build(which: usize, numbers: &[u32], names: &[String], wide: [u64; 2], bytes: &[u8]) -> Vec<u8> {
-    let fid = |index: usize| numbers[index].to_le_bytes().to_vec();
-    let string = |bytes: &[u8]| {
-        let mut out = u16::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
-        out.extend_from_slice(bytes);
-        out
-    };
-    let name = |index: usize| string(names[index].as_bytes());
-    let bit = |bits: u64| u32::try_from(bits & 0xffff_ffff).unwrap().to_le_bytes().to_vec();
-    let small = |value: u64| u32::try_from(value % 0o10_000).unwrap().to_le_bytes().to_vec();
-    let eight = |value: u64| value.to_le_bytes().to_vec();
-    let data = || {
-        let mut out = u32::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
-        out.extend_from_slice(bytes);
-        out
-    };
-    // Offsets that do not fill the disk.
-    let near = eight(wide[0] % 100_000);
-    let (kind, parts): (u8, Vec<Vec<u8>>) = match which {
-        0 | 1 | 2 => (110, vec![fid(0), fid(1), vec![1, 0], name(0)]),
-        3 => (110, vec![fid(0), fid(1), vec![0, 0]]),
-        4 => (12, vec![fid(0), bit(wide[0])]),
-        5 => (12, vec![fid(0), bit(wide[0] & 0o1003)]),
-        6 | 7 => (14, vec![fid(0), name(0), bit(wide[0] & 0o3703), small(wide[1] & 0o777), small(1000)]),
-        8 => (16, vec![fid(0), name(0), string(bytes), small(1000)]),
-        9 => (16, vec![fid(0), name(0), string(b"../a"), small(1000)]),
-        10 => (18, vec![fid(0), name(0), bit(wide[0] & 0o177_777), small(0), small(0), small(0)]),
-        11 => (20, vec![fid(0), fid(1), name(0)]),
-        12 => (22, vec![fid(0)]),
-        13 => (24, vec![fid(0), eight(wide[0])]),
-        14 => {
-            let valid = bit(wide[0] & 0x1ff);
-            (
-                26,
-                vec![
-                    fid(0),
-                    valid,
-                    small(wide[1]),
-                    small(0),
-                    small(0),
-                    near,
-                    eight(wide[0]),
-                    small(0),
-                    small(0),
-                    eight(wide[1]),
-                    eight(5),
-                ],
-            )
-        }
-        15 => (40, vec![fid(0), eight(wide[0]), bit(wide[1])]),
-        16 => (50, vec![fid(0), small(0)]),
-        17 => (70, vec![fid(0), fid(1), name(0)]),
-        18 => (72, vec![fid(0), name(0), small(wide[0]), small(0)]),
-        19 => (74, vec![fid(0), name(0), fid(1), name(1)]),
-        20 => (76, vec![fid(0), name(0), bit(wide[0] & 0x200)]),
-        21 => (READ, vec![fid(0), eight(wide[0]), bit(wide[1])]),
-        22 => (118, vec![fid(0), near, data()]),
-        _ => (if wide[0] % 2 == 0 { 120 } else { 122 }, vec![fid(2)]),
-    };
-    let body = parts.concat();
-    let mut message = u32::try_from(body.len() + 7).unwrap().to_le_bytes().to_vec();
-    message.extend_from_slice(&[kind, 1, 0]);
-    message.extend_from_slice(&body);
-    message
 }
 
 #[test]

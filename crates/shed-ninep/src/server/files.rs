@@ -20,6 +20,9 @@ use crate::proto::{Fid, HEADER, IO_HEADER, Name, Qid, Tag, bits, finish, start};
 /// Type of the reply to a read (`P9_RREAD`).
 const READ_REPLY: u8 = 117;
 
+/// How often a create is tried again when somebody makes and removes the name meanwhile.
+const ATTEMPTS: u32 = 16;
+
 /// What the length of a reply's data takes.
 const COUNT: u32 = 4;
 
@@ -74,16 +77,19 @@ impl Session {
             | OFlags::NOFOLLOW
             | OFlags::CLOEXEC
             | OFlags::NOCTTY;
-        let file = match beneath(parent.as_fd(), name, fresh, mode) {
-            // It has come meanwhile, from the host or another process, and may be anything.
-            Err(Errno::EXIST) if !exclusive => {
-                let (node, _) = self.step(&state.node, name)?;
-                if node.kind == FileType::Directory {
-                    return Err(Errno::ISDIR);
-                }
-                self.root.open_again(&node, flags)?
+        let mut attempts = ATTEMPTS;
+        let file = loop {
+            match beneath(parent.as_fd(), name, fresh, mode) {
+                // It has come meanwhile, from the host or another process, and may be anything.
+                Err(Errno::EXIST) if !exclusive => match self.step(&state.node, name) {
+                    Ok((node, _)) if node.kind == FileType::Directory => return Err(Errno::ISDIR),
+                    Ok((node, _)) => break self.root.open_again(&node, flags)?,
+                    // And it has gone again.
+                    Err(Errno::NOENT) if attempts > 0 => attempts -= 1,
+                    Err(error) => return Err(error),
+                },
+                result => break result?,
             }
-            result => result?,
         };
         let stat = look(file.as_fd())?;
         let file = Arc::new(file);

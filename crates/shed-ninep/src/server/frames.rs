@@ -53,7 +53,8 @@ pub(super) fn next_message<'a>(
     };
     let mut have = 0;
     while have < length {
-        let end = length.min(have + STEP);
+        // Room that is there from earlier messages costs nothing.
+        let end = length.min(buffer.0.len().max(have + STEP));
         stream.read_exact(&mut buffer.room(end)[have..])?;
         have = end;
     }

@@ -26,7 +26,7 @@ use std::{
     thread,
 };
 
-use crate::proto::{Reply, Request, Tag, header};
+use crate::proto::{Refusal, Reply, Request, Tag, header};
 use frames::{Buffer, next_message, write_message};
 use session::{Answer, Session};
 use tags::Tags;
@@ -151,43 +151,74 @@ struct Server<R, W> {
     session: Session,
 }
 
+/// What a thread has to do after its turn at the stream.
+#[expect(clippy::large_enum_variant, reason = "one exists at a time, on the stack of a thread")]
+enum Turn<'a> {
+    /// Nothing: it was the end.
+    End,
+    /// Nothing: the message is answered.
+    Done,
+    Answer(Tag, Result<Request<'a>, Refusal>),
+}
+
 impl<R: Read, W: Write> Server<R, W> {
     fn work(&self) -> io::Result<()> {
         let mut buffer = Buffer::default();
         let mut answer = Answer::default();
         loop {
-            let mut input = lock(&self.input);
+            answer.clear();
+            let mut stream = lock(&self.input);
             if self.over.load(Ordering::Acquire) {
                 return Ok(());
             }
-            let Some(message) = next_message(&mut *input, &mut buffer, self.session.limit())? else {
-                return Ok(());
-            };
-            let Some((_, tag)) = header(message) else {
-                return Err(frames::broken("a message without a tag"));
-            };
-            answer.clear();
-            match Request::parse(message) {
-                // All that came before is answered first, so that no answer of an old session comes after this one.
-                Ok((tag, Request::Version { size, version })) => {
-                    self.tags.wait_until_idle();
-                    self.session.version(size, version.0).put(tag, &mut answer.head);
-                    write_message(&mut *lock(&self.output), &answer.head, &[])?;
-                }
-                Ok((tag, Request::Flush { tag: old })) => {
-                    if !self.tags.defer(tag, old)? {
-                        Reply::Flush {}.put(tag, &mut answer.head);
-                        write_message(&mut *lock(&self.output), &answer.head, &[])?;
-                    }
-                }
-                request => {
-                    self.tags.begin(tag)?;
-                    drop(input);
-                    self.session.answer(tag, request.map(|(_, request)| request), &mut answer);
+            let turn = self.turn(&mut *stream, &mut buffer, &mut answer);
+            if matches!(turn, Ok(Turn::End) | Err(_)) {
+                // Before another thread has its turn, which would read on.
+                self.over.store(true, Ordering::Release);
+            }
+            drop(stream);
+            match turn? {
+                Turn::End => return Ok(()),
+                Turn::Done => {}
+                Turn::Answer(tag, request) => {
+                    self.session.answer(tag, request, &mut answer);
                     self.reply(tag, &answer)?;
                 }
             }
         }
+    }
+
+    /// Reads one message; what depends on the order of messages is done before the next one is read.
+    fn turn<'a>(
+        &self,
+        stream: &mut impl Read,
+        buffer: &'a mut Buffer,
+        answer: &mut Answer,
+    ) -> io::Result<Turn<'a>> {
+        let Some(message) = next_message(stream, buffer, self.session.limit())? else { return Ok(Turn::End) };
+        let Some((_, tag)) = header(message) else {
+            return Err(frames::broken("a 9P message without a tag"));
+        };
+        let reply = match Request::parse(message) {
+            // All that came before is answered first, so that no answer of an old session comes after this one.
+            Ok((_, Request::Version { size, version })) => {
+                self.tags.wait_until_idle();
+                self.session.version(size, version.0)
+            }
+            Ok((_, Request::Flush { tag: old })) => {
+                if self.tags.defer(tag, old)? {
+                    return Ok(Turn::Done);
+                }
+                Reply::Flush {}
+            }
+            request => {
+                self.tags.begin(tag)?;
+                return Ok(Turn::Answer(tag, request.map(|(_, request)| request)));
+            }
+        };
+        reply.put(tag, &mut answer.head);
+        write_message(&mut *lock(&self.output), &answer.head, &[])?;
+        Ok(Turn::Done)
     }
 
     /// Sends an answer, and those to flushes that waited for it.
