@@ -30,6 +30,14 @@
 //! - names that are empty, `.`, `..`, longer than 255 bytes, or have `/` or NUL in them;
 //! - more fids than [`Options::max_fids`] (ENFILE), messages longer than agreed on (the stream ends).
 //!
+//! # What a caller sees to
+//!
+//! Each fid that the guest holds is a descriptor, of an open file often two: raise the limit of the process before. /proc must
+//! be mounted when [`Root::open`] is called. As root of a user namespace that holds the owner alone the server lets the guest's
+//! root read and write whatever belongs to the owner, whatever its mode; as the owner itself it is bound by the modes.
+//!
+//! # Locks
+//!
 //! Locks are the guest's own: its kernel decides between its processes before it asks, and the server says yes. They hold
 //! neither on the host nor in other guests, as with virtiofs.
 

@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::{fs, io::Write};
+use std::{collections::HashSet, fs, io::Write};
 
 use common::Client;
 use proptest::prelude::*;
-use shed_ninep::proto::{Reply, Tag};
+use shed_ninep::proto::Reply;
 use shed_testkit::fuzz;
 
 /// Whole sessions of requests that make some sense or none. The server answers each, and nothing leaves the directory.
@@ -22,14 +22,17 @@ fn fuzz_ninep_sessions() {
         proptest::collection::vec(any::<u8>(), 0..40),
         prop_oneof![3 => Just(0_u8), 1 => any::<u8>()],
     );
-    fuzz("9P sessions", &proptest::collection::vec(request, 1..60), |requests| {
+    let session = (proptest::collection::vec(request, 1..60), any::<bool>());
+    fuzz("9P sessions", &session, |(requests, at_once)| {
         let outer = tempfile::tempdir().unwrap();
         let dir = outer.path().join("shared");
         fs::create_dir(&dir).unwrap();
         fs::write(outer.path().join("a"), "outside").unwrap();
         let mut guest = Client::start(&dir);
-        for (which, numbers, names, wide, bytes, damage) in requests {
-            let mut message = build(which.index(24), &numbers, &names, wide, &bytes);
+        let mut tags = HashSet::new();
+        for (index, (which, numbers, names, wide, bytes, damage)) in requests.into_iter().enumerate() {
+            let tag = u16::try_from(index).unwrap();
+            let mut message = build(tag, which.index(24), &numbers, &names, wide, &bytes);
             if damage != 0 {
                 let place = 7 + usize::from(damage) % (message.len() - 6).max(1);
                 if let Some(byte) = message.get_mut(place) {
@@ -37,20 +40,32 @@ fn fuzz_ninep_sessions() {
                 }
             }
             guest.stream.write_all(&message).unwrap();
-            let answer = guest.receive().expect("an answer");
-            assert_eq!(Reply::parse(&answer).expect("a reply").0, Tag(1));
+            tags.insert(tag);
+            if !at_once {
+                answers(&mut guest, &mut tags);
+            }
         }
+        answers(&mut guest, &mut tags);
         guest.end().unwrap();
-        let mut outside: Vec<_> =
-            fs::read_dir(outer.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let entries = fs::read_dir(outer.path()).unwrap();
+        let mut outside: Vec<_> = entries.map(|entry| entry.unwrap().file_name()).collect();
         outside.sort();
         assert_eq!(outside, ["a", "shared"]);
         assert_eq!(fs::read(outer.path().join("a")).unwrap(), b"outside");
     });
 }
 
+/// Each request is answered once.
+fn answers(guest: &mut Client, tags: &mut HashSet<u16>) {
+    while !tags.is_empty() {
+        let answer = guest.receive().expect("an answer");
+        let (tag, _) = Reply::parse(&answer).expect("a reply");
+        assert!(tags.remove(&tag.0), "{tag:?} was not asked for");
+    }
+}
+
 /// The bytes of a request with any names, whatever the types say of them.
-fn build(which: usize, numbers: &[u32], names: &[String], wide: [u64; 2], bytes: &[u8]) -> Vec<u8> {
+fn build(tag: u16, which: usize, numbers: &[u32], names: &[String], wide: [u64; 2], bytes: &[u8]) -> Vec<u8> {
     let fid = |index: usize| numbers[index].to_le_bytes().to_vec();
     let string = |bytes: &[u8]| {
         let mut out = u16::try_from(bytes.len()).unwrap().to_le_bytes().to_vec();
@@ -111,7 +126,8 @@ fn build(which: usize, numbers: &[u32], names: &[String], wide: [u64; 2], bytes:
     };
     let body = parts.concat();
     let mut message = u32::try_from(body.len() + 7).unwrap().to_le_bytes().to_vec();
-    message.extend_from_slice(&[kind, 1, 0]);
+    message.push(kind);
+    message.extend_from_slice(&tag.to_le_bytes());
     message.extend_from_slice(&body);
     message
 }

@@ -96,3 +96,28 @@ fn mixed(value: u64) -> u64 {
     let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn different_files_have_different_paths() {
+        let map = QidMap::new(7);
+        let inodes = [1, 2, 1 << 55, 1 << 56, (1 << 56) | 1, u64::MAX];
+        let mut seen = HashSet::new();
+        for device in [7].into_iter().chain(1000..1400) {
+            for inode in inodes {
+                assert!(seen.insert(map.path(Place { device, inode })), "{device} {inode}");
+            }
+        }
+        // The same ones again.
+        for device in [7, 1000, 1399] {
+            assert!(!seen.insert(map.path(Place { device, inode: 1 << 56 })));
+            assert!(!seen.insert(map.path(Place { device, inode: 2 })));
+        }
+        assert_eq!(map.path(Place { device: 7, inode: 4711 }), 4711);
+    }
+}

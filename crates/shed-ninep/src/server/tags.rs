@@ -41,7 +41,6 @@ impl Tags {
     pub(super) fn defer(&self, flush: Tag, old: Tag) -> io::Result<bool> {
         let mut pending = lock(&self.pending);
         if pending.contains_key(&flush) {
-            // A flush of itself would wait for ever; its tag is taken by whatever it names.
             return Err(broken("a 9P flush with the tag of another request"));
         }
         let Some(waiting) = pending.get_mut(&old) else { return Ok(false) };
@@ -72,5 +71,29 @@ impl Tags {
             .idle
             .wait_while(pending, |pending| !pending.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flushes_wait_for_what_they_name_and_for_each_other() {
+        let tags = Tags::default();
+        tags.begin(Tag(1)).unwrap();
+        tags.begin(Tag(2)).unwrap();
+        assert!(tags.begin(Tag(1)).is_err());
+        assert!(tags.defer(Tag(3), Tag(1)).unwrap());
+        assert!(tags.defer(Tag(4), Tag(3)).unwrap());
+        assert!(tags.defer(Tag(5), Tag(1)).unwrap());
+        assert!(!tags.defer(Tag(6), Tag(9)).unwrap(), "nobody has the tag");
+        assert!(!tags.defer(Tag(6), Tag(6)).unwrap(), "it is its own");
+        assert!(tags.defer(Tag(4), Tag(2)).is_err(), "it waits already");
+        assert!(tags.begin(Tag(5)).is_err());
+        assert_eq!(tags.end(Tag(1)), [Tag(3), Tag(5), Tag(4)]);
+        assert!(tags.end(Tag(2)).is_empty());
+        tags.wait_until_idle();
+        tags.begin(Tag(4)).unwrap();
     }
 }
