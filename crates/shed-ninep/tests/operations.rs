@@ -42,6 +42,7 @@ fn files_are_made_written_read_and_cut() {
     let named = guest.walk(ROOT, "a").unwrap();
     guest.set_size(named, 2).unwrap();
     assert_eq!(guest.attributes(fid).unwrap().size, 2);
+    assert_eq!(guest.attributes(fid).unwrap().qid.version, 0, "it would be cached");
     guest.sync(fid, false).unwrap();
     guest.sync(fid, true).unwrap();
     assert_eq!(
@@ -301,7 +302,7 @@ fn fids_follow_what_they_stand_for() {
 #[test]
 fn attributes_are_changed_one_by_one() {
     let dir = tempfile::tempdir().unwrap();
-    let mut guest = Client::start(dir.path());
+    let mut guest = Client::start_with(dir.path(), Options { uncached: false, ..Options::default() });
     guest.put("a", b"abc");
     let a = guest.walk(ROOT, "a").unwrap();
     let before = guest.attributes(a).unwrap();

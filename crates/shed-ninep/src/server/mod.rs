@@ -51,6 +51,10 @@ pub struct Options {
     /// where both sides may append at once. With `cache=mmap` the guest's kernel writes whole pages back through such a fid,
     /// and needs the offsets that it gives.
     pub append_at_end: bool,
+    /// The guest's kernel keeps no content of files: every read asks the server (a qid version of 0 tells Linux so, unless it
+    /// mounts with `ignoreqv`). With `cache=mmap` a file that stays open in the guest shows what the host has written to it
+    /// only so; files can be mapped all the same. Otherwise versions follow the files' times.
+    pub uncached: bool,
     /// Fids that the guest may have at once. Each holds one or two descriptors of this process.
     pub max_fids: usize,
     /// Largest message, in bytes.
@@ -71,6 +75,7 @@ impl Default for Options {
         Self {
             read_only: false,
             append_at_end: true,
+            uncached: true,
             max_fids: 1 << 16,
             max_message: Self::MAX_MESSAGE,
             threads: 8,

@@ -36,17 +36,20 @@ pub(super) fn kind_of(stat: &Statx) -> FileType {
 #[derive(Debug)]
 pub(super) struct QidMap {
     own: u64,
+    /// Versions are said.
+    versions: bool,
     others: Mutex<HashMap<u64, u64>>,
 }
 
 impl QidMap {
-    pub(super) fn new(own: u64) -> Self {
-        Self { own, others: Mutex::default() }
+    pub(super) fn new(own: u64, versions: bool) -> Self {
+        Self { own, versions, others: Mutex::default() }
     }
 
     /// The qid of a file.
     pub(super) fn qid(&self, stat: &Statx) -> Qid {
-        Qid { kind: qid_kind(kind_of(stat)), version: version(stat), path: self.path(Place::of(stat)) }
+        let version = if self.versions { version(stat) } else { 0 };
+        Qid { kind: qid_kind(kind_of(stat)), version, path: self.path(Place::of(stat)) }
     }
 
     /// Its path: stable as long as the server runs, and different for different files. On the directory's own device it is
@@ -105,7 +108,7 @@ mod tests {
 
     #[test]
     fn different_files_have_different_paths() {
-        let map = QidMap::new(7);
+        let map = QidMap::new(7, true);
         let inodes = [1, 2, 1 << 55, 1 << 56, (1 << 56) | 1, u64::MAX];
         let mut seen = HashSet::new();
         for device in [7].into_iter().chain(1000..1400) {

@@ -52,7 +52,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(root: Root, options: Options) -> Self {
-        let qids = QidMap::new(root.place().device);
+        let qids = QidMap::new(root.place().device, !options.uncached);
         Self { root, fids: Fids::new(options.max_fids), qids, options, size: AtomicU32::new(0) }
     }
 
