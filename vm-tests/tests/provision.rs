@@ -89,7 +89,8 @@ fn hooks_run_when_they_should_and_tell_how_they_end() {
         let told = stopped.err();
         assert!(told.contains("the shutdown hook did not end within 20 s"), "{told}");
         let took = stopped.took;
-        assert!(took > Duration::from_secs(15) && took < Duration::from_secs(60), "{took:?}");
+        // Half for the hook, and a slow guest may need all of it once more to power off.
+        assert!(took > Duration::from_secs(15) && took < Duration::from_secs(75), "{took:?}");
         let log = fs::read_to_string(stage.server_log()).expect("the server's log");
         assert!(
             log.contains("the shutdown hook did not end within 20 s; the shed stops without it"),
