@@ -30,13 +30,14 @@ impl Leases {
     ) -> Result<Option<NetworkLease>, LeaseError> {
         // Held meanwhile: two sheds must not get the same.
         let mut leases = self.0.lock().await;
-        if let Some(lease) = leases.get(shed) {
+        // Only whoever boots asks, so no machine uses one that does not fit any more.
+        if let Some(lease) = leases.get(shed).filter(|lease| backend.lease_fits(lease)) {
             return Ok(Some(lease.clone()));
         }
         let taken: Vec<NetworkLease> = leases.values().cloned().collect();
         let lease = backend.lease(&taken).await?;
         if let Some(lease) = &lease {
-            let _none_before = leases.insert(shed.clone(), lease.clone());
+            let _one_that_does_not_fit = leases.insert(shed.clone(), lease.clone());
         }
         Ok(lease)
     }

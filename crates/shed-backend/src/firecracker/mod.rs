@@ -14,7 +14,7 @@ mod probe;
 mod sockets;
 mod vm;
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, io, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_protocol::NetworkIdentity;
@@ -55,7 +55,7 @@ impl FirecrackerBackend {
     /// Makes the backend; looks at nothing yet.
     #[must_use]
     pub fn new(config: FirecrackerConfig) -> Self {
-        let network = Arc::new(Network::new(config.network.clone()));
+        let network = Arc::new(Network::new(config.network.clone(), config.dns.clone()));
         Self { config, network, host: OnceCell::new() }
     }
 
@@ -135,6 +135,10 @@ impl Backend for FirecrackerBackend {
         self.network.lease(taken).await.map(Some)
     }
 
+    fn lease_fits(&self, lease: &NetworkLease) -> bool {
+        self.network.fits(lease)
+    }
+
     fn guest_network(&self, lease: Option<&NetworkLease>) -> Option<NetworkIdentity> {
         lease.map(|lease| self.network.identity(lease))
     }
@@ -206,6 +210,10 @@ impl Backend for FirecrackerBackend {
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
         self.sockets(shed).remove()?;
         self.network.remove_taps(shed).await
+    }
+
+    async fn remove_strays(&self, sheds: &BTreeSet<ShedName>) -> io::Result<()> {
+        self.network.remove_strays(sheds).await
     }
 }
 

@@ -1,7 +1,7 @@
 //! What machines have on the host's network, by the crate `shed-net`: from the lease in a record to the TAP that a machine
 //! opens, and back to nothing.
 
-use std::{collections::BTreeSet, error::Error, io};
+use std::{collections::BTreeSet, error::Error, io, net::Ipv4Addr};
 
 use shed_net::{Host, Lease, LeaseIndex, NetSettings, TapOwner, dns_servers};
 use shed_protocol::NetworkIdentity;
@@ -14,6 +14,8 @@ use crate::LeaseError;
 #[derive(Debug)]
 pub(super) struct Network {
     host: Host,
+    /// The guests' name servers, if they are configured.
+    dns: Vec<Ipv4Addr>,
     /// Largest packet, in bytes; known once the bridge is there.
     ready: OnceCell<u16>,
 }
@@ -21,8 +23,8 @@ pub(super) struct Network {
 type Failure = Box<dyn Error + Send + Sync>;
 
 impl Network {
-    pub(super) fn new(settings: NetSettings) -> Self {
-        Self { host: Host::new(settings), ready: OnceCell::new() }
+    pub(super) fn new(settings: NetSettings, dns: Vec<Ipv4Addr>) -> Self {
+        Self { host: Host::new(settings), dns, ready: OnceCell::new() }
     }
 
     /// Makes the bridge and its rules, once.
@@ -60,6 +62,26 @@ impl Network {
         make.await.map_err(io::Error::other)
     }
 
+    /// Whether a lease is what its TAP's name means in this network.
+    pub(super) fn fits(&self, lease: &NetworkLease) -> bool {
+        let now = Lease::of_tap(self.host.settings(), &lease.tap_device);
+        now.is_ok_and(|now| now.address() == lease.ip_address && now.index().number() == lease.index)
+    }
+
+    /// Removes the TAPs of sheds that are none of `sheds`. While there are others, the bridge and its rules are made whole.
+    pub(super) async fn remove_strays(&self, sheds: &BTreeSet<ShedName>) -> io::Result<()> {
+        let taps = self.host.list().await.map_err(io::Error::other)?;
+        let (known, strays): (Vec<_>, Vec<_>) = taps.iter().partition(|tap| sheds.contains(&tap.shed));
+        for tap in strays {
+            tracing::info!(shed = %tap.shed, tap = %tap.tap, "removing the TAP of a shed that is gone");
+            self.host.delete_tap(&tap.tap, &tap.shed).await.map_err(io::Error::other)?;
+        }
+        if !known.is_empty() {
+            let _mtu = self.ready().await.map_err(io::Error::other)?;
+        }
+        Ok(())
+    }
+
     /// Removes every TAP of a shed, in use or not.
     pub(super) async fn remove_taps(&self, shed: &ShedName) -> io::Result<()> {
         let taps = self.host.list().await.map_err(io::Error::other)?;
@@ -72,10 +94,13 @@ impl Network {
     /// Returns what a guest is told of its network.
     pub(super) fn identity(&self, lease: &NetworkLease) -> NetworkIdentity {
         let network = self.host.settings().network();
-        let dns = dns_servers().unwrap_or_else(|error| {
-            tracing::warn!(%error, "guests are told of no name server");
-            Vec::new()
-        });
+        let found = || {
+            dns_servers().unwrap_or_else(|error| {
+                tracing::warn!(%error, "guests are told of no name server");
+                Vec::new()
+            })
+        };
+        let dns = if self.dns.is_empty() { found() } else { self.dns.clone() };
         NetworkIdentity {
             address: format!("{}/{}", lease.ip_address, network.prefix()),
             gateway: network.gateway().to_string(),
