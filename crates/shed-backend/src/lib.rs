@@ -45,6 +45,14 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Removes what leases have in common on this host; called when no shed has one any more. The next lease makes it anew.
+    ///
+    /// # Errors
+    /// When something is there and cannot be removed.
+    async fn release_network(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
     /// Whether a lease is still one of this host's network, whose settings may have changed since it was given.
     fn lease_fits(&self, _lease: &NetworkLease) -> bool {
         true

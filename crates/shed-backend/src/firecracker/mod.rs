@@ -135,6 +135,10 @@ impl Backend for FirecrackerBackend {
         self.network.lease(taken).await.map(Some)
     }
 
+    async fn release_network(&self) -> io::Result<()> {
+        self.network.release().await
+    }
+
     fn lease_fits(&self, lease: &NetworkLease) -> bool {
         self.network.fits(lease)
     }
