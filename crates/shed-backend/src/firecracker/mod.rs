@@ -21,11 +21,11 @@ use shed_protocol::NetworkIdentity;
 use shed_types::{BackendKind, LaunchId, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
-pub use self::config::{FirecrackerConfig, Seccomp};
-use self::{
-    disks::Disks, link::GuestLink, machine::Surroundings, network::Network, sockets::SocketPaths,
-    vm::FirecrackerVm,
+pub use self::{
+    config::{FirecrackerConfig, Seccomp},
+    link::GuestLink,
 };
+use self::{disks::Disks, machine::Surroundings, network::Network, sockets::SocketPaths, vm::FirecrackerVm};
 use crate::{
     Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, LeaseError, StartVmError,
     Vm, VmIdentity, VmSpec,
@@ -108,7 +108,7 @@ impl FirecrackerBackend {
     /// Listens for a machine's agent.
     fn listen(&self, shed: &ShedName) -> Result<GuestLink, (Utf8PathBuf, io::Error)> {
         let sockets = self.sockets(shed);
-        GuestLink::listen(&sockets).map_err(|error| (sockets.ready, error))
+        GuestLink::listen(&sockets.vsock).map_err(|error| (sockets.ready, error))
     }
 }
 
