@@ -9,12 +9,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
 use sha2::{Digest, Sha256};
+use shed_link::MuxStream;
 use shed_protocol::{ExitStatus, Frame, FrameCodec, FrameKind};
 use shed_types::GuestPort;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::codec::Framed;
 use vm_tests::{BOOT, Promises, SHORT, VsockMachine, wait_for};
 
@@ -42,7 +40,7 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-async fn is_healthy(frames: &mut Framed<UnixStream, FrameCodec>) {
+async fn is_healthy(frames: &mut Framed<MuxStream, FrameCodec>) {
     frames.send(Frame::empty(FrameKind::HealthRequest)).await.expect("the agent reads");
     let answer = frames.next().await.expect("an answer").expect("a frame");
     assert_eq!(answer, Frame::empty(FrameKind::HealthResponse));
@@ -59,7 +57,7 @@ fn the_link_carries_what_firecrackers_does() {
         let hello = machine.channel().hello;
         print(&format!("the agent answered {:?} after the start", begun.elapsed()));
         assert_eq!(hello.generation, 1);
-        let mut health = Framed::new(machine.connect(GuestPort::Health), FrameCodec);
+        let mut health = Framed::new(machine.stream(GuestPort::Health), FrameCodec);
         machine.wait("health", SHORT, is_healthy(&mut health));
     });
     promises.keep("the machine becomes who the host says it is", || {
@@ -112,7 +110,7 @@ fn the_link_carries_what_firecrackers_does() {
     promises.keep("the guest's loopback is reached through the TCP port", || tcp(&machine));
     promises.keep("an agent that is killed comes back, and says so", || {
         let boot_id = machine.channel().hello.boot_id;
-        let mut held = machine.connect(GuestPort::Health);
+        let mut held = machine.stream(GuestPort::Health);
         let killed = machine.begin("root", &["pkill", "-KILL", "-x", "shed-agent"]);
         let mut rest = Vec::new();
         let _end = machine.wait("the end of the old streams", BOOT, held.read_to_end(&mut rest));
@@ -224,11 +222,11 @@ fn tcp(machine: &VsockMachine) {
     machine.sh("pkill -f /tmp/service.py || true");
 }
 
-async fn open(machine: &VsockMachine, port: GuestPort) -> UnixStream {
+async fn open(machine: &VsockMachine, port: GuestPort) -> MuxStream {
     machine.open(port).await.expect("a stream")
 }
 
-async fn read_all(frames: &mut Framed<UnixStream, FrameCodec>) -> (Vec<u8>, i32) {
+async fn read_all(frames: &mut Framed<MuxStream, FrameCodec>) -> (Vec<u8>, i32) {
     let mut out = Vec::new();
     while let Some(frame) = frames.next().await {
         let Ok(frame) = frame else { break };

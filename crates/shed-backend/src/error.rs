@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use camino::Utf8PathBuf;
+use shed_link::OpenError;
 use shed_types::{GuestPort, ShedName};
 
 /// Why this host cannot run machines.
@@ -116,6 +117,22 @@ pub enum ConnectGuestError {
         #[source]
         source: io::Error,
     },
+}
+
+impl ConnectGuestError {
+    /// Says what a stream that could not be opened means for whoever wants it.
+    pub(crate) fn of_open(shed: ShedName, port: GuestPort, error: OpenError) -> Self {
+        match error {
+            OpenError::Refused { reason, .. } => Self::Refused { shed, port, reason },
+            error @ OpenError::TooMany { .. } => Self::Refused { shed, port, reason: error.to_string() },
+            error @ OpenError::Timeout { .. } => {
+                Self::Broken { shed, port, source: io::Error::new(io::ErrorKind::TimedOut, error) }
+            }
+            error @ (OpenError::Gone | OpenError::Protocol { .. } | OpenError::Io { .. }) => {
+                Self::Broken { shed, port, source: io::Error::other(error) }
+            }
+        }
+    }
 }
 
 /// Why a machine could not be ended or asked to.

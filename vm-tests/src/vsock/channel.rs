@@ -3,12 +3,12 @@
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
 use serde::Serialize;
+use shed_link::MuxStream;
 use shed_protocol::{
     Envelope, Frame, FrameCodec, FrameKind, HelloReply, HelloRequest, Identify, Mount, SYSTEM_HELLO,
     SYSTEM_IDENTIFY,
 };
 use shed_types::GuestPort;
-use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 
 use super::VsockMachine;
@@ -18,7 +18,7 @@ use crate::BOOT;
 #[derive(Debug)]
 pub struct Channel<'a> {
     machine: &'a VsockMachine,
-    frames: Framed<UnixStream, FrameCodec>,
+    frames: Framed<MuxStream, FrameCodec>,
     /// What the agent said of itself.
     pub hello: HelloReply,
 }
@@ -31,7 +31,7 @@ impl VsockMachine {
     #[track_caller]
     #[must_use]
     pub fn channel(&self) -> Channel<'_> {
-        let mut frames = Framed::new(self.connect(GuestPort::Messages), FrameCodec);
+        let mut frames = Framed::new(self.stream(GuestPort::Messages), FrameCodec);
         let hello = HelloRequest { generation: 1, version: "test".into(), features: [].into() };
         let asked = ask(&mut frames, SYSTEM_HELLO, &hello);
         let hello: HelloReply = self.wait("the agent's hello", BOOT, asked).parse().expect("a hello");
@@ -63,7 +63,7 @@ impl Channel<'_> {
 
 /// Sends a request and waits for its answer; events are passed over.
 async fn ask<T: Serialize>(
-    frames: &mut Framed<UnixStream, FrameCodec>,
+    frames: &mut Framed<MuxStream, FrameCodec>,
     namespace: &str,
     payload: &T,
 ) -> Envelope {

@@ -4,8 +4,9 @@ use std::{io, time::Instant};
 
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
+use shed_link::MuxStream;
 use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind};
-use tokio::net::UnixStream;
+use tokio::io::{ReadHalf, WriteHalf};
 use tokio_util::codec::{FramedRead, FramedWrite};
 
 use crate::Finished;
@@ -14,14 +15,12 @@ use crate::Finished;
 const PIECE: usize = 256 << 10;
 
 /// The two directions of an exec stream.
-pub(super) type Frames = (
-    FramedRead<tokio::net::unix::OwnedReadHalf, FrameCodec>,
-    FramedWrite<tokio::net::unix::OwnedWriteHalf, FrameCodec>,
-);
+pub(super) type Frames =
+    (FramedRead<ReadHalf<MuxStream>, FrameCodec>, FramedWrite<WriteHalf<MuxStream>, FrameCodec>);
 
 /// Asks for a command.
-pub(super) async fn begin(stream: UnixStream, user: &str, command: &[&str]) -> io::Result<Frames> {
-    let (reader, writer) = stream.into_split();
+pub(super) async fn begin(stream: MuxStream, user: &str, command: &[&str]) -> io::Result<Frames> {
+    let (reader, writer) = tokio::io::split(stream);
     let (reader, mut writer) = (FramedRead::new(reader, FrameCodec), FramedWrite::new(writer, FrameCodec));
     let cmd = command.iter().map(ToString::to_string).collect();
     let request = ExecRequest { cmd, user: user.into(), working_dir: "/".into(), ..ExecRequest::default() };
@@ -31,7 +30,7 @@ pub(super) async fn begin(stream: UnixStream, user: &str, command: &[&str]) -> i
 
 /// Runs a command to its end. Its stdin is fed, and ended, while its output is read.
 pub(super) async fn run(
-    stream: UnixStream,
+    stream: MuxStream,
     user: &str,
     command: &[&str],
     input: Vec<u8>,

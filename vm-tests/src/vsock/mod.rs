@@ -18,6 +18,7 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::json;
 use shed_backend::firecracker::GuestLink;
+use shed_link::{MuxStream, OpenError};
 use shed_types::GuestPort;
 use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 
@@ -110,13 +111,24 @@ impl VsockMachine {
         self.dir.join("vsock")
     }
 
-    /// Opens a stream to a port of the guest, by the code under test.
+    /// Opens a connection to a port of the guest, by the code under test, as the guest's kernel reads it.
     ///
     /// # Panics
     /// When that fails, or takes longer than a boot.
     #[track_caller]
     #[must_use]
     pub fn connect(&self, port: GuestPort) -> UnixStream {
+        self.wait(&format!("a connection to port {port}"), BOOT, self.link.connect(port))
+            .expect("a connection")
+    }
+
+    /// Opens a stream to a service of the agent, by the code under test.
+    ///
+    /// # Panics
+    /// When that fails, or takes longer than a boot.
+    #[track_caller]
+    #[must_use]
+    pub fn stream(&self, port: GuestPort) -> MuxStream {
         self.wait(&format!("a stream to port {port}"), BOOT, self.link.open(port)).expect("a stream")
     }
 
@@ -124,7 +136,7 @@ impl VsockMachine {
     ///
     /// # Errors
     /// As `GuestLink::open`.
-    pub async fn open(&self, port: GuestPort) -> io::Result<UnixStream> {
+    pub async fn open(&self, port: GuestPort) -> Result<MuxStream, OpenError> {
         self.link.open(port).await
     }
 
@@ -144,7 +156,7 @@ impl VsockMachine {
     /// When it does not end within `deadline`, or its stream breaks.
     #[track_caller]
     pub fn run(&self, user: &str, command: &[&str], input: Vec<u8>, deadline: Duration) -> Finished {
-        let stream = self.connect(GuestPort::Exec);
+        let stream = self.stream(GuestPort::Exec);
         let what = format!("{command:.80?}");
         self.wait(&what, deadline, exec::run(stream, user, command, input))
             .unwrap_or_else(|error| panic!("{what}: {error}"))
@@ -166,7 +178,7 @@ impl VsockMachine {
     #[track_caller]
     #[must_use]
     pub fn begin(&self, user: &str, command: &[&str]) -> exec::Frames {
-        let stream = self.connect(GuestPort::Exec);
+        let stream = self.stream(GuestPort::Exec);
         self.wait("an exec request to be sent", SHORT, exec::begin(stream, user, command)).expect("a stream")
     }
 

@@ -1,13 +1,18 @@
 //! Streams to a guest's ports, over the socket that a VMM has for its vsock device.
 //!
-//! Each stream is a connection of its own. A guest whose agent does not listen yet closes it without an answer; the agent
-//! says when it listens by a connection the other way, so nobody asks again and again.
+//! Each stream is a connection of its own. Firecracker's connections carry no half-close: the end of one direction is that
+//! of both (its src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [`mux`] in it, with that one
+//! stream, which does.
+//!
+//! A guest whose agent does not listen yet closes a connection without an answer; the agent says when it listens by a
+//! connection the other way, so nobody asks again and again.
 //!
 //! Called for each machine of this backend, and by tests with another VMM whose vsock device has such a socket.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use shed_link::{MuxStream, OpenError, Synced, mux};
 use shed_types::GuestPort;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -65,21 +70,62 @@ impl GuestLink {
         Ok(Self { vsock: vsock.to_owned(), ready, _listener: AbortOnDropHandle::new(listening) })
     }
 
-    /// Opens a stream; waits for the agent for as long as the caller lets it.
+    /// Opens a stream to a service of the agent; waits for the agent for as long as the caller lets it.
+    ///
+    /// # Errors
+    /// When the agent refuses or does not answer, or what the VMM says makes no sense; never [`OpenError::Gone`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the stream.
+    pub async fn open(&self, port: GuestPort) -> Result<MuxStream, OpenError> {
+        self.until_there(port, || async {
+            let connection =
+                connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source })?;
+            let Some(connection) = connection else { return Ok(None) };
+            let (mux, driver) = mux::host(Synced::fresh(connection));
+            // It ends with the stream.
+            tokio::spawn(driver);
+            match mux.open(port).await {
+                Ok(stream) => Ok(Some(stream)),
+                // The agent has ended meanwhile, and is started again.
+                Err(OpenError::Gone) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Opens a connection to a port without a mux in it, for what a guest's kernel reads; waits as [`Self::open`] does.
     ///
     /// # Errors
     /// When what the VMM says makes no sense.
-    pub async fn open(&self, port: GuestPort) -> io::Result<UnixStream> {
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the connection.
+    pub async fn connect(&self, port: GuestPort) -> Result<UnixStream, OpenError> {
+        self.until_there(port, || async {
+            connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source })
+        })
+        .await
+    }
+
+    /// Tries until the agent is there: again when it says so, and now and then.
+    async fn until_there<T, F: Future<Output = Result<Option<T>, OpenError>>>(
+        &self,
+        port: GuestPort,
+        once: impl Fn() -> F,
+    ) -> Result<T, OpenError> {
         loop {
             // Before the try, so that no word is missed.
             let ready = self.ready.notified();
             tokio::pin!(ready);
             let _already = ready.as_mut().enable();
             let again = Instant::now() + LOOK_AGAIN;
-            match timeout(ANSWER, connect(&self.vsock, port)).await {
-                Ok(Ok(Some(stream))) => return Ok(stream),
-                Ok(Err(error)) if !is_absence(&error) => return Err(error),
-                Ok(Ok(None) | Err(_)) | Err(_) => {}
+            match timeout(ANSWER, once()).await {
+                Ok(Ok(Some(found))) => return Ok(found),
+                Ok(Err(OpenError::Io { source, .. })) if is_absence(&source) => {}
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(None)) | Err(_) => tracing::trace!(%port, "the agent is not there yet"),
             }
             let _word_or_not = timeout_at(again, ready).await;
         }
@@ -131,6 +177,8 @@ pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Opt
 
 #[cfg(test)]
 mod tests {
+    use shed_types::error_chain;
+
     use super::{super::sockets::SocketPaths, *};
 
     /// Longer than anything here takes.
@@ -168,7 +216,7 @@ mod tests {
     async fn an_open_waits_for_the_agents_word() {
         let vmm = Vmm::new();
         let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
-        let opening = tokio::spawn(async move { link.open(GuestPort::Exec).await });
+        let opening = tokio::spawn(async move { link.connect(GuestPort::Exec).await });
         // No socket, then nobody behind it, then somebody.
         UnixStream::connect(&vmm.paths.ready).await.unwrap();
         vmm.answers(vec![b"", b"OK 1073741824\nhello"]);
@@ -185,8 +233,43 @@ mod tests {
             let vmm = Vmm::new();
             vmm.answers(vec![answer]);
             let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
-            let opened = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap();
-            assert!(opened.unwrap_err().to_string().contains("CONNECT"), "{answer:?}");
+            let error = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap().unwrap_err();
+            assert!(error_chain(&error).contains("CONNECT"), "{answer:?}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_has_two_ends_that_end_apart() {
+        let vmm = Vmm::new();
+        let listener = UnixListener::bind(&vmm.paths.vsock).unwrap();
+        let agent = tokio::spawn(async move {
+            // One that ends before it answers, and one that does.
+            let mut gone = listener.accept().await.unwrap().0;
+            gone.read_exact(&mut [0; 13]).await.unwrap();
+            gone.write_all(b"OK 1\n").await.unwrap();
+            drop(gone);
+            let mut connection = listener.accept().await.unwrap().0;
+            connection.read_exact(&mut [0; 13]).await.unwrap();
+            connection.write_all(b"OK 1\n").await.unwrap();
+            let (mut acceptor, driver) = mux::guest(Synced::fresh(connection));
+            let driver = tokio::spawn(driver);
+            let mut stream = acceptor.accept().await.unwrap().accept().await.unwrap();
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard).await.unwrap();
+            stream.write_all(format!("heard {heard}").as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            drop(stream);
+            driver.await.unwrap()
+        });
+        let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
+        let mut stream = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap().unwrap();
+        stream.write_all(b"all").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, "heard all");
+        drop(stream);
+        // The connection goes with the stream.
+        let _reason = timeout(LONG, agent).await.unwrap().unwrap();
     }
 }

@@ -131,8 +131,7 @@ impl Vm for FirecrackerVm {
             () = self.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
             opened = self.link.open(port) => opened,
         };
-        let broken = |source| ConnectGuestError::Broken { shed: shed(), port, source };
-        opened.map(GuestStream::new).map_err(broken)
+        opened.map(GuestStream::new).map_err(|error| ConnectGuestError::of_open(shed(), port, error))
     }
 
     async fn press_power_button(&self) -> Result<(), EndVmError> {

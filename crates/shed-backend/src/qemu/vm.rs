@@ -3,7 +3,6 @@
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
-use shed_link::OpenError;
 use shed_types::{GuestPort, ShedName};
 use tokio::{
     sync::watch,
@@ -167,20 +166,7 @@ impl Vm for QemuVm {
             () = self.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
             opened = self.link.open(port) => opened,
         };
-        opened.map(GuestStream::new).map_err(|error| match error {
-            OpenError::Refused { reason, .. } => ConnectGuestError::Refused { shed: shed(), port, reason },
-            error @ OpenError::TooMany { .. } => {
-                ConnectGuestError::Refused { shed: shed(), port, reason: error.to_string() }
-            }
-            error @ OpenError::Timeout { .. } => ConnectGuestError::Broken {
-                shed: shed(),
-                port,
-                source: io::Error::new(io::ErrorKind::TimedOut, error),
-            },
-            error @ (OpenError::Gone | OpenError::Protocol { .. } | OpenError::Io { .. }) => {
-                ConnectGuestError::Broken { shed: shed(), port, source: io::Error::other(error) }
-            }
-        })
+        opened.map(GuestStream::new).map_err(|error| ConnectGuestError::of_open(shed(), port, error))
     }
 
     async fn press_power_button(&self) -> Result<(), EndVmError> {
