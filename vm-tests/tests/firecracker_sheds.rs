@@ -97,7 +97,7 @@ fn a_shed_on_firecracker_is_a_shed() {
         assert_eq!(Sha256::digest(&done.stdout), Sha256::digest(&bytes));
     });
     promises.keep("the console is kept", || {
-        let log = cli.run(&["logs", SHED]).ok().out();
+        let log = cli.run(&["logs", "--console", SHED]).ok().out();
         assert!(log.contains("shed-init: root assembled"), "{log}");
         assert!(fs::metadata(stage.shed_file(SHED, "console.log")).unwrap().len() > 0);
     });

@@ -648,6 +648,8 @@ impl Driver {
 
     /// Brings a shed whose start failed back to `stopped`.
     async fn undo_start(&mut self, error: &BootShedError) {
+        // It keeps what it got for a first boot that failed.
+        self.record.network = self.context.leases.of(&self.record.name).await;
         match self.context.ensure_no_vm(&self.record).await {
             Ok(()) => {
                 self.record.last_error = Some(error.to_string());
@@ -833,6 +835,7 @@ impl Driver {
                 view.warnings.clear();
             }
             view.pid = machine.as_ref().map(|vm| vm.identity().pid);
+            view.ip_address = self.record.network.as_ref().map(|network| network.ip_address);
             view.error = match &self.state {
                 State::Broken(reason) => Some(reason.clone()),
                 State::Stopped | State::Running(..) | State::Working(_) | State::Gone => {

@@ -42,6 +42,11 @@ impl Leases {
         Ok(lease)
     }
 
+    /// Returns the lease that a shed has, if it has one.
+    pub(crate) async fn of(&self, shed: &ShedName) -> Option<NetworkLease> {
+        self.0.lock().await.get(shed).cloned()
+    }
+
     /// Gives back what a shed had that is gone. With the last one goes what all of them had together.
     pub(crate) async fn forget(&self, backend: &dyn Backend, shed: &ShedName) {
         // Held meanwhile: the next lease makes anew what goes here.
