@@ -50,6 +50,8 @@ pub(crate) struct Program<'a> {
     pub binary: &'a Utf8Path,
     /// May name the numbers of `inherited`.
     pub args: &'a [String],
+    /// What it reads; without one nothing.
+    pub stdin: Option<OwnedFd>,
     /// What the process has open besides its standard streams.
     pub inherited: Vec<OwnedFd>,
     /// Gets what it prints; without one the log gets that, too.
@@ -63,7 +65,7 @@ pub(crate) struct Program<'a> {
 /// # Errors
 /// When it cannot be started. Then nothing runs.
 pub(crate) fn launch(program: Program<'_>) -> io::Result<Launched> {
-    let Program { binary, args, inherited, stdout, log: vmm_log } = program;
+    let Program { binary, args, stdin, inherited, stdout, log: vmm_log } = program;
     let log = open_log(vmm_log)?;
     let stdout = match stdout {
         Some(path) => open_log(path)?,
@@ -77,7 +79,7 @@ pub(crate) fn launch(program: Program<'_>) -> io::Result<Launched> {
         .env_clear()
         .env("PATH", PATH)
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
         .stdout(stdout)
         .stderr(log)
         .kill_on_drop(false);
@@ -225,8 +227,14 @@ mod tests {
         };
         let args = ["-c".to_owned(), script.to_owned()];
         let (inherited, log) = (vec![listen("one"), listen("two")], setup.path("vmm.log"));
-        let program =
-            Program { binary: Utf8Path::new("/bin/sh"), args: &args, inherited, stdout: None, log: &log };
+        let program = Program {
+            binary: Utf8Path::new("/bin/sh"),
+            args: &args,
+            stdin: None,
+            inherited,
+            stdout: None,
+            log: &log,
+        };
         launch(program).unwrap()
     }
 
@@ -283,7 +291,8 @@ mod tests {
     async fn a_program_that_is_not_there_is_an_error() {
         let setup = setup();
         let (binary, log) = (Utf8Path::new("/no/such/vmm"), setup.path("vmm.log"));
-        let program = Program { binary, args: &[], inherited: Vec::new(), stdout: None, log: &log };
+        let program =
+            Program { binary, args: &[], stdin: None, inherited: Vec::new(), stdout: None, log: &log };
         assert_eq!(launch(program).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
@@ -294,7 +303,8 @@ mod tests {
         let (console, log) = (setup.path("console.log"), setup.path("vmm.log"));
         let (binary, stdout) = (Utf8Path::new("/bin/sh"), Some(&*console));
         let launched =
-            launch(Program { binary, args: &args, inherited: Vec::new(), stdout, log: &log }).unwrap();
+            launch(Program { binary, args: &args, stdin: None, inherited: Vec::new(), stdout, log: &log })
+                .unwrap();
         dead(&launched.process).await;
         assert_eq!(launched.output.tail(), "error");
         assert_eq!(fs::read_to_string(console).unwrap(), "console\n");

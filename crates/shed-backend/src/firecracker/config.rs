@@ -18,6 +18,35 @@ pub struct FirecrackerConfig {
     pub first_cid: u32,
     /// The machines' network.
     pub network: NetSettings,
+    /// Whether Firecracker is started by its jailer.
+    pub jailer: Jailer,
+    /// The jailer's program; without it, it is looked for beside Firecracker's.
+    pub jailer_binary: Option<Utf8PathBuf>,
+    /// Directory for the machines' jails, absolute, on the file system of their disks. Made with mode 0700 when missing.
+    pub jail_dir: Utf8PathBuf,
+    /// User and group of the jailed machine with the lease index 0; each other has those that are its index above. None of
+    /// these numbers, as many as there are leases, may belong to anybody.
+    pub jail_uid_base: u32,
+}
+
+/// Where jails are unless somebody chooses: beside the sheds' default place (spec K.1, `instance_dir`).
+const JAIL_DIR: &str = "/var/lib/shed/firecracker/jails";
+
+/// The first user unless somebody chooses. Nobody gives out the numbers from 65536 to 99999: systemd calls them unused (its
+/// "Users, Groups, UIDs and GIDs on systemd Systems"), Debian's adduser leaves out what is above 59999 (Debian Policy 9.2.2),
+/// and subordinate users begin at 100000 (man 5 login.defs, `SUB_UID_MIN`).
+const JAIL_UID_BASE: u32 = 70_000;
+
+/// Whether Firecracker is started by its jailer, which needs root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Jailer {
+    /// Where that is possible.
+    #[default]
+    Auto,
+    /// Always; a host where it is not possible runs no machines.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// Whether Firecracker confines itself.
@@ -40,6 +69,10 @@ impl FirecrackerConfig {
             seccomp: Seccomp::default(),
             first_cid: 100,
             network,
+            jailer: Jailer::default(),
+            jailer_binary: None,
+            jail_dir: JAIL_DIR.into(),
+            jail_uid_base: JAIL_UID_BASE,
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::sockets::SocketPaths;
+use super::{reach, sockets::SocketPaths};
 
 /// Longest answer to `CONNECT` in bytes: `OK `, a number of 32 bits, and the newline.
 const ANSWER_MAX: usize = 16;
@@ -44,6 +44,11 @@ impl GuestLink {
         crate::socket_names::remove(&paths.ready)?;
         let listener = UnixListener::bind(&paths.ready)?;
         fs::set_permissions(&paths.ready, fs::Permissions::from_mode(0o600))?;
+        Ok(Self::hear(listener, paths))
+    }
+
+    /// Listens for the agent's word where somebody has made the socket for it.
+    pub(super) fn hear(listener: UnixListener, paths: &SocketPaths) -> Self {
         let ready = Arc::new(Notify::new());
         let heard = Arc::clone(&ready);
         let listening = tokio::spawn(async move {
@@ -58,7 +63,7 @@ impl GuestLink {
                 }
             }
         });
-        Ok(Self { vsock: paths.vsock.clone(), ready, _listener: AbortOnDropHandle::new(listening) })
+        Self { vsock: paths.vsock.clone(), ready, _listener: AbortOnDropHandle::new(listening) }
     }
 
     /// Opens a stream; waits for the agent for as long as the caller lets it.
@@ -94,7 +99,7 @@ fn is_absence(error: &io::Error) -> bool {
 /// Opens a stream to a port of the guest, or returns nothing when nobody listens there (Firecracker's documentation,
 /// "Host-Initiated Connections").
 pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Option<UnixStream>> {
-    let mut stream = UnixStream::connect(vsock).await?;
+    let mut stream = reach::connect(vsock).await?;
     stream.write_all(format!("CONNECT {}\n", port.number()).as_bytes()).await?;
     let mut answer = Vec::new();
     // Byte by byte: what follows the newline is the agent's.
