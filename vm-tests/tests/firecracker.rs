@@ -245,8 +245,7 @@ async fn jailed(harness: &Harness) {
             "kernel",
             "metrics.json",
             "vmm.log",
-        ]
-        
+        ];
         let foreign: Vec<_> = seen.iter().filter(|path| !known.contains(&path.as_str())).collect();
         assert!(foreign.is_empty(), "{foreign:?}");
         assert!(seen.contains(&"disk1".to_owned()), "{seen:?}");
