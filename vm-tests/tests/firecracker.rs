@@ -164,8 +164,9 @@ impl BackendHarness for Harness {
         // The command line of one in a jail has no word of where that is.
         let jailed = |words: &[Vec<u8>]| words.first().is_some_and(|program| program == b"/firecracker");
         let machine = process::find(|words| words.iter().any(ours) || jailed(words)).unwrap();
-        let sockets = [self.socket_dir(), self.jail_dir()].into_iter().flat_map(fs::read_dir);
-        let sockets = sockets.flatten().flatten();
+        let jails = fs::read_dir(self.jail_dir()).into_iter().flatten().flatten().map(|server| server.path());
+        let places = [self.socket_dir().into_std_path_buf()].into_iter().chain(jails);
+        let files = places.flat_map(fs::read_dir).flatten().flatten();
         let devices = fs::read_dir("/sys/class/net").unwrap().flatten().map(|entry| entry.file_name());
         let taps = devices
             .map(|name| name.to_string_lossy().into_owned())
@@ -173,7 +174,7 @@ impl BackendHarness for Harness {
         machine
             .map(|id| format!("process {}", id.pid))
             .into_iter()
-            .chain(sockets.map(|entry| entry.path().display().to_string()))
+            .chain(files.map(|entry| entry.path().display().to_string()))
             .chain(taps)
             .collect()
     }
@@ -225,7 +226,7 @@ async fn jailed(harness: &Harness) {
     let proc = Utf8PathBuf::from(format!("/proc/{pid}"));
     let uid = 70_000 + u32::from(Harness::lease(&spec.shed).index);
     promises.keep("its root directory has its own files and nothing of the host's", || {
-        let root = format!("{proc}/root/");
+        let root = format!("{}/", proc.join("root"));
         let mut seen: Vec<_> = files_of_kind(&root, "f,s,c,b,l,p");
         seen.iter_mut().for_each(|path| *path = path.replace(&root, ""));
         seen.sort();
@@ -294,8 +295,9 @@ async fn jailed(harness: &Harness) {
         assert_eq!((cgroups(), mounts()), (cgroups_before.clone(), mounts_before.clone()));
     });
     // Killed between the jail and its machine: the next start of the shed is not in its way.
-    let half =
-        harness.jail_dir().join("jailed/firecracker").join(LaunchId::generate().to_string()).join("root");
+    let server = format!("server-{}", harness.network().server());
+    let launch = LaunchId::generate().to_string();
+    let half = harness.jail_dir().join(server).join("jailed/firecracker").join(launch).join("root");
     fs::create_dir_all(half.join("dev")).expect("a jail");
     fs::hard_link(&spec.disks[1].path, half.join("disk1")).expect("a link");
     for jailer in [Jailer::Always, Jailer::Never] {

@@ -310,6 +310,25 @@ mod tests {
         assert_eq!(fs::read_to_string(console).unwrap(), "console\n");
     }
 
+    #[tokio::test]
+    async fn a_lock_that_is_standard_input_ends_with_the_process() {
+        let setup = setup();
+        let disk = setup.path("disk");
+        let open = || OpenOptions::new().create(true).append(true).open(&disk).unwrap();
+        let locked = open();
+        locked.lock().unwrap();
+        // Its other descriptors it closes, as a jailer does; what it reads is not the disk.
+        let script = "read line || echo nothing >&2; exec 3>&- sleep 600";
+        let (args, log) = (["-c".to_owned(), script.to_owned()], setup.path("vmm.log"));
+        let (binary, stdin) = (Utf8Path::new("/bin/sh"), Some(locked.into()));
+        let program = Program { binary, args: &args, stdin, inherited: Vec::new(), stdout: None, log: &log };
+        let launched = launch(program).unwrap();
+        assert!(open().try_lock().is_err());
+        launched.process.signal(Signal::KILL).unwrap();
+        dead(&launched.process).await;
+        open().try_lock().unwrap();
+    }
+
     #[test]
     fn only_faults_of_the_process_itself_are_crashes() {
         let (abort, segv, kill, term) = (6, 11, 9, 15);

@@ -67,7 +67,7 @@ impl FirecrackerBackend {
     #[must_use]
     pub fn new(config: FirecrackerConfig) -> Self {
         let network = Arc::new(Network::new(config.network.clone()));
-        let jails = Jails::new(config.jail_dir.clone());
+        let jails = Jails::new(&config.jail_dir, config.network.server());
         Self { config, network, jails, host: OnceCell::new() }
     }
 
@@ -91,6 +91,12 @@ impl FirecrackerBackend {
 
     fn sockets(&self, shed: &ShedName) -> SocketPaths {
         SocketPaths::new(&self.config.socket_dir, shed)
+    }
+
+    /// Removes the jails of a shed that has no machine, which may have put very much into one.
+    async fn remove_jails(&self, shed: &ShedName) -> io::Result<()> {
+        let (jails, shed) = (self.jails.clone(), shed.clone());
+        spawn_blocking(move || jails.remove(&shed)).await.map_err(io::Error::other).flatten()
     }
 }
 
@@ -124,7 +130,8 @@ impl Backend for FirecrackerBackend {
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
-        let Prepared { place, jail, owner, binary, args, stdin, inherited } = self.prepare(host, spec)?;
+        let Prepared { place, jail, owner, binary, args, stdin, inherited } =
+            self.prepare(host, spec).await?;
         let tap = TapGuard::make(&self.network, spec, owner).await?;
         // Before the machine, whose agent says its word once.
         let link = place.listen().map_err(|source| StartVmError::Prepare {
@@ -196,8 +203,7 @@ impl Backend for FirecrackerBackend {
 
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
         self.sockets(shed).remove()?;
-        let (jails, of) = (self.jails.clone(), shed.clone());
-        spawn_blocking(move || jails.remove(&of)).await.map_err(io::Error::other).flatten()?;
+        self.remove_jails(shed).await?;
         self.network.remove_taps(shed).await
     }
 }

@@ -37,15 +37,15 @@ type Failed = (Utf8PathBuf, io::Error);
 
 impl FirecrackerBackend {
     /// Checks what a machine is made of, and prepares its start.
-    pub(super) fn prepare(&self, host: &Host, spec: &VmSpec) -> Result<Prepared, StartVmError> {
-        self.try_prepare(host, spec).map_err(|(path, source)| StartVmError::Prepare {
+    pub(super) async fn prepare(&self, host: &Host, spec: &VmSpec) -> Result<Prepared, StartVmError> {
+        self.try_prepare(host, spec).await.map_err(|(path, source)| StartVmError::Prepare {
             shed: spec.shed.clone(),
             path,
             source,
         })
     }
 
-    fn try_prepare(&self, host: &Host, spec: &VmSpec) -> Result<Prepared, Failed> {
+    async fn try_prepare(&self, host: &Host, spec: &VmSpec) -> Result<Prepared, Failed> {
         let with = |path: &Utf8Path| {
             let path = path.to_owned();
             move |error| (path, error)
@@ -59,7 +59,7 @@ impl FirecrackerBackend {
         make_dir(&self.config.socket_dir).map_err(with(&self.config.socket_dir))?;
         let sockets = self.sockets(&spec.shed);
         sockets.remove().map_err(with(&sockets.api))?;
-        self.jails.remove(&spec.shed).map_err(with(&self.config.jail_dir))?;
+        self.remove_jails(&spec.shed).await.map_err(with(&self.config.jail_dir))?;
         let metrics = machine::metrics_path(spec);
         // Each machine begins a new one, and Firecracker only writes where a file is.
         fs::write(&metrics, "").map_err(with(&metrics))?;

@@ -232,7 +232,11 @@ mod tests {
     #[test]
     fn a_jailed_machines_command_line_is_recognised_before_and_after_the_jailer() {
         let spec = spec(Utf8Path::new("/sheds/api"));
-        let jail = Jails::new("/jails").jail(&spec.shed, spec.launch_id, &program());
+        let jail = Jails::new(Utf8Path::new("/jails"), &"a".parse().unwrap()).jail(
+            &spec.shed,
+            spec.launch_id,
+            &program(),
+        );
         let sockets = sockets_inside(&spec.shed);
         let own = machine::arguments_but_id(&spec, &sockets, "/config.json".into(), Seccomp::Own);
         let args: Vec<String> =
@@ -272,7 +276,7 @@ mod tests {
         {
             put(path.clone(), mode);
         }
-        let jails = Jails::new(dir.join("jails"));
+        let jails = Jails::new(&dir.join("jails"), &"..".parse().unwrap());
         let jail = jails.jail(&spec.shed, spec.launch_id, &program());
 
         let (path, error) = furnish(&jail, &spec, &metrics, OWNER).unwrap_err();
@@ -317,6 +321,6 @@ mod tests {
         }
         assert_eq!(fs::metadata(&spec.disks[0].path).unwrap().mode() & 0o777, 0o644);
         assert_eq!(fs::read_to_string(&spec.disks[1].path).unwrap(), spec.disks[1].path.as_str());
-        assert_eq!(fs::read_dir(dir.join("jails")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(dir.join("jails/server-..")).unwrap().count(), 0);
     }
 }

@@ -1,8 +1,8 @@
 //! Jails: Firecracker's jailer gives a machine's Firecracker a root directory, a user and device nodes of its own, and then
 //! becomes that Firecracker, with the same process id. Called by the backend, for hosts where [`policy`] allows it.
 //!
-//! A jail is `<jail_dir>/<shed>/<program>/<launch id>/root`, of which the jailer chooses the last three parts. So its path tells
-//! whose it is, without a record that could be lost. What the machine needs has links in it ([`furnish`]), and all of it goes
+//! A jail is `<jail_dir>/server-<id>/<shed>/<program>/<launch id>/root`, of which the jailer chooses the last three parts. So its
+//! path tells whose it is, without a record that could be lost. What the machine needs has links in it ([`furnish`]), and all of it goes
 //! with the machine ([`remove`]). The jailer makes no cgroup unless it is asked to, and mounts only where the machine alone
 //! sees it; it closes every descriptor but the standard streams, which is why the lock of the machine's own disk is its
 //! standard input: it reads nothing there, but its end is what unlocks the disk, whoever ends it and however.
@@ -25,6 +25,7 @@ use rustix::{
     fs::{AtFlags, Gid, Mode, OFlags, Uid, chmodat, chownat, openat, renameat, unlinkat},
     io::Errno,
 };
+use shed_net::ServerId;
 use shed_types::{LaunchId, ShedName};
 use tokio::net::UnixListener;
 
@@ -50,7 +51,7 @@ pub(super) struct Jails {
 /// The jail of one launch, whether it is there or not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Jail {
-    /// `<jail_dir>/<shed>`.
+    /// `<jail_dir>/server-<id>/<shed>`.
     of_shed: Utf8PathBuf,
     /// What the jailer takes for its program's name: a directory of it.
     program: String,
@@ -63,9 +64,10 @@ pub(super) fn sockets_inside(shed: &ShedName) -> SocketPaths {
 }
 
 impl Jails {
-    /// Names the directory of all jails; looks at nothing.
-    pub(super) fn new(dir: impl Into<Utf8PathBuf>) -> Self {
-        Self { dir: dir.into() }
+    /// Names the directory of this server's jails among those of all; looks at nothing.
+    pub(super) fn new(dir: &Utf8Path, server: &ServerId) -> Self {
+        // With a word in front of it no id is a path.
+        Self { dir: dir.join(format!("server-{server}")) }
     }
 
     fn of_shed(&self, shed: &ShedName) -> Utf8PathBuf {
@@ -85,7 +87,7 @@ impl Jails {
         let of_shed = self.of_shed(shed);
         let programs = match of_shed.read_dir_utf8() {
             Ok(programs) => programs,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if is_not_ours(&error) => return Ok(None),
             Err(error) => return Err(error),
         };
         for program in programs {
@@ -209,13 +211,18 @@ fn make_private(directory: &Utf8Path) -> io::Result<()> {
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
 }
 
-/// Opens a directory that is no link, if it is there.
+/// Whether there are no jails of ours: none at all, or only those that a server with more rights has made.
+fn is_not_ours(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
+}
+
+/// Opens a directory that is no link, if it is there and ours.
 fn open(directory: &Utf8Path) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW;
     let opened = fs::OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(directory);
     match opened {
         Ok(opened) => Ok(Some(opened.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_not_ours(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -239,6 +246,11 @@ fn gone(result: io::Result<()>) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn jails(dir: &tempfile::TempDir) -> Jails {
+        let dir = Utf8Path::from_path(dir.path()).unwrap().join("jails");
+        Jails::new(&dir, &ServerId::of_directory("/instances"))
+    }
+
     fn program() -> JailerProgram {
         JailerProgram {
             binary: "/opt/jailer".into(),
@@ -251,7 +263,7 @@ mod tests {
     #[tokio::test]
     async fn a_jail_is_found_by_its_launch_and_goes_alone() {
         let dir = tempfile::tempdir().unwrap();
-        let jails = Jails::new(Utf8Path::from_path(dir.path()).unwrap());
+        let jails = jails(&dir);
         let (shed, one, two) = ("api".parse().unwrap(), LaunchId::generate(), LaunchId::generate());
         for launch in [one, two] {
             make_private(&jails.jail(&shed, launch, &program()).root()).unwrap();
@@ -274,16 +286,16 @@ mod tests {
         assert!(jails.find(&shed, two).unwrap().is_some());
         jails.remove(&shed).unwrap();
         jails.remove(&shed).unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(&jails.dir).unwrap().count(), 0);
         make_private(&jail.root()).unwrap();
         jail.remove().unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing of an only jail stays");
+        assert_eq!(fs::read_dir(&jails.dir).unwrap().count(), 0, "nothing of an only jail stays");
     }
 
     #[tokio::test]
     async fn a_jail_whose_machine_is_hostile_gives_nothing_away() {
         let dir = tempfile::tempdir().unwrap();
-        let jails = Jails::new(Utf8Path::from_path(dir.path()).unwrap().join("jails"));
+        let jails = jails(&dir);
         let shed = "api".parse().unwrap();
         let jail = jails.jail(&shed, LaunchId::generate(), &program());
         make_private(&jail.root()).unwrap();
@@ -300,7 +312,7 @@ mod tests {
         assert!(sockets.ready.is_dir(), "what is in the way is not looked into");
         // Nor does a jail lead elsewhere whose place another has taken.
         jails.remove(&shed).unwrap();
-        std::os::unix::fs::symlink(dir.path(), dir.path().join("jails/api")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), jails.dir.join("api")).unwrap();
         assert!(jails.remove(&shed).is_err() && jail.remove().is_err());
         assert!(victim.exists());
     }
