@@ -1,6 +1,12 @@
 //! The real Firecracker in an L1, which is a machine with KVM on this host. Skipped when there is no Firecracker.
 
-use std::{fs, os::unix::fs::MetadataExt, process::Command, sync::Arc, time::Duration};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, chown},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_backend::{
@@ -100,6 +106,13 @@ impl Harness {
             .expect("no TAP has the bridge's name")
     }
 
+    fn backend_with(&self, jailer: Jailer) -> Arc<dyn Backend> {
+        let config = FirecrackerConfig::new(self.socket_dir(), self.network());
+        let binary = Some(format!("{}/bin/firecracker", L1::DIR).into());
+        let jail_dir = self.jail_dir();
+        Arc::new(FirecrackerBackend::new(FirecrackerConfig { binary, jailer, jail_dir, ..config }))
+    }
+
     /// Makes the shed's own disk, once.
     fn disk(&self, shed: &ShedName) -> Utf8PathBuf {
         let path = self.path().join(format!("{shed}.ext4"));
@@ -120,10 +133,7 @@ impl Harness {
 
 impl BackendHarness for Harness {
     fn backend(&self) -> Arc<dyn Backend> {
-        let config = FirecrackerConfig::new(self.socket_dir(), self.network());
-        let binary = Some(format!("{}/bin/firecracker", L1::DIR).into());
-        let (jailer, jail_dir) = (self.jailer, self.jail_dir());
-        Arc::new(FirecrackerBackend::new(FirecrackerConfig { binary, jailer, jail_dir, ..config }))
+        self.backend_with(self.jailer)
     }
 
     fn spec(&self, shed: &ShedName) -> VmSpec {
@@ -294,22 +304,24 @@ async fn jailed(harness: &Harness) {
         assert_eq!(fs::metadata(&spec.disks[0].path).expect("the image").nlink(), 1);
         assert_eq!((cgroups(), mounts()), (cgroups_before.clone(), mounts_before.clone()));
     });
-    // Killed between the jail and its machine: the next start of the shed is not in its way.
+    // The server was killed between the jail and its machine.
     let server = format!("server-{}", harness.network().server());
     let launch = LaunchId::generate().to_string();
-    let half = harness.jail_dir().join(server).join("jailed/firecracker").join(launch).join("root");
-    fs::create_dir_all(half.join("dev")).expect("a jail");
-    fs::hard_link(&spec.disks[1].path, half.join("disk1")).expect("a link");
-    for jailer in [Jailer::Always, Jailer::Never] {
-        let config = FirecrackerConfig::new(harness.socket_dir(), harness.network());
-        let binary = Some(format!("{}/bin/firecracker", L1::DIR).into());
-        let config = FirecrackerConfig { binary, jailer, jail_dir: harness.jail_dir(), ..config };
-        let backend = FirecrackerBackend::new(config);
+    let half = harness.jail_dir().join(server).join("jailed/firecracker").join(launch);
+    fs::create_dir_all(half.join("root/dev")).expect("a jail");
+    chown(&half, None, Some(uid)).expect("the record of whose it is");
+    fs::hard_link(&spec.disks[1].path, half.join("root/disk1")).expect("a link");
+    chown(&spec.disks[1].path, Some(uid), Some(uid)).expect("the machine's disk");
+    for jailer in [Jailer::Never, Jailer::Always] {
+        let backend = harness.backend_with(jailer);
         let spec = VmSpec { launch_id: LaunchId::generate(), ..spec.clone() };
         let vm = backend.start(&spec).await.expect("the next one starts on the same disk");
-        promises.keep("a later machine has the disk, in a jail or not", || assert!(!half.exists()));
         vm.kill(Duration::ZERO).await.expect("it ends");
-        assert_eq!(harness.leftovers(), Vec::<String>::new());
+        promises.keep("a later machine has the disk, in a jail or not", || {
+            assert_eq!(harness.leftovers(), Vec::<String>::new());
+            let meta = fs::metadata(&spec.disks[1].path).expect("it is there");
+            assert_eq!((meta.uid(), meta.nlink()), (0, 1));
+        });
     }
     promises.finish();
 }

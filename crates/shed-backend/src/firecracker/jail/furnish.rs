@@ -14,7 +14,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{Mode, fchmod};
 use shed_net::TapOwner;
 
-use super::{Jail, make_private};
+use super::{Jail, make};
 use crate::{Disk, DiskAccess, VmSpec, launch::open_log};
 
 /// Permissions of files that are lent: for their owner alone.
@@ -40,7 +40,7 @@ pub(in super::super) fn furnish(
     owner: TapOwner,
 ) -> Result<VmSpec, Failed> {
     let root = jail.root();
-    make_private(&root).map_err(|error| (root.clone(), error))?;
+    make(jail, owner).map_err(|error| (root.clone(), error))?;
     let room = Room { root: &root, owner };
     let disks = spec.disks.iter().enumerate().map(|(number, disk)| {
         let name = format!("disk{number}");
@@ -61,9 +61,6 @@ pub(in super::super) fn furnish(
         vmm_log: room.lend(&spec.vmm_log, "vmm.log")?,
         ..spec.clone()
     };
-    // The jailer does it, too; so it is known whose it is before that.
-    std::os::unix::fs::chown(&root, Some(owner.uid), Some(owner.gid))
-        .map_err(|error| (root.clone(), error))?;
     Ok(inside)
 }
 

@@ -16,16 +16,16 @@ use std::{
     io,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown},
     },
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::{
-    fs::{AtFlags, Gid, Mode, OFlags, Uid, chmodat, chownat, openat, renameat, unlinkat},
+    fs::{AtFlags, Gid, Mode, OFlags, Uid, chmodat, chownat, fstat, openat, renameat, unlinkat},
     io::Errno,
 };
-use shed_net::ServerId;
+use shed_net::{ServerId, TapOwner};
 use shed_types::{LaunchId, ShedName};
 use tokio::net::UnixListener;
 
@@ -107,7 +107,12 @@ impl Jails {
     pub(super) fn remove(&self, shed: &ShedName) -> io::Result<()> {
         let of_shed = self.of_shed(shed);
         let Some(opened) = open_locked(&of_shed)? else { return Ok(()) };
-        remove::empty(opened.as_fd())?;
+        for program in remove::directories(opened.as_fd())? {
+            for home in remove::directories(program.as_fd())? {
+                remove::empty(home.as_fd(), Some(lent_to(&home)?))?;
+            }
+        }
+        remove::empty(opened.as_fd(), None)?;
         gone(fs::remove_dir(of_shed))
     }
 }
@@ -162,7 +167,7 @@ impl Jail {
     pub(super) fn remove(&self) -> io::Result<()> {
         let Some(_lock) = open_locked(&self.of_shed)? else { return Ok(()) };
         let Some(home) = open(&self.home())? else { return Ok(()) };
-        remove::empty(home.as_fd())?;
+        remove::empty(home.as_fd(), Some(lent_to(&home)?))?;
         gone(fs::remove_dir(self.home()))?;
         // Other launches may have theirs beside it.
         for directory in [self.of_shed.join(&self.program), self.of_shed.clone()] {
@@ -205,10 +210,21 @@ impl Drop for JailGuard {
     }
 }
 
-/// Makes a directory for ourselves alone, with those above it.
-fn make_private(directory: &Utf8Path) -> io::Result<()> {
-    make_dir(directory)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+/// Makes the directories of a jail, for ourselves alone. Nothing is in the last one yet.
+fn make(jail: &Jail, owner: TapOwner) -> io::Result<()> {
+    let home = jail.home();
+    make_dir(&home)?;
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700))?;
+    // The record of whom files are lent to, which lets nobody in.
+    chown(&home, None, Some(owner.uid))?;
+    make_dir(&jail.root())?;
+    // The jailer does it as well, but whose the jail is must be known before.
+    chown(jail.root(), Some(owner.uid), Some(owner.gid))
+}
+
+/// Returns the user to whom the files in a jail are lent.
+fn lent_to(home: &OwnedFd) -> io::Result<u32> {
+    Ok(fstat(home)?.st_gid)
 }
 
 /// Whether there are no jails of ours: none at all, or only those that a server with more rights has made.
@@ -266,7 +282,7 @@ mod tests {
         let jails = jails(&dir);
         let (shed, one, two) = ("api".parse().unwrap(), LaunchId::generate(), LaunchId::generate());
         for launch in [one, two] {
-            make_private(&jails.jail(&shed, launch, &program()).root()).unwrap();
+            make(&jails.jail(&shed, launch, &program()), TapOwner::this_process()).unwrap();
         }
         assert_eq!(jails.find(&"web".parse().unwrap(), one).unwrap(), None);
         assert_eq!(jails.find(&shed, LaunchId::generate()).unwrap(), None);
@@ -287,7 +303,7 @@ mod tests {
         jails.remove(&shed).unwrap();
         jails.remove(&shed).unwrap();
         assert_eq!(fs::read_dir(&jails.dir).unwrap().count(), 0);
-        make_private(&jail.root()).unwrap();
+        make(&jail, TapOwner::this_process()).unwrap();
         jail.remove().unwrap();
         assert_eq!(fs::read_dir(&jails.dir).unwrap().count(), 0, "nothing of an only jail stays");
     }
@@ -298,7 +314,7 @@ mod tests {
         let jails = jails(&dir);
         let shed = "api".parse().unwrap();
         let jail = jails.jail(&shed, LaunchId::generate(), &program());
-        make_private(&jail.root()).unwrap();
+        make(&jail, TapOwner::this_process()).unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, "").unwrap();
         fs::set_permissions(&victim, fs::Permissions::from_mode(0o640)).unwrap();

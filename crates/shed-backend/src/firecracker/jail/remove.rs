@@ -9,7 +9,6 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    os::unix::fs::MetadataExt,
 };
 
 use rustix::{
@@ -24,11 +23,11 @@ use rustix::{
 /// Names read of a directory at a time; a VMM may have made millions.
 const NAMES_MAX: usize = 4096;
 
-/// Removes everything in a directory.
+/// Removes everything in a directory. A file that belongs to `lent_to` and is to be found elsewhere as well becomes ours again.
 ///
 /// # Errors
 /// When something stays, with the rest.
-pub(super) fn empty(directory: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn empty(directory: BorrowedFd<'_>, lent_to: Option<u32>) -> io::Result<()> {
     let mut brought_up = 0;
     loop {
         let names = names(directory)?;
@@ -36,9 +35,9 @@ pub(super) fn empty(directory: BorrowedFd<'_>) -> io::Result<()> {
             return Ok(());
         }
         for name in names {
-            if is_directory_or_gone(directory, &name)? {
+            if is_directory(directory, &name, lent_to)? {
                 let below = open_below(directory, &name)?;
-                dissolve(below.as_fd(), directory, &mut brought_up)?;
+                dissolve(below.as_fd(), directory, lent_to, &mut brought_up)?;
                 passed(unlinkat(directory, &name, AtFlags::REMOVEDIR))?;
             }
         }
@@ -46,14 +45,19 @@ pub(super) fn empty(directory: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// Removes a directory's files, and moves its directories into the one above.
-fn dissolve(directory: BorrowedFd<'_>, above: BorrowedFd<'_>, brought_up: &mut u64) -> io::Result<()> {
+fn dissolve(
+    directory: BorrowedFd<'_>,
+    above: BorrowedFd<'_>,
+    lent_to: Option<u32>,
+    brought_up: &mut u64,
+) -> io::Result<()> {
     loop {
         let names = names(directory)?;
         if names.is_empty() {
             return Ok(());
         }
         for name in names {
-            if is_directory_or_gone(directory, &name)? {
+            if is_directory(directory, &name, lent_to)? {
                 bring_up(directory, &name, above, brought_up)?;
             }
         }
@@ -78,7 +82,7 @@ fn bring_up(
 }
 
 /// Removes what is no directory; says whether it is one.
-fn is_directory_or_gone(directory: BorrowedFd<'_>, name: &CString) -> io::Result<bool> {
+fn is_directory(directory: BorrowedFd<'_>, name: &CString, lent_to: Option<u32>) -> io::Result<bool> {
     let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT) => return Ok(false),
@@ -86,7 +90,9 @@ fn is_directory_or_gone(directory: BorrowedFd<'_>, name: &CString) -> io::Result
     };
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => return Ok(true),
-        FileType::RegularFile if stat.st_nlink > 1 => take_back(directory, name)?,
+        FileType::RegularFile if stat.st_nlink > 1 && lent_to == Some(stat.st_uid) => {
+            take_back(directory, name)?;
+        }
         FileType::RegularFile
         | FileType::Symlink
         | FileType::Fifo
@@ -99,12 +105,11 @@ fn is_directory_or_gone(directory: BorrowedFd<'_>, name: &CString) -> io::Result
     Ok(false)
 }
 
-/// Makes a file ours again that was lent to the machine and goes on to be outside of the jail. What was never lent is ours.
+/// Makes a file ours again that was lent to the machine and goes on to be outside of the jail.
 fn take_back(directory: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(openat(directory, name, flags, Mode::empty())?);
-    let meta = file.metadata()?;
-    if meta.is_file() && meta.uid() != geteuid().as_raw() {
+    if file.metadata()?.is_file() {
         // First the mode: of its bits none is to count for root that another has set.
         fchmod(&file, super::furnish::LENT)?;
         fchown(&file, Some(Uid::from_raw(geteuid().as_raw())), Some(Gid::from_raw(getegid().as_raw())))?;
@@ -113,7 +118,7 @@ fn take_back(directory: BorrowedFd<'_>, name: &CString) -> io::Result<()> {
 }
 
 /// Opens a directory that is in another, and no other one.
-pub(super) fn open_below(directory: BorrowedFd<'_>, name: &CString) -> io::Result<OwnedFd> {
+fn open_below(directory: BorrowedFd<'_>, name: &CString) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     match openat2(directory, name, flags, Mode::empty(), resolve) {
@@ -124,8 +129,20 @@ pub(super) fn open_below(directory: BorrowedFd<'_>, name: &CString) -> io::Resul
     }
 }
 
+/// Opens the directories in a directory of ours, or some when there are very many.
+pub(super) fn directories(directory: BorrowedFd<'_>) -> io::Result<Vec<OwnedFd>> {
+    let mut opened = Vec::new();
+    for name in names(directory)? {
+        let stat = statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            opened.push(open_below(directory, &name)?);
+        }
+    }
+    Ok(opened)
+}
+
 /// Returns some names of a directory, and none only when there are none.
-pub(super) fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
+fn names(directory: BorrowedFd<'_>) -> io::Result<Vec<CString>> {
     let entries = Dir::read_from(directory)?.filter(|entry| {
         entry.as_ref().map_or(true, |entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
     });
@@ -144,7 +161,10 @@ fn passed(result: Result<(), Errno>) -> io::Result<()> {
 mod tests {
     use std::{
         fs,
-        os::unix::{fs::symlink, net::UnixListener},
+        os::unix::{
+            fs::{MetadataExt, symlink},
+            net::UnixListener,
+        },
         path::Path,
     };
 
@@ -154,9 +174,9 @@ mod tests {
 
     fn emptied(path: &Path) {
         let directory = File::open(path).unwrap();
-        empty(directory.as_fd()).unwrap();
+        empty(directory.as_fd(), Some(70_000)).unwrap();
         assert_eq!(fs::read_dir(path).unwrap().count(), 0);
-        empty(directory.as_fd()).unwrap();
+        empty(directory.as_fd(), Some(70_000)).unwrap();
     }
 
     #[test]
@@ -203,10 +223,15 @@ mod tests {
         fs::write(&disk, "content").unwrap();
         fs::create_dir(&jail).unwrap();
         fs::hard_link(&disk, jail.join("hidden by its VMM")).unwrap();
+        let image = dir.path().join("image");
+        fs::write(&image, "somebody else's").unwrap();
+        fs::hard_link(&image, jail.join("image")).unwrap();
+        std::os::unix::fs::chown(&image, Some(1000), Some(1000)).unwrap();
         std::os::unix::fs::chown(&disk, Some(70_000), Some(70_000)).unwrap();
         fs::set_permissions(&disk, std::os::unix::fs::PermissionsExt::from_mode(0o4777)).unwrap();
         emptied(&jail);
         let meta = fs::metadata(&disk).unwrap();
         assert_eq!((meta.uid(), meta.gid(), meta.mode() & 0o7777), (0, getegid().as_raw(), 0o600));
+        assert_eq!(fs::metadata(&image).unwrap().uid(), 1000, "what was only shown is not taken");
     }
 }
