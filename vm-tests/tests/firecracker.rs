@@ -249,6 +249,7 @@ async fn jailed(harness: &Harness) {
             "disk0",
             "disk1",
             "firecracker",
+            "firecracker.pid",
             "initrd",
             "jailed.api",
             "jailed.vsock",
