@@ -109,7 +109,7 @@ impl Harness {
     fn backend_with(&self, jailer: Jailer) -> Arc<dyn Backend> {
         let config = FirecrackerConfig::new(self.socket_dir(), self.network());
         let binary = Some(format!("{}/bin/firecracker", L1::DIR).into());
-        let jail_dir = self.jail_dir();
+        let jail_dir = Some(self.jail_dir());
         Arc::new(FirecrackerBackend::new(FirecrackerConfig { binary, jailer, jail_dir, ..config }))
     }
 

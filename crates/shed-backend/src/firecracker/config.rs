@@ -1,5 +1,7 @@
 //! What a user can choose about the `firecracker` backend.
 
+use std::net::Ipv4Addr;
+
 use camino::Utf8PathBuf;
 use shed_net::NetSettings;
 
@@ -16,21 +18,21 @@ pub struct FirecrackerConfig {
     /// The vsock context id of the first machine, 3 to 65535 (spec K.1, `vsock_base_cid`); below are the hypervisor's and the
     /// host's (man 7 vsock).
     pub first_cid: u32,
+    /// Name servers of the guests; without any, those of the host that guests can reach.
+    pub dns: Vec<Ipv4Addr>,
     /// The machines' network.
     pub network: NetSettings,
     /// Whether Firecracker is started by its jailer.
     pub jailer: Jailer,
     /// The jailer's program; without it, it is looked for beside Firecracker's.
     pub jailer_binary: Option<Utf8PathBuf>,
-    /// Directory for the machines' jails, absolute, on the file system of their disks. Made with mode 0700 when missing.
-    pub jail_dir: Utf8PathBuf,
+    /// Directory for the machines' jails, absolute, on the file system of their disks, where alone a disk can have a link
+    /// in its jail. Made with mode 0700 when missing. Without one there are no jails.
+    pub jail_dir: Option<Utf8PathBuf>,
     /// User and group of the jailed machine with the lease index 0; each other has those that are its index above. None of
     /// these numbers, as many as there are leases, may belong to anybody.
     pub jail_uid_base: u32,
 }
-
-/// Where jails are unless somebody chooses: beside the sheds' default place (spec K.1, `instance_dir`).
-const JAIL_DIR: &str = "/var/lib/shed/firecracker/jails";
 
 /// The first user unless somebody chooses. Nobody gives out the numbers from 65536 to 99999: systemd calls them unused (its
 /// "Users, Groups, UIDs and GIDs on systemd Systems"), Debian's adduser leaves out what is above 59999 (Debian Policy 9.2.2),
@@ -68,10 +70,11 @@ impl FirecrackerConfig {
             socket_dir: socket_dir.into(),
             seccomp: Seccomp::default(),
             first_cid: 100,
+            dns: Vec::new(),
             network,
             jailer: Jailer::default(),
             jailer_binary: None,
-            jail_dir: JAIL_DIR.into(),
+            jail_dir: None,
             jail_uid_base: JAIL_UID_BASE,
         }
     }

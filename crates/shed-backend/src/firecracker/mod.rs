@@ -19,7 +19,7 @@ mod reach;
 mod sockets;
 mod vm;
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 use shed_net::TapOwner;
@@ -49,7 +49,7 @@ use crate::{
 pub struct FirecrackerBackend {
     config: FirecrackerConfig,
     network: Arc<Network>,
-    jails: Jails,
+    jails: Option<Jails>,
     /// What this host offers, found out once.
     host: OnceCell<Host>,
 }
@@ -66,8 +66,8 @@ impl FirecrackerBackend {
     /// Makes the backend; looks at nothing yet.
     #[must_use]
     pub fn new(config: FirecrackerConfig) -> Self {
-        let network = Arc::new(Network::new(config.network.clone()));
-        let jails = Jails::new(&config.jail_dir, config.network.server());
+        let network = Arc::new(Network::new(config.network.clone(), config.dns.clone()));
+        let jails = Jails::of(&config);
         Self { config, network, jails, host: OnceCell::new() }
     }
 
@@ -95,7 +95,7 @@ impl FirecrackerBackend {
 
     /// Removes the jails of a shed that has no machine, which may have put very much into one.
     async fn remove_jails(&self, shed: &ShedName) -> io::Result<()> {
-        let (jails, shed) = (self.jails.clone(), shed.clone());
+        let (Some(jails), shed) = (self.jails.clone(), shed.clone()) else { return Ok(()) };
         spawn_blocking(move || jails.remove(&shed)).await.map_err(io::Error::other).flatten()
     }
 }
@@ -122,6 +122,14 @@ impl Backend for FirecrackerBackend {
 
     async fn lease(&self, taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
         self.network.lease(taken).await.map(Some)
+    }
+
+    async fn release_network(&self) -> io::Result<()> {
+        self.network.release().await
+    }
+
+    fn lease_fits(&self, lease: &NetworkLease) -> bool {
+        self.network.fits(lease)
     }
 
     fn guest_network(&self, lease: Option<&NetworkLease>) -> Option<NetworkIdentity> {
@@ -180,7 +188,7 @@ impl Backend for FirecrackerBackend {
         let found = spawn_blocking({
             let shed = shed.clone();
             move || {
-                let place = Place::find(&jails, &shed, launch_id, open.clone())?;
+                let place = Place::find(jails.as_ref(), &shed, launch_id, open.clone())?;
                 let inside = jail::sockets_inside(&shed);
                 let found = find_process(&[open, inside], launch_id, known)?;
                 if found.is_none() {
@@ -205,6 +213,13 @@ impl Backend for FirecrackerBackend {
         self.sockets(shed).remove()?;
         self.remove_jails(shed).await?;
         self.network.remove_taps(shed).await
+    }
+
+    async fn remove_strays(&self, sheds: &BTreeSet<ShedName>) -> io::Result<()> {
+        if let (Some(jails), of) = (self.jails.clone(), sheds.clone()) {
+            spawn_blocking(move || jails.remove_strays(&of)).await.map_err(io::Error::other).flatten()?;
+        }
+        self.network.remove_strays(sheds).await
     }
 }
 

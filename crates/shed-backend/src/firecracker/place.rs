@@ -34,12 +34,12 @@ impl Place {
     /// # Errors
     /// When the jails cannot be looked at.
     pub(super) fn find(
-        jails: &Jails,
+        jails: Option<&Jails>,
         shed: &ShedName,
         launch_id: LaunchId,
         open: SocketPaths,
     ) -> io::Result<Self> {
-        let jail = jails.find(shed, launch_id)?;
+        let jail = jails.map(|jails| jails.find(shed, launch_id)).transpose()?.flatten();
         Ok(jail.map_or_else(|| Self::open(open), |jail| Self::jailed(jail, shed)))
     }
 

@@ -59,7 +59,9 @@ impl FirecrackerBackend {
         make_dir(&self.config.socket_dir).map_err(with(&self.config.socket_dir))?;
         let sockets = self.sockets(&spec.shed);
         sockets.remove().map_err(with(&sockets.api))?;
-        self.remove_jails(&spec.shed).await.map_err(with(&self.config.jail_dir))?;
+        if let Some(jails) = &self.jails {
+            self.remove_jails(&spec.shed).await.map_err(with(jails.dir()))?;
+        }
         let metrics = machine::metrics_path(spec);
         // Each machine begins a new one, and Firecracker only writes where a file is.
         fs::write(&metrics, "").map_err(with(&metrics))?;
@@ -110,7 +112,7 @@ impl FirecrackerBackend {
             return Err((machine::config_path(spec), io::Error::other(reason)));
         }
         let owner = jailer.owner(spec.network.as_ref());
-        let jail = self.jails.jail(&spec.shed, spec.launch_id, jailer);
+        let jail = jailer.jails.jail(&spec.shed, spec.launch_id, &jailer.name);
         let guard = JailGuard::new(jail.clone());
         let within = jail::furnish(&jail, spec, metrics, owner)?;
         let sockets = jail::sockets_inside(&spec.shed);

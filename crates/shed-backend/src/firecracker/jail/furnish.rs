@@ -182,21 +182,14 @@ mod tests {
     use rustix::process::geteuid;
 
     use super::{
-        super::{super::machine, JailerProgram, Jails, sockets_inside},
+        super::{super::machine, Jails, sockets_inside},
         *,
     };
     use crate::firecracker::Seccomp;
 
     const OWNER: TapOwner = TapOwner { uid: 70_006, gid: 70_006 };
 
-    fn program() -> JailerProgram {
-        JailerProgram {
-            binary: "/opt/jailer".into(),
-            firecracker: "/opt/firecracker".into(),
-            name: "firecracker".to_owned(),
-            uid_base: 70_000,
-        }
-    }
+    const PROGRAM: &str = "firecracker";
 
     fn put(path: Utf8PathBuf, mode: u32) -> Utf8PathBuf {
         fs::write(&path, path.as_str()).unwrap();
@@ -232,7 +225,7 @@ mod tests {
         let jail = Jails::new(Utf8Path::new("/jails"), &"a".parse().unwrap()).jail(
             &spec.shed,
             spec.launch_id,
-            &program(),
+            PROGRAM,
         );
         let sockets = sockets_inside(&spec.shed);
         let own = machine::arguments_but_id(&spec, &sockets, "/config.json".into(), Seccomp::Own);
@@ -274,7 +267,7 @@ mod tests {
             put(path.clone(), mode);
         }
         let jails = Jails::new(&dir.join("jails"), &"..".parse().unwrap());
-        let jail = jails.jail(&spec.shed, spec.launch_id, &program());
+        let jail = jails.jail(&spec.shed, spec.launch_id, PROGRAM);
 
         let (path, error) = furnish(&jail, &spec, &metrics, OWNER).unwrap_err();
         assert!(path == spec.disks[0].path && error.to_string().contains("chmod o+r"), "{path}: {error}");

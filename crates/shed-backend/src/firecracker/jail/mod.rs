@@ -1,9 +1,9 @@
 //! Jails: Firecracker's jailer gives a machine's Firecracker a root directory, a user and device nodes of its own, and then
 //! becomes that Firecracker, with the same process id. Called by the backend, for hosts where [`policy`] allows it.
 //!
-//! A jail is `<jail_dir>/server-<id>/<shed>/<program>/<launch id>/root`, of which the jailer chooses the last three parts. So its
-//! path tells whose it is, without a record that could be lost. What the machine needs has links in it ([`furnish`]), and all of it goes
-//! with the machine ([`remove`]). The jailer makes no cgroup unless it is asked to, and mounts only where the machine alone
+//! A jail is `<jail_dir>/server-<id>/<shed>/<program>/<launch id>/root`, of which the jailer chooses the last three parts. So
+//! its path tells whose it is, without a record that could be lost. What the machine needs has links in it ([`furnish`]), and
+//! all of it goes with the machine ([`remove`]). The jailer makes no cgroup unless it is asked to, and mounts only where the machine alone
 //! sees it; it closes every descriptor but the standard streams, which is why the lock of the machine's own disk is its
 //! standard input: it reads nothing there, but its end is what unlocks the disk, whoever ends it and however.
 
@@ -12,6 +12,7 @@ mod policy;
 mod remove;
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
     os::{
@@ -33,7 +34,7 @@ pub(super) use self::{
     furnish::{furnish, metrics_inside},
     policy::{Confinement, JailerProgram, confinement},
 };
-use super::{reach, sockets::SocketPaths};
+use super::{config::FirecrackerConfig, reach, sockets::SocketPaths};
 use crate::socket_names::{make_dir, stem};
 
 /// The jail's root directory in it.
@@ -43,7 +44,7 @@ const ROOT: &str = "root";
 const NEW_SOCKET: &str = "ready";
 
 /// The jails of one server's machines.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Jails {
     dir: Utf8PathBuf,
 }
@@ -64,19 +65,28 @@ pub(super) fn sockets_inside(shed: &ShedName) -> SocketPaths {
 }
 
 impl Jails {
-    /// Names the directory of this server's jails among those of all; looks at nothing.
-    pub(super) fn new(dir: &Utf8Path, server: &ServerId) -> Self {
+    /// Returns where the jails of a server are, if it has any; looks at nothing.
+    pub(super) fn of(config: &FirecrackerConfig) -> Option<Self> {
+        Some(Self::new(config.jail_dir.as_ref()?, config.network.server()))
+    }
+
+    fn new(dir: &Utf8Path, server: &ServerId) -> Self {
         // With a word in front of it no id is a path.
         Self { dir: dir.join(format!("server-{server}")) }
+    }
+
+    /// Returns the directory of this server's jails.
+    pub(super) fn dir(&self) -> &Utf8Path {
+        &self.dir
     }
 
     fn of_shed(&self, shed: &ShedName) -> Utf8PathBuf {
         self.dir.join(stem(shed))
     }
 
-    /// Names the jail of a launch.
-    pub(super) fn jail(&self, shed: &ShedName, launch_id: LaunchId, program: &JailerProgram) -> Jail {
-        Jail { of_shed: self.of_shed(shed), program: program.name.clone(), launch_id }
+    /// Names the jail of a launch, for a Firecracker whose program has this name.
+    pub(super) fn jail(&self, shed: &ShedName, launch_id: LaunchId, program: &str) -> Jail {
+        Jail { of_shed: self.of_shed(shed), program: program.to_owned(), launch_id }
     }
 
     /// Finds the jail of a launch, by whatever name Firecracker's program had then.
@@ -105,8 +115,32 @@ impl Jails {
     /// # Errors
     /// When something stays.
     pub(super) fn remove(&self, shed: &ShedName) -> io::Result<()> {
-        let of_shed = self.of_shed(shed);
-        let Some(opened) = open_locked(&of_shed)? else { return Ok(()) };
+        Self::remove_all_in(&self.of_shed(shed))
+    }
+
+    /// Removes the jails of sheds that are none of `sheds`. Blocks.
+    ///
+    /// # Errors
+    /// When something stays.
+    pub(super) fn remove_strays(&self, sheds: &BTreeSet<ShedName>) -> io::Result<()> {
+        let entries = match self.dir.read_dir_utf8() {
+            Ok(entries) => entries,
+            Err(error) if is_not_ours(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let known: BTreeSet<String> = sheds.iter().map(stem).collect();
+        for entry in entries {
+            let entry = entry?;
+            if !known.contains(entry.file_name()) {
+                tracing::info!(path = %entry.path(), "removing the jails of a shed that is gone");
+                Self::remove_all_in(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_all_in(of_shed: &Utf8Path) -> io::Result<()> {
+        let Some(opened) = open_locked(of_shed)? else { return Ok(()) };
         for program in remove::directories(opened.as_fd())? {
             for home in remove::directories(program.as_fd())? {
                 remove::empty(home.as_fd(), Some(lent_to(&home)?))?;
@@ -155,7 +189,7 @@ impl Jail {
         let name = sockets.ready.file_name().ok_or(io::ErrorKind::InvalidInput)?;
         if let Err(error) = renameat(&home, NEW_SOCKET, &root, name) {
             // A machine must not be able to keep a server from finding it and ending it.
-            tracing::warn!(path = %sockets.ready, %error, "something is in the place of the agent's socket; it is asked now and then");
+            tracing::warn!(path = %sockets.ready, %error, "an agent cannot say that it is there; it is asked now and then");
         }
         Ok(listener)
     }
@@ -267,14 +301,7 @@ mod tests {
         Jails::new(&dir, &ServerId::of_directory("/instances"))
     }
 
-    fn program() -> JailerProgram {
-        JailerProgram {
-            binary: "/opt/jailer".into(),
-            firecracker: "/opt/firecracker-v1".into(),
-            name: "firecracker-v1".to_owned(),
-            uid_base: 70_000,
-        }
-    }
+    const PROGRAM: &str = "firecracker-v1";
 
     #[tokio::test]
     async fn a_jail_is_found_by_its_launch_and_goes_alone() {
@@ -282,12 +309,12 @@ mod tests {
         let jails = jails(&dir);
         let (shed, one, two) = ("api".parse().unwrap(), LaunchId::generate(), LaunchId::generate());
         for launch in [one, two] {
-            make(&jails.jail(&shed, launch, &program()), TapOwner::this_process()).unwrap();
+            make(&jails.jail(&shed, launch, PROGRAM), TapOwner::this_process()).unwrap();
         }
         assert_eq!(jails.find(&"web".parse().unwrap(), one).unwrap(), None);
         assert_eq!(jails.find(&shed, LaunchId::generate()).unwrap(), None);
         let jail = jails.find(&shed, one).unwrap().unwrap();
-        assert_eq!(jail, jails.jail(&shed, one, &program()));
+        assert_eq!(jail, jails.jail(&shed, one, PROGRAM));
 
         // Twice: the second time, as a new server does it, with the old socket in its place.
         for _ in 0..2 {
@@ -300,6 +327,12 @@ mod tests {
         jail.remove().unwrap();
         assert_eq!(jails.find(&shed, one).unwrap(), None);
         assert!(jails.find(&shed, two).unwrap().is_some());
+        jails.remove_strays(&[shed.clone()].into()).unwrap();
+        assert!(jails.find(&shed, two).unwrap().is_some());
+        jails.remove_strays(&BTreeSet::new()).unwrap();
+        jails.remove_strays(&BTreeSet::new()).unwrap();
+        assert_eq!(jails.find(&shed, two).unwrap(), None);
+        make(&jails.jail(&shed, two, PROGRAM), TapOwner::this_process()).unwrap();
         jails.remove(&shed).unwrap();
         jails.remove(&shed).unwrap();
         assert_eq!(fs::read_dir(&jails.dir).unwrap().count(), 0);
@@ -313,7 +346,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let jails = jails(&dir);
         let shed = "api".parse().unwrap();
-        let jail = jails.jail(&shed, LaunchId::generate(), &program());
+        let jail = jails.jail(&shed, LaunchId::generate(), PROGRAM);
         make(&jail, TapOwner::this_process()).unwrap();
         let victim = dir.path().join("victim");
         fs::write(&victim, "").unwrap();

@@ -12,7 +12,10 @@ use rustix::{
 use shed_net::TapOwner;
 use shed_types::NetworkLease;
 
-use super::super::config::{FirecrackerConfig, Jailer, Seccomp};
+use super::{
+    super::config::{FirecrackerConfig, Jailer, Seccomp},
+    Jails,
+};
 use crate::{CheckHostError, programs::is_program};
 
 /// What Firecracker's program has in its name where the jailer's has [`JAILER`]: both come in one archive.
@@ -65,7 +68,9 @@ pub(in super::super) struct JailerProgram {
     /// Firecracker's program, which it copies into the jail.
     pub(in super::super) firecracker: Utf8PathBuf,
     /// The name of that, which is the name of a directory as well.
-    pub(super) name: String,
+    pub(in super::super) name: String,
+    /// Where the jails are.
+    pub(in super::super) jails: Jails,
     /// User and group of the lease with the index 0.
     pub(super) uid_base: u32,
 }
@@ -111,11 +116,8 @@ pub(in super::super) fn confinement(
     config: &FirecrackerConfig,
     firecracker: &Utf8Path,
 ) -> Result<Confinement, CheckHostError> {
-    let facts = Facts {
-        privilege: privilege(),
-        program: program(config, firecracker),
-        directory: directory(&config.jail_dir),
-    };
+    let facts =
+        Facts { privilege: privilege(), program: program(config, firecracker), directory: directory(config) };
     decide(config.jailer, config.seccomp, facts).map_err(|reason| CheckHostError::Jailer { reason })
 }
 
@@ -162,11 +164,12 @@ fn program(config: &FirecrackerConfig, firecracker: &Utf8Path) -> Result<JailerP
             format!("there is no jailer beside {resolved}; firecracker.jailer_path can say where it is")
         })?,
     };
+    let jails = Jails::of(config).ok_or_else(no_directory)?;
     let uid_base = config.jail_uid_base;
     if uid_base == 0 || uid_base.checked_add(u32::from(u16::MAX)).is_none() {
         return Err(format!("{uid_base} (firecracker.jail_uid_base) leaves no users for the machines"));
     }
-    Ok(JailerProgram { binary, firecracker: resolved, name, uid_base })
+    Ok(JailerProgram { binary, firecracker: resolved, name, jails, uid_base })
 }
 
 /// Finds the jailer beside Firecracker's program or what that is a link to, by its plain name, or by the one that it has in
@@ -186,8 +189,16 @@ fn beside(
         .find(|candidate| is_program(candidate))
 }
 
+fn no_directory() -> String {
+    "there is no directory for jails; key firecracker.jail_dir".to_owned()
+}
+
+fn directory(config: &FirecrackerConfig) -> Result<(), String> {
+    look_at(config.jail_dir.as_ref().ok_or_else(no_directory)?)
+}
+
 /// Looks at where the jails are to be, or at what is above it when it is not there yet.
-fn directory(jail_dir: &Utf8Path) -> Result<(), String> {
+fn look_at(jail_dir: &Utf8Path) -> Result<(), String> {
     if !jail_dir.is_absolute() {
         return Err(format!("the directory for jails {jail_dir} is not absolute; key firecracker.jail_dir"));
     }
@@ -227,6 +238,7 @@ mod tests {
             binary: "/opt/jailer".into(),
             firecracker: "/opt/firecracker".into(),
             name: "firecracker".to_owned(),
+            jails: Jails::new("/jails".into(), &"a".parse().unwrap()),
             uid_base: 70_000,
         }
     }
@@ -293,13 +305,13 @@ mod tests {
     fn a_directory_that_others_can_write_to_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let dir = Utf8Path::from_path(dir.path()).unwrap();
-        assert!(directory(Utf8Path::new("jails")).unwrap_err().contains("absolute"));
-        directory(&dir.join("not/there/yet")).unwrap();
+        assert!(look_at(Utf8Path::new("jails")).unwrap_err().contains("absolute"));
+        look_at(&dir.join("not/there/yet")).unwrap();
         let open = dir.join("open");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(directory(&open).unwrap_err().contains("others"));
+        assert!(look_at(&open).unwrap_err().contains("others"));
         symlink(dir, dir.join("link")).unwrap();
-        assert!(directory(&dir.join("link")).unwrap_err().contains("is none"));
+        assert!(look_at(&dir.join("link")).unwrap_err().contains("is none"));
     }
 }
