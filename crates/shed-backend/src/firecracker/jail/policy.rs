@@ -37,6 +37,9 @@ const CAPABILITIES: [(CapabilitySet, &str); 8] = [
     (CapabilitySet::MKNOD, "CAP_MKNOD"),
 ];
 
+/// How many users there are for machines: as many as there are leases (`shed_net::LeaseIndex`).
+const USERS: u32 = 1024;
+
 /// How `/proc/self/uid_map` reads outside of all user namespaces (man 7 user_namespaces).
 const ALL_USERS: [&str; 3] = ["0", "0", "4294967295"];
 
@@ -166,10 +169,33 @@ fn program(config: &FirecrackerConfig, firecracker: &Utf8Path) -> Result<JailerP
     };
     let jails = Jails::of(config).ok_or_else(no_directory)?;
     let uid_base = config.jail_uid_base;
-    if uid_base == 0 || uid_base.checked_add(u32::from(u16::MAX)).is_none() {
-        return Err(format!("{uid_base} (firecracker.jail_uid_base) leaves no users for the machines"));
-    }
+    let read = |path| fs::read_to_string(path).unwrap_or_default();
+    free_users(uid_base, &read("/etc/passwd"), &read("/etc/subuid"))
+        .map_err(|trouble| format!("{trouble}; firecracker.jail_uid_base can name the first of others"))?;
     Ok(JailerProgram { binary, firecracker: resolved, name, jails, uid_base })
+}
+
+/// Checks that the machines' users are nobody else's, as far as the files of the system tell (man 5 passwd, man 5 subuid).
+fn free_users(first: u32, passwd: &str, subuid: &str) -> Result<(), String> {
+    let last = first.checked_add(USERS - 1).filter(|_| first != 0);
+    let last = last.ok_or_else(|| format!("there are no {USERS} users from {first} on"))?;
+    let users = passwd.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?, fields.nth(1)?.parse().ok()?, 1))
+    });
+    let subordinate = subuid.lines().filter_map(|line| {
+        let mut fields = line.split(':');
+        Some((fields.next()?, fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+    });
+    let mut claims = users.chain(subordinate);
+    let claim = claims
+        .find(|(_, begin, count): &(&str, u32, u32)| *begin <= last && first < begin.saturating_add(*count));
+    match claim {
+        None => Ok(()),
+        Some((name, ..)) => Err(format!(
+            "the machines are to have the users from {first} to {last}, of which `{name}` has some already"
+        )),
+    }
 }
 
 /// Finds the jailer beside Firecracker's program or what that is a link to, by its plain name, or by the one that it has in
@@ -283,6 +309,23 @@ mod tests {
         assert_eq!((owner(0).uid, owner(0).gid), (70_000, 70_000));
         assert_eq!((owner(7).uid, owner(7).gid), (70_007, 70_007));
         assert_eq!(jailer().owner(None).uid, 70_000);
+    }
+
+    #[test]
+    fn users_that_somebody_has_are_not_the_machines() {
+        let free = |passwd: &str, subuid: &str| free_users(70_000, passwd, subuid);
+        free(
+            "root:x:0:0::/:/bin/sh\nold:x:69999:1::/:/bin/sh\nnew:x:71024:1::/:/bin/sh\nodd\n:::",
+            "a:100000:65536\nb:1",
+        )
+        .unwrap();
+        for (passwd, subuid) in
+            [("root:x:0:0::/:\nann:x:71023:1::/:/bin/sh", ""), ("", "ann:65536:65536"), ("", "ann:71023:1")]
+        {
+            let trouble = free(passwd, subuid).unwrap_err();
+            assert!(trouble.contains("`ann`"), "{trouble}");
+        }
+        assert!(free_users(0, "", "").is_err() && free_users(u32::MAX - 5, "", "").is_err());
     }
 
     #[test]
