@@ -148,12 +148,11 @@ impl Backend for FirecrackerBackend {
             source,
         })?;
         let program = Program {
-            binary: &binary,
             args: &args,
             stdin,
             inherited,
             stdout: Some(&spec.console_log),
-            log: &spec.vmm_log,
+            ..Program::new(&binary, &spec.vmm_log)
         };
         let launched = launch::launch(program).map_err(|source| StartVmError::Spawn {
             shed: spec.shed.clone(),
