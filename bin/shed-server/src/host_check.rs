@@ -92,6 +92,9 @@ impl HostCheck {
                     Accelerator::Tcg => "TCG, software emulation",
                 };
                 self.add("accelerator", Ok(format!("{name}: {}", report.reason)));
+                if let Some(confined_by) = report.confined_by {
+                    self.add("confined by", Ok(confined_by));
+                }
             }
             Err(error) => self.add("machine monitor", Err(error_chain(&error))),
         }

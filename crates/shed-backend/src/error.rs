@@ -31,6 +31,10 @@ pub enum CheckHostError {
         "host directories cannot be shared with the machines of this server; copy the files in, or clone a repository"
     )]
     SharesUnsupported,
+    #[error(
+        "Firecracker's jailer was asked for, but {reason}; key firecracker.jailer: `auto` does without it where it cannot be used"
+    )]
+    Jailer { reason: String },
     #[error("accelerator {wanted} was asked for, but {reason}")]
     Accelerator { wanted: &'static str, reason: String },
 }

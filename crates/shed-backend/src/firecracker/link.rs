@@ -22,6 +22,8 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
+use super::reach;
+
 /// Longest answer to `CONNECT` in bytes: `OK `, a number of 32 bits, and the newline.
 const ANSWER_MAX: usize = 16;
 
@@ -53,6 +55,11 @@ impl GuestLink {
         crate::socket_names::remove(&word)?;
         let listener = UnixListener::bind(&word)?;
         fs::set_permissions(&word, fs::Permissions::from_mode(0o600))?;
+        Ok(Self::hear(listener, vsock))
+    }
+
+    /// Listens for the agent's word where somebody has made the socket for it.
+    pub(super) fn hear(listener: UnixListener, vsock: &Utf8Path) -> Self {
         let ready = Arc::new(Notify::new());
         let heard = Arc::clone(&ready);
         let listening = tokio::spawn(async move {
@@ -67,7 +74,7 @@ impl GuestLink {
                 }
             }
         });
-        Ok(Self { vsock: vsock.to_owned(), ready, _listener: AbortOnDropHandle::new(listening) })
+        Self { vsock: vsock.to_owned(), ready, _listener: AbortOnDropHandle::new(listening) }
     }
 
     /// Opens a stream to a service of the agent; waits for the agent for as long as the caller lets it.
@@ -150,7 +157,7 @@ fn is_absence(error: &io::Error) -> bool {
 /// Opens a stream to a port of the guest, or returns nothing when nobody listens there (Firecracker's documentation,
 /// "Host-Initiated Connections").
 pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Option<UnixStream>> {
-    let mut stream = UnixStream::connect(vsock).await?;
+    let mut stream = reach::connect(vsock).await?;
     stream.write_all(format!("CONNECT {}\n", port.number()).as_bytes()).await?;
     let mut answer = Vec::new();
     // Byte by byte: what follows the newline is the agent's.

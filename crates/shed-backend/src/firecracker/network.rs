@@ -66,12 +66,17 @@ impl Network {
         })
     }
 
-    /// Makes the TAP of a machine that is about to be started.
-    pub(super) async fn make_tap(&self, shed: &ShedName, lease: &NetworkLease) -> io::Result<()> {
+    /// Makes the TAP of a machine that is about to be started, for whom its VMM runs as.
+    pub(super) async fn make_tap(
+        &self,
+        shed: &ShedName,
+        lease: &NetworkLease,
+        owner: TapOwner,
+    ) -> io::Result<()> {
         let make = async {
             self.ready().await?;
             let lease = Lease::of_tap(self.host.settings(), &lease.tap_device)?;
-            Ok::<_, Failure>(self.host.create_tap(&lease, shed, TapOwner::this_process()).await?)
+            Ok::<_, Failure>(self.host.create_tap(&lease, shed, owner).await?)
         };
         make.await.map_err(io::Error::other)
     }

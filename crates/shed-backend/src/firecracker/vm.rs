@@ -5,11 +5,12 @@ use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 use shed_types::{GuestPort, ShedName};
 use tokio::{
     sync::watch,
+    task::spawn_blocking,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{api, appear::appears, link::GuestLink, network::Network, sockets::SocketPaths};
+use super::{api, appear::appears, link::GuestLink, network::Network, place::Place, sockets::SocketPaths};
 use crate::{
     ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
     launch::is_crash,
@@ -26,8 +27,8 @@ pub(super) struct FirecrackerVm {
     identity: VmIdentity,
     process: Arc<WatchedProcess>,
     link: GuestLink,
-    sockets: SocketPaths,
-    /// Cancelled when the process is dead and its sockets are removed.
+    place: Place,
+    /// Cancelled when the process is dead and its place is removed.
     ended: CancellationToken,
     /// How the process ended; only for one that this server has started.
     exit: Option<watch::Receiver<Option<ExitStatus>>>,
@@ -41,14 +42,14 @@ impl FirecrackerVm {
         identity: VmIdentity,
         process: WatchedProcess,
         link: GuestLink,
-        sockets: SocketPaths,
+        place: Place,
         network: Arc<Network>,
         exit: Option<watch::Receiver<Option<ExitStatus>>>,
     ) -> Self {
         let (process, ended) = (Arc::new(process), CancellationToken::new());
-        let watcher = watch_end(shed.clone(), Arc::clone(&process), sockets.clone(), network, ended.clone());
+        let watcher = watch_end(shed.clone(), Arc::clone(&process), place.clone(), network, ended.clone());
         let watcher = AbortOnDropHandle::new(tokio::spawn(watcher));
-        Self { shed, identity, process, link, sockets, ended, exit, _watcher: watcher }
+        Self { shed, identity, process, link, place, ended, exit, _watcher: watcher }
     }
 
     /// Returns when Firecracker has made the machine.
@@ -56,12 +57,12 @@ impl FirecrackerVm {
     /// # Errors
     /// When it does not within this time.
     pub(super) async fn made(&self, patience: Duration) -> io::Result<()> {
-        timeout(patience, appears(&self.sockets.vsock)).await?
+        timeout(patience, appears(&self.sockets().vsock)).await?
     }
 
     /// Returns the names of its sockets.
     pub(super) const fn sockets(&self) -> &SocketPaths {
-        &self.sockets
+        self.place.sockets()
     }
 
     /// Sends SIGKILL and does not wait.
@@ -81,12 +82,12 @@ impl FirecrackerVm {
     }
 }
 
-/// Learns of the process's death and cleans up behind it; the sockets go before anyone hears of it, because then another
+/// Learns of the process's death and cleans up behind it; its sockets and its jail go before anyone hears of it, because then another
 /// launch of the same shed may make its own.
 async fn watch_end(
     shed: ShedName,
     process: Arc<WatchedProcess>,
-    sockets: SocketPaths,
+    place: Place,
     network: Arc<Network>,
     ended: CancellationToken,
 ) {
@@ -95,8 +96,11 @@ async fn watch_end(
         return;
     }
     tracing::debug!(%shed, pid = process.id().pid, "the machine's process has ended");
-    if let Err(error) = sockets.remove() {
-        tracing::warn!(%shed, %error, path = %sockets.api, "a socket of an ended machine is left over");
+    let path = place.sockets().api.clone();
+    // A machine may have put very much into its jail.
+    let removed = spawn_blocking(move || place.remove()).await.map_err(io::Error::other).flatten();
+    if let Err(error) = removed {
+        tracing::warn!(%shed, %error, %path, "a socket or a jail of an ended machine is left over");
     }
     if let Err(error) = network.remove_taps(&shed).await {
         tracing::warn!(%shed, %error, "the TAP of an ended machine is left over");
@@ -138,7 +142,7 @@ impl Vm for FirecrackerVm {
         tokio::select! {
             biased;
             () = self.ended.cancelled() => Ok(()),
-            asked = api::press_ctrl_alt_del(&self.sockets.api) => {
+            asked = api::press_ctrl_alt_del(&self.sockets().api) => {
                 asked.map_err(|source| EndVmError::Ask { shed: self.shed.clone(), source })
             }
         }
