@@ -115,10 +115,13 @@ impl Bare {
             .arg(&disk)
             .status()?;
         ensure!(copied.success(), "cannot copy the shed's disk");
-        let drives = machine["drives"].as_array_mut().context("no disks")?;
-        let upper =
-            drives.iter_mut().find(|drive| drive["is_read_only"] == false).context("no disk of its own")?;
-        upper["path_on_host"] = disk.as_str().into();
+        // In a jail the paths are the jail's.
+        for drive in machine["drives"].as_array_mut().context("no disks")? {
+            let path = if drive["is_read_only"] == true { shed_dir.join("image.ext4") } else { disk.clone() };
+            drive["path_on_host"] = path.as_str().into();
+        }
+        machine["boot-source"]["kernel_image_path"] = stage.images_dir().join("vmlinux").as_str().into();
+        machine["boot-source"]["initrd_path"] = stage.images_dir().join("initrd.img").as_str().into();
         for (section, key, file) in
             [("vsock", "uds_path", "vsock"), ("metrics", "metrics_path", "metrics.json")]
         {
