@@ -16,6 +16,8 @@ pub struct FirecrackerConfig {
     /// The vsock context id of the first machine, 3 to 65535 (spec K.1, `vsock_base_cid`); below are the hypervisor's and the
     /// host's (man 7 vsock).
     pub first_cid: u32,
+    /// The program that serves host directories to guests, which is shed-server; without it, this very program.
+    pub share_server: Option<Utf8PathBuf>,
     /// The machines' network.
     pub network: NetSettings,
 }
@@ -39,6 +41,7 @@ impl FirecrackerConfig {
             socket_dir: socket_dir.into(),
             seccomp: Seccomp::default(),
             first_cid: 100,
+            share_server: None,
             network,
         }
     }

@@ -11,19 +11,26 @@ mod link;
 mod machine;
 mod network;
 mod probe;
+mod shares;
 mod sockets;
 mod vm;
 
 use std::{fs, io, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_protocol::NetworkIdentity;
+use shed_protocol::{MountKind, NetworkIdentity};
 use shed_types::{BackendKind, LaunchId, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
 pub use self::config::{FirecrackerConfig, Seccomp};
+pub use self::shares::{ShareRecord, ShareState};
 use self::{
-    disks::Disks, link::GuestLink, machine::Surroundings, network::Network, sockets::SocketPaths,
+    disks::Disks,
+    link::GuestLink,
+    machine::Surroundings,
+    network::Network,
+    shares::{ShareServer, Shares},
+    sockets::SocketPaths,
     vm::FirecrackerVm,
 };
 use crate::{
@@ -32,6 +39,7 @@ use crate::{
     launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
     qemu::real_kvm,
+    shares::{Daemons, Marker},
     socket_names::make_dir,
 };
 
@@ -40,6 +48,7 @@ use crate::{
 pub struct FirecrackerBackend {
     config: FirecrackerConfig,
     network: Arc<Network>,
+    share_server: ShareServer,
     /// What this host offers, found out once.
     host: OnceCell<Host>,
 }
@@ -56,7 +65,8 @@ impl FirecrackerBackend {
     #[must_use]
     pub fn new(config: FirecrackerConfig) -> Self {
         let network = Arc::new(Network::new(config.network.clone()));
-        Self { config, network, host: OnceCell::new() }
+        let share_server = ShareServer::new(config.share_server.clone());
+        Self { config, network, share_server, host: OnceCell::new() }
     }
 
     async fn host(&self) -> Result<&Host, CheckHostError> {
@@ -78,6 +88,10 @@ impl FirecrackerBackend {
 
     fn sockets(&self, shed: &ShedName) -> SocketPaths {
         SocketPaths::new(&self.config.socket_dir, shed)
+    }
+
+    fn marker(&self, shed: &ShedName) -> Marker {
+        Marker::of_shed(&self.config.socket_dir, shed)
     }
 
     /// Checks what a machine is made of, and writes its configuration.
@@ -106,9 +120,9 @@ impl FirecrackerBackend {
     }
 
     /// Listens for a machine's agent.
-    fn listen(&self, shed: &ShedName) -> Result<GuestLink, (Utf8PathBuf, io::Error)> {
+    fn listen(&self, shed: &ShedName) -> Result<Arc<GuestLink>, (Utf8PathBuf, io::Error)> {
         let sockets = self.sockets(shed);
-        GuestLink::listen(&sockets).map_err(|error| (sockets.ready, error))
+        GuestLink::listen(&sockets).map(Arc::new).map_err(|error| (sockets.ready, error))
     }
 }
 
@@ -119,7 +133,7 @@ impl Backend for FirecrackerBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { console_log: true, guest_address: true, shared_directories: false }
+        Capabilities { console_log: true, guest_address: true, shared_directories: true }
     }
 
     async fn check_host(&self) -> Result<HostReport, CheckHostError> {
@@ -129,6 +143,14 @@ impl Backend for FirecrackerBackend {
             accelerator: Accelerator::Kvm,
             reason: "Firecracker has no other".to_owned(),
         })
+    }
+
+    async fn check_shares(&self) -> Result<(), CheckHostError> {
+        self.share_server.check()
+    }
+
+    fn mount_kind(&self) -> MountKind {
+        MountKind::NineP
     }
 
     async fn lease(&self, taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
@@ -142,6 +164,7 @@ impl Backend for FirecrackerBackend {
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
         let (config_file, disks) = self.prepare(spec)?;
+        let offers = self.share_server.prepare(spec, &self.config.socket_dir)?;
         let tap = TapGuard::make(&self.network, spec).await?;
         let sockets = self.sockets(&spec.shed);
         // Before the machine, whose agent says its word once.
@@ -152,11 +175,10 @@ impl Backend for FirecrackerBackend {
         })?;
         let args = machine::arguments(spec, &sockets, &config_file, self.config.seccomp);
         let program = Program {
-            binary: &host.binary,
             args: &args,
             inherited: disks.locks,
             stdout: Some(&spec.console_log),
-            log: &spec.vmm_log,
+            ..Program::new(&host.binary, &spec.vmm_log)
         };
         let launched = launch::launch(program).map_err(|source| StartVmError::Spawn {
             shed: spec.shed.clone(),
@@ -171,8 +193,10 @@ impl Backend for FirecrackerBackend {
         let id = process.id();
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
         let network = Arc::clone(&self.network);
-        let vm =
-            FirecrackerVm::attach(spec.shed.clone(), identity, process, link, sockets, network, Some(exit));
+        let shares = Shares::keep(offers, &link, self.marker(&spec.shed).of_launch(spec.launch_id));
+        let shed = spec.shed.clone();
+        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, sockets, network);
+        let vm = vm.reporting(exit);
         // It goes with the machine from here on.
         tap.keep();
         let vm = Unfinished(Some(Arc::new(vm)));
@@ -199,11 +223,14 @@ impl Backend for FirecrackerBackend {
         let link = self.listen(&shed).map_err(|(_, source)| watch(source))?;
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id };
         let network = Arc::clone(&self.network);
-        let vm = FirecrackerVm::attach(shed.clone(), identity, process, link, sockets, network, None);
+        let offers = self.share_server.of_launch(spec, &self.config.socket_dir);
+        let shares = Shares::keep(offers, &link, self.marker(&shed).of_launch(launch_id));
+        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, sockets, network);
         Ok(Some(Arc::new(vm)))
     }
 
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
+        Daemons::find(self.marker(shed)).await?.kill().await;
         self.sockets(shed).remove()?;
         self.network.remove_taps(shed).await
     }
