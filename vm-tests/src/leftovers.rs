@@ -3,11 +3,23 @@
 use std::{collections::BTreeSet, fs};
 
 use camino::Utf8Path;
+use shed_types::BackendKind;
 
 use crate::{SHORT, Stage, wait_for};
 
 /// Files that a shed's directory may hold.
-const SHED_FILES: [&str; 5] = ["metadata.json", "image.ext4", "rootfs.ext4", "console.log", "vmm.log"];
+const SHED_FILES: [&str; 7] = [
+    "metadata.json",
+    "image.ext4",
+    "rootfs.ext4",
+    "console.log",
+    "vmm.log",
+    "firecracker.json",
+    "firecracker-metrics.json",
+];
+
+/// What the programs are called that run machines.
+const VMMS: [&str; 2] = ["qemu-system", "firecracker"];
 
 /// What must be there of one shed, and all that may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +58,7 @@ pub fn vmm_processes(dir: &Utf8Path) -> Vec<VmmProcess> {
             let command_line = fs::read(entry.path().join("cmdline")).ok()?;
             let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
             let program = command_line.split(' ').next()?.rsplit('/').next()?.to_owned();
-            let ours = program.starts_with("qemu-system") && command_line.contains(dir.as_str());
+            let ours = VMMS.iter().any(|vmm| program.starts_with(vmm)) && command_line.contains(dir.as_str());
             ours.then_some(VmmProcess { pid, command_line })
         })
         .collect()
@@ -121,8 +133,14 @@ impl Stage {
             let files = children(&self.instance_dir().join(name), &SHED_FILES);
             compare(&mut problems, "file", &BTreeSet::new(), &files);
         }
-        let sockets: BTreeSet<String> =
-            running.iter().flat_map(|name| [format!("{name}.link"), format!("{name}.qmp")]).collect();
+        let endings: &[&str] = match self.backend() {
+            BackendKind::Qemu | BackendKind::Vz => &["link", "qmp"],
+            BackendKind::Firecracker => &["api", "vsock", "vsock_1025"],
+        };
+        let sockets: BTreeSet<String> = running
+            .iter()
+            .flat_map(|name| endings.iter().map(move |ending| format!("{name}.{ending}")))
+            .collect();
         compare(&mut problems, "socket", &sockets, &children(self.socket_dir(), &[]));
         compare(&mut problems, "temporary file", &BTreeSet::new(), &children(&self.tmp_dir(), &[]));
         let cached = children(&self.images_dir().join(".cache"), &[]);

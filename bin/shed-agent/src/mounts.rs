@@ -134,9 +134,9 @@ async fn apply_one(wanted: &Mount, streams: &ShareStreams) -> Result<(), MountEr
     }
 }
 
-/// Returns the options of a mount by 9P over an open stream (Documentation/filesystems/9p.rst). The server says of every file
-/// that it must not be cached, so both sides see the same at once, as with virtiofs; `cache=mmap` is for files that are mapped
-/// into memory shared and writable, which `cache=none` refuses.
+/// Returns the options of a mount by 9P over an open stream (Documentation/filesystems/9p.rst). `cache=mmap` lets files be
+/// mapped for writing. Nothing else is kept, because the host gives files no versions: both sides see the same at once, as
+/// with virtiofs.
 fn options_of(fd: i32) -> CString {
     let options =
         format!("trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L,msize={MSIZE},cache=mmap,access=client");

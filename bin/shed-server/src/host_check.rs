@@ -10,9 +10,13 @@ use rustix::{
 use shed_backend::Accelerator;
 use shed_image::Mke2fs;
 use shed_lifecycle::{Credential, DefaultImage};
-use shed_types::{CredentialName, error_chain};
+use shed_types::{BackendKind, CredentialName, error_chain};
 
-use crate::{backends, config::Config, host_key::HostKey};
+use crate::{
+    backends::{self, Decision},
+    config::Config,
+    host_key::HostKey,
+};
 
 /// What the check found, a line each.
 #[derive(Debug, Default)]
@@ -34,20 +38,22 @@ impl HostCheck {
             "configuration",
             Ok(config.file.as_ref().map_or("built-in defaults".to_owned(), ToString::to_string)),
         );
-        check.add_backend(config).await;
-        let qemu = &config.qemu;
-        for (what, path) in [("kernel", &qemu.kernel_path), ("initramfs", &qemu.initrd_path)] {
-            check.add(what, file(path));
+        let kind = check.add_backend(config).await;
+        let section = backends::section(config, kind);
+        for (what, path) in [("kernel", &section.kernel_path), ("initramfs", &section.initrd_path)] {
+            check.add(what, file(path, kind));
         }
-        check.add("default image", default_image(config));
+        check.add("default image", default_image(config, kind));
         // Formats the empty disk that new sheds copy.
         check.add(
             "mke2fs",
             Mke2fs::find().map(|_found| "found".to_owned()).map_err(|error| error_chain(&error)),
         );
-        for (what, path) in
-            [("images", &qemu.images_dir), ("instances", &qemu.instance_dir), ("sockets", &qemu.socket_dir)]
-        {
+        for (what, path) in [
+            ("images", &section.images_dir),
+            ("instances", &section.instance_dir),
+            ("sockets", &section.socket_dir),
+        ] {
             check.add(what, directory(path));
         }
         check.add("SSH host key", host_key(&config.ssh_host_key));
@@ -64,12 +70,19 @@ impl HostCheck {
         self.findings.iter().all(|finding| finding.state.is_ok())
     }
 
-    async fn add_backend(&mut self, config: &Config) {
-        let backend = match backends::choose(config) {
-            Ok(backend) => backend,
-            Err(error) => return self.add("backend", Err(error_chain(&error))),
+    /// Returns the backend that all else is about.
+    async fn add_backend(&mut self, config: &Config) -> BackendKind {
+        let decision = backends::decide(config);
+        let made = decision
+            .and_then(|Decision { kind, reason }| Ok((kind, reason, backends::make(config, kind, &[])?)));
+        let (kind, reason, backend) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.add("backend", Err(error_chain(&error)));
+                return BackendKind::Qemu;
+            }
         };
-        self.add("backend", Ok(backend.kind().to_string()));
+        self.add("backend", Ok(format!("{kind}: {reason}")));
         match backend.check_host().await {
             Ok(report) => {
                 self.add("machine monitor", Ok(report.vmm));
@@ -82,6 +95,7 @@ impl HostCheck {
             }
             Err(error) => self.add("machine monitor", Err(error_chain(&error))),
         }
+        kind
     }
 
     fn add(&mut self, what: &'static str, state: Result<String, String>) {
@@ -89,19 +103,19 @@ impl HostCheck {
     }
 }
 
-fn file(path: &Utf8Path) -> Result<String, String> {
+fn file(path: &Utf8Path, kind: BackendKind) -> Result<String, String> {
     if path.is_file() {
         Ok(path.to_string())
     } else {
         Err(format!(
-            "{path} is missing; build it with `./x build`, or say where it is with qemu.images_dir in server.yaml"
+            "{path} is missing; build it with `./x build`, or say where it is with {kind}.images_dir in server.yaml"
         ))
     }
 }
 
-fn default_image(config: &Config) -> Result<String, String> {
+fn default_image(config: &Config, kind: BackendKind) -> Result<String, String> {
     // The accelerator decides timeouts only, which no image depends on.
-    let settings = backends::settings(config, Accelerator::Tcg);
+    let settings = backends::settings(config, kind, Accelerator::Tcg);
     match shed_lifecycle::default_image(&settings) {
         Ok(DefaultImage::There(path)) => Ok(path.into_string()),
         Ok(DefaultImage::ToPull(reference)) => Ok(format!("{reference} (will be pulled)")),

@@ -13,9 +13,12 @@ use std::{
 
 use shed_image::{ImageLimits, ImageOrigin, ImageProgress, ImageStep, ImageStore, ImageWatch};
 use shed_lifecycle::{FetchImage, Made, make_image, tell_image_progress};
-use shed_types::{ImageName, ImageReference, error_chain};
+use shed_types::{BackendKind, ImageName, ImageReference, error_chain};
 
-use crate::config::Config;
+use crate::{
+    backends::{self, ChooseBackendError},
+    config::{CommonSection, Config},
+};
 
 /// Time between two lines on one step of one image.
 const NEWS: Duration = Duration::from_secs(2);
@@ -23,10 +26,14 @@ const NEWS: Duration = Duration::from_secs(2);
 /// Why nothing was pulled at all.
 #[derive(Debug, thiserror::Error)]
 pub enum PullImagesError {
-    #[error("{variant:?} is no key of qemu.images in server.yaml; there are: {}", list(.known))]
+    #[error(transparent)]
+    Backend(#[from] ChooseBackendError),
+    #[error("{variant:?} is no key of {backend}.images in server.yaml; there are: {}", list(.known))]
     UnknownVariant {
         /// What was asked for.
         variant: String,
+        /// Whose images they are.
+        backend: BackendKind,
         known: Vec<String>,
     },
 }
@@ -58,9 +65,11 @@ pub async fn run(
     variant: Option<&str>,
     from: &dyn FetchImage,
 ) -> Result<Pulled, PullImagesError> {
-    let store = ImageStore::new(config.qemu.images_dir.clone());
+    let kind = backends::decide(config)?.kind;
+    let section = backends::section(config, kind);
+    let store = ImageStore::new(section.images_dir.clone());
     let mut pulled = Pulled::default();
-    for (name, origin) in wanted(config, variant)? {
+    for (name, origin) in wanted(section, kind, variant)? {
         let outcome = match &origin {
             ImageOrigin::Path(_) => Ok("used where it is".to_owned()),
             ImageOrigin::Reference(reference) => {
@@ -72,10 +81,14 @@ pub async fn run(
     Ok(pulled)
 }
 
-fn wanted(config: &Config, variant: Option<&str>) -> Result<Vec<(ImageName, ImageOrigin)>, PullImagesError> {
-    let images = &config.qemu.images;
+fn wanted(
+    section: &CommonSection,
+    backend: BackendKind,
+    variant: Option<&str>,
+) -> Result<Vec<(ImageName, ImageOrigin)>, PullImagesError> {
+    let images = &section.images;
     let Some(variant) = variant else {
-        let base = config.qemu.base_rootfs.clone().map(|origin| (ImageName::configured_base(), origin));
+        let base = section.base_rootfs.clone().map(|origin| (ImageName::configured_base(), origin));
         let named = images.iter().map(|(name, origin)| (name.clone(), origin.clone()));
         let all = base.into_iter().chain(named);
         return Ok(all.filter(|(_, origin)| matches!(origin, ImageOrigin::Reference(_))).collect());
@@ -84,6 +97,7 @@ fn wanted(config: &Config, variant: Option<&str>) -> Result<Vec<(ImageName, Imag
         Some((name, origin)) => Ok(vec![(name.clone(), origin.clone())]),
         None => Err(PullImagesError::UnknownVariant {
             variant: variant.to_owned(),
+            backend,
             known: images.keys().map(ToString::to_string).collect(),
         }),
     }

@@ -15,6 +15,7 @@ use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::ServerInfo;
 use shed_backend::CheckHostError;
 use shed_lifecycle::{OpenShedsError, Sheds};
+use shed_types::TcpPort;
 use tokio::{
     net::{TcpListener, TcpStream},
     signal::unix::{Signal, SignalKind, signal},
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    backends::{self, ChooseBackendError},
+    backends::{self, ChooseBackendError, Decision},
     capacity::Capacity,
     config::Config,
     connection,
@@ -123,10 +124,13 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
         tracing::warn!(%key, "this version of shed-server does not act on this key of server.yaml");
     }
     let host_key = HostKey::load_or_make(&config.ssh_host_key)?;
-    let backend = backends::choose(config)?;
+    let Decision { kind, reason } = backends::decide(config)?;
+    tracing::info!(backend = %kind, %reason, "backend");
+    let ports: Vec<TcpPort> =
+        [address, ssh_address].iter().filter_map(|at| TcpPort::new(at.port())).collect();
+    let backend = backends::make(config, kind, &ports)?;
     let host = backend.check_host().await.map_err(ServeError::Host)?;
-    let kind = backend.kind();
-    let settings = backends::settings(config, host.accelerator);
+    let settings = backends::settings(config, kind, host.accelerator);
     for (what, path) in [("kernel", &settings.kernel), ("initramfs", &settings.initrd)] {
         if !path.is_file() {
             tracing::warn!(%path, "the {what} of guests is not there; creates fail until it is");

@@ -24,7 +24,7 @@ pub use error::{AttachVmError, CheckHostError, ConnectGuestError, EndVmError, Le
 pub use spec::{Accelerator, Capabilities, Disk, DiskAccess, HostReport, Share, VmIdentity, VmSpec};
 pub use stream::{GuestIo, GuestStream};
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use shed_types::{BackendKind, GuestPort, NetworkLease, ShedName};
 
@@ -44,6 +44,19 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// When there is none left, or the host cannot be looked at.
     async fn lease(&self, _taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
         Ok(None)
+    }
+
+    /// Removes what leases have in common on this host; called when no shed has one any more. The next lease makes it anew.
+    ///
+    /// # Errors
+    /// When something is there and cannot be removed.
+    async fn release_network(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether a lease is still one of this host's network, whose settings may have changed since it was given.
+    fn lease_fits(&self, _lease: &NetworkLease) -> bool {
+        true
     }
 
     /// Returns the network settings that the guest with this lease gets in its identity, or nothing when the image finds
@@ -106,6 +119,15 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// When something is there and cannot be removed. Only call it when no VMM of the shed runs.
     async fn remove_leftovers(&self, shed: &ShedName) -> std::io::Result<()>;
+
+    /// Removes what is left on this host of sheds that are not among `sheds`, and mends what those need that may run: called
+    /// once, when a server has taken its sheds over.
+    ///
+    /// # Errors
+    /// When something is there and cannot be removed or mended.
+    async fn remove_strays(&self, _sheds: &BTreeSet<ShedName>) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// One running machine. All methods may be called at any time, also after the machine has ended.

@@ -884,7 +884,7 @@ pub(crate) async fn delete(
     let instances = context.instances.clone();
     let removed = lane.run(move || instances.remove(&record.name)).await;
     if removed.is_ok() {
-        context.leases.forget(&shed).await;
+        context.leases.forget(&*context.backend, &shed).await;
     }
     removed.map_err(|(path, source)| DeleteShedError::Remove { shed, path, source: source.into() })
 }

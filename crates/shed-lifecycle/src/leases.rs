@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use shed_backend::{Backend, LeaseError};
 use shed_state::ShedRecord;
-use shed_types::{NetworkLease, ShedName};
+use shed_types::{NetworkLease, ShedName, error_chain};
 use tokio::sync::Mutex;
 
 /// The leases of all sheds.
@@ -30,19 +30,28 @@ impl Leases {
     ) -> Result<Option<NetworkLease>, LeaseError> {
         // Held meanwhile: two sheds must not get the same.
         let mut leases = self.0.lock().await;
-        if let Some(lease) = leases.get(shed) {
+        // Only whoever boots asks, so no machine uses one that does not fit any more.
+        if let Some(lease) = leases.get(shed).filter(|lease| backend.lease_fits(lease)) {
             return Ok(Some(lease.clone()));
         }
         let taken: Vec<NetworkLease> = leases.values().cloned().collect();
         let lease = backend.lease(&taken).await?;
         if let Some(lease) = &lease {
-            let _none_before = leases.insert(shed.clone(), lease.clone());
+            let _one_that_does_not_fit = leases.insert(shed.clone(), lease.clone());
         }
         Ok(lease)
     }
 
-    /// Gives back what a shed had that is gone.
-    pub(crate) async fn forget(&self, shed: &ShedName) {
-        let _lease = self.0.lock().await.remove(shed);
+    /// Gives back what a shed had that is gone. With the last one goes what all of them had together.
+    pub(crate) async fn forget(&self, backend: &dyn Backend, shed: &ShedName) {
+        // Held meanwhile: the next lease makes anew what goes here.
+        let mut leases = self.0.lock().await;
+        let lease = leases.remove(shed);
+        if lease.is_some()
+            && leases.is_empty()
+            && let Err(error) = backend.release_network().await
+        {
+            tracing::warn!(error = %error_chain(&error), "the network of sheds stays on this host though there are none");
+        }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use futures::{StreamExt, stream};
 use shed_backend::Vm;
 use shed_state::{Entry, RecordStatus, ShedRecord};
-use shed_types::ShedName;
+use shed_types::{ShedName, error_chain};
 
 use crate::{
     OpenShedsError,
@@ -97,6 +97,11 @@ pub(crate) async fn reconcile(context: &Arc<Context>) -> Result<Found, OpenSheds
         .collect()
         .await;
     found.sheds = outcomes.into_iter().flatten().collect();
+    let names = found.sheds.iter().map(|(record, _)| record.name.clone());
+    let names = names.chain(found.unreadable.iter().cloned()).collect();
+    if let Err(error) = context.backend.remove_strays(&names).await {
+        tracing::warn!(error = %error_chain(&error), "what sheds that are gone have left on this host stays for now");
+    }
     Ok(found)
 }
 

@@ -7,6 +7,12 @@ use std::io;
 
 use rustix::thread::{CapabilitySet, capabilities, configure_capability_in_ambient_set, set_capabilities};
 
+/// Returns whether this process may make devices and rules at all: whether it has CAP_NET_ADMIN.
+#[must_use]
+pub fn may_administer() -> bool {
+    present()
+}
+
 /// Returns whether this thread may administer the network.
 pub(crate) fn present() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))

@@ -1,31 +1,23 @@
 //! Turns the plain shapes of server.yaml into a [`Config`], checking each value once.
 
-use std::{collections::BTreeMap, net::IpAddr, ops::RangeInclusive, time::Duration};
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{Location, Spanned};
 use shed_api::{DEFAULT_HTTP_PORT, DEFAULT_SSH_PORT};
-use shed_backend::qemu::ShareCache;
-use shed_image::{ImageOrigin, file_name};
-use shed_types::{BackendChoice, GoDuration, ImageName, ParseReferenceError, SizeError};
+use shed_image::ImageOrigin;
+use shed_types::{BackendChoice, GoDuration, ParseReferenceError, SizeError};
 
 use super::{
-    Accel, Config, LoadConfigError, LogLevel, QemuSection, Surroundings,
-    file::{QemuFile, RemovedKeys, ServerFile, TerminalFile, Value},
+    Config, LoadConfigError, LogLevel, Surroundings,
+    file::{RemovedKeys, ServerFile, TerminalFile},
     locate::User,
+    sections,
 };
 use crate::ssh::term::{DEFAULT_TERM, Terms, is_term};
 
 /// Allowed start and stop timeouts (spec C.6).
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(30 * 60);
-
-/// Where sockets are while the system runs.
-const RUN_DIR: &str = if cfg!(target_os = "macos") { "/var/run/shed" } else { "/run/shed" };
-
-/// The kernel that guests boot on this machine's architecture. QEMU enters the uncompressed `vmlinux` through PVH, which
-/// spares the guest the unpacking; the price is that the kernel's addresses are not randomised (KASLR is part of the
-/// unpacking).
-const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE } else { file_name::VMLINUX };
 
 /// The file the values are from, for error messages.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +86,8 @@ pub(super) fn check(
         ],
     )?;
     let terms = terms(raw.terminal.unwrap_or_default(), source)?;
-    let qemu = check_qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
+    let qemu = sections::qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
+    let firecracker = sections::firecracker(raw.firecracker.unwrap_or_default(), source, surroundings)?;
     let registries = super::images::registries(raw.registries.unwrap_or_default(), source, surroundings)?;
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
     let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
@@ -104,9 +97,12 @@ pub(super) fn check(
         None => default_host_key(surroundings)?,
     };
     let mut own = vec![
-        ("qemu.images_dir", qemu.images_dir.as_path()),
-        ("qemu.instance_dir", &qemu.instance_dir),
-        ("qemu.socket_dir", &qemu.socket_dir),
+        ("qemu.images_dir", qemu.common.images_dir.as_path()),
+        ("qemu.instance_dir", &qemu.common.instance_dir),
+        ("qemu.socket_dir", &qemu.common.socket_dir),
+        ("firecracker.images_dir", &firecracker.common.images_dir),
+        ("firecracker.instance_dir", &firecracker.common.instance_dir),
+        ("firecracker.socket_dir", &firecracker.common.socket_dir),
         ("ssh_host_key", &ssh_host_key),
     ];
     own.extend(env_file.as_deref().map(|path| ("env_file", path)));
@@ -131,6 +127,7 @@ pub(super) fn check(
         env_file,
         extra_known_hosts,
         qemu,
+        firecracker,
     })
 }
 
@@ -150,12 +147,18 @@ pub(super) fn refuse_removed_keys(raw: &RemovedKeys, file: &Utf8Path) -> Result<
 /// Returns the keys in the file that this build does not act on.
 fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
     let keys = [
-        ("firecracker", &raw.firecracker),
-        ("vz", &raw.vz),
-        ("default_image", &raw.default_image),
-        ("extensions", &raw.extensions),
+        ("vz", raw.vz.is_some()),
+        ("default_image", raw.default_image.is_some()),
+        ("extensions", raw.extensions.is_some()),
     ];
-    keys.into_iter().filter(|(_, value)| value.is_some()).map(|(key, _)| key).collect()
+    let ports = raw.firecracker.iter().flat_map(|section| {
+        [
+            ("firecracker.console_port", section.console_port.is_some()),
+            ("firecracker.health_port", section.health_port.is_some()),
+            ("firecracker.notify_port", section.notify_port.is_some()),
+        ]
+    });
+    keys.into_iter().chain(ports).filter(|(_, there)| *there).map(|(key, _)| key).collect()
 }
 
 fn terms(raw: TerminalFile, source: Source<'_>) -> Result<Terms, LoadConfigError> {
@@ -188,126 +191,12 @@ fn terms(raw: TerminalFile, source: Source<'_>) -> Result<Terms, LoadConfigError
     Ok(terms)
 }
 
-fn check_qemu(
-    raw: QemuFile,
-    source: Source<'_>,
-    surroundings: &Surroundings,
-) -> Result<QemuSection, LoadConfigError> {
-    let path = |value: &Value<String>, key| source.path(value.as_ref(), key, surroundings);
-    let accel = source.word(
-        raw.accel.as_ref(),
-        "qemu.accel",
-        &[("auto", Accel::Auto), ("kvm", Accel::Kvm), ("hvf", Accel::Hvf), ("tcg", Accel::Tcg)],
-    )?;
-    let share_cache = source.word(
-        raw.share_cache.as_ref(),
-        "qemu.share_cache",
-        &ShareCache::ALL.map(|cache| (cache.as_str(), cache)),
-    )?;
-    let images_dir = match path(&raw.images_dir, "qemu.images_dir")? {
-        Some(dir) => dir,
-        None => data_dir(surroundings, "qemu.images_dir")?.join("images"),
-    };
-    let instance_dir = match path(&raw.instance_dir, "qemu.instance_dir")? {
-        Some(dir) => dir,
-        None => data_dir(surroundings, "qemu.instance_dir")?.join("instances"),
-    };
-    let socket_dir = match path(&raw.socket_dir, "qemu.socket_dir")? {
-        Some(dir) => dir,
-        None => default_socket_dir(surroundings)?,
-    };
-    Ok(QemuSection {
-        accel: accel.unwrap_or_default(),
-        binary: path(&raw.binary, "qemu.binary")?,
-        virtiofsd: path(&raw.virtiofsd, "qemu.virtiofsd")?,
-        share_cache: share_cache.unwrap_or_default(),
-        kernel_path: path(&raw.kernel_path, "qemu.kernel_path")?.unwrap_or_else(|| images_dir.join(KERNEL)),
-        initrd_path: path(&raw.initrd_path, "qemu.initrd_path")?
-            .unwrap_or_else(|| images_dir.join(file_name::INITRD)),
-        base_rootfs: match &raw.base_rootfs {
-            Some(value) => Some(source.image(value, "qemu.base_rootfs", surroundings)?),
-            None => None,
-        },
-        images: images(&raw.images.unwrap_or_default(), source, surroundings)?,
-        default_cpus: source.size(raw.default_cpus.as_ref(), "qemu.default_cpus", 2)?,
-        default_memory_mb: source.size(raw.default_memory_mb.as_ref(), "qemu.default_memory_mb", 2048)?,
-        default_disk_gb: source.size(raw.default_disk_gb.as_ref(), "qemu.default_disk_gb", 20)?,
-        start_timeout: source.timeout(raw.start_timeout.as_ref(), "qemu.start_timeout")?,
-        stop_timeout: source.timeout(raw.stop_timeout.as_ref(), "qemu.stop_timeout")?,
-        extra_cmdline: extra_cmdline(raw.extra_cmdline.unwrap_or_default(), source)?,
-        images_dir,
-        instance_dir,
-        socket_dir,
-    })
-}
-
-/// Returns where sheds and images are kept by default.
-fn data_dir(surroundings: &Surroundings, key: &'static str) -> Result<Utf8PathBuf, LoadConfigError> {
-    if surroundings.user == User::Root {
-        return Ok("/var/lib/shed/qemu".into());
-    }
-    let data = surroundings
-        .data_home
-        .clone()
-        .or_else(|| surroundings.home.as_ref().map(|home| home.join(".local/share")));
-    data.map(|data| data.join("shed/qemu")).ok_or(LoadConfigError::NoHome { key })
-}
-
 /// Returns where the SSH host key is by default (spec K.3). It belongs to the server and not to one backend.
 fn default_host_key(surroundings: &Surroundings) -> Result<Utf8PathBuf, LoadConfigError> {
     match (surroundings.user, &surroundings.home) {
         (User::Root, _) => Ok("/etc/shed/host_key".into()),
         (User::Ordinary, Some(home)) => Ok(home.join(".shed/host_key")),
-        (User::Ordinary, None) => Err(LoadConfigError::NoHome { key: "ssh_host_key" }),
-    }
-}
-
-fn default_socket_dir(surroundings: &Surroundings) -> Result<Utf8PathBuf, LoadConfigError> {
-    match surroundings.user {
-        User::Root => Ok(Utf8Path::new(RUN_DIR).join("qemu")),
-        User::Ordinary => match &surroundings.home {
-            Some(home) => Ok(home.join(".shed/qemu/sockets")),
-            None => Err(LoadConfigError::NoHome { key: "qemu.socket_dir" }),
-        },
-    }
-}
-
-fn images(
-    raw: &BTreeMap<String, Spanned<String>>,
-    source: Source<'_>,
-    surroundings: &Surroundings,
-) -> Result<BTreeMap<ImageName, ImageOrigin>, LoadConfigError> {
-    let mut images = BTreeMap::new();
-    for (name, value) in raw {
-        let key = format!("qemu.images.{name}");
-        let image: ImageName = name.parse().map_err(|error| source.bad(value, &key, format!("{error}")))?;
-        if image.is_hidden() {
-            let problem = "names that begin with an underscore are Shed's own; choose another";
-            return Err(source.bad(value, &key, problem));
-        }
-        let origin = source.image(value, &key, surroundings)?;
-        if let ImageOrigin::Path(path) = &origin
-            && !path.is_file()
-        {
-            return Err(source.bad(value, &key, format!("there is no file {path}")));
-        }
-        images.insert(image, origin);
-    }
-    Ok(images)
-}
-
-fn extra_cmdline(words: Vec<Spanned<String>>, source: Source<'_>) -> Result<Vec<String>, LoadConfigError> {
-    let bad = |word: &str| word.is_empty() || word.chars().any(|c| c.is_whitespace() || c.is_control());
-    match words.iter().find(|word| bad(&word.value)) {
-        Some(word) => Err(source.bad(
-            word,
-            "qemu.extra_cmdline",
-            format!(
-                "{:?} is not one word of a kernel command line; write each word as an item of the list",
-                word.value
-            ),
-        )),
-        None => Ok(words.into_iter().map(|word| word.value).collect()),
+        (User::Ordinary, None) => Err(LoadConfigError::NoHome { key: "ssh_host_key".to_owned() }),
     }
 }
 
@@ -330,7 +219,7 @@ impl Source<'_> {
         self.error(Some(value.referenced), key, problem)
     }
 
-    fn port(
+    pub(super) fn port(
         self,
         value: Option<&Spanned<i64>>,
         key: &str,
@@ -346,7 +235,7 @@ impl Source<'_> {
         }
     }
 
-    fn word<T: Copy>(
+    pub(super) fn word<T: Copy>(
         self,
         value: Option<&Spanned<String>>,
         key: &str,
@@ -366,7 +255,7 @@ impl Source<'_> {
         }
     }
 
-    fn size<T: TryFrom<i64, Error = SizeError>>(
+    pub(super) fn size<T: TryFrom<i64, Error = SizeError>>(
         self,
         value: Option<&Spanned<i64>>,
         key: &str,
@@ -377,7 +266,7 @@ impl Source<'_> {
             .map_err(|error| self.error(value.map(|value| value.referenced), key, error.to_string()))
     }
 
-    fn timeout(
+    pub(super) fn timeout(
         self,
         value: Option<&Spanned<String>>,
         key: &str,
@@ -404,7 +293,7 @@ impl Source<'_> {
     }
 
     /// Reads a path of an image, or a reference to one (spec I.2).
-    fn image(
+    pub(super) fn image(
         self,
         value: &Spanned<String>,
         key: &str,

@@ -21,6 +21,7 @@ pub(super) struct ServerFile {
     pub(super) log_level: Value<String>,
     pub(super) terminal: Option<TerminalFile>,
     pub(super) qemu: Option<QemuFile>,
+    pub(super) firecracker: Option<FirecrackerFile>,
     pub(super) registries: Option<RegistriesFile>,
     pub(super) image_limits: Option<ImageLimitsFile>,
     pub(super) credentials: Option<BTreeMap<String, Spanned<CredentialFile>>>,
@@ -29,7 +30,6 @@ pub(super) struct ServerFile {
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
     // machines or versions, so they are accepted, and named in the log.
-    pub(super) firecracker: Value<IgnoredAny>,
     pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
     pub(super) extensions: Value<IgnoredAny>,
@@ -84,25 +84,93 @@ pub(super) struct CredentialFile {
     pub(super) exclude: Option<Vec<Spanned<String>>>,
 }
 
-/// The `qemu:` section.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct QemuFile {
-    pub(super) accel: Value<String>,
-    pub(super) binary: Value<String>,
-    pub(super) virtiofsd: Value<String>,
-    pub(super) share_cache: Value<String>,
+/// Declares the shape of a backend's section: keys of its own, and those that every backend has.
+macro_rules! backend_section {
+    ($(#[$doc:meta])* $name:ident { $($own:ident: $shape:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub(super) struct $name {
+            $(pub(super) $own: $shape,)*
+            images_dir: Value<String>,
+            instance_dir: Value<String>,
+            socket_dir: Value<String>,
+            kernel_path: Value<String>,
+            initrd_path: Value<String>,
+            base_rootfs: Value<String>,
+            images: Option<BTreeMap<String, Spanned<String>>>,
+            default_cpus: Value<i64>,
+            default_memory_mb: Value<i64>,
+            default_disk_gb: Value<i64>,
+            start_timeout: Value<String>,
+            stop_timeout: Value<String>,
+            extra_cmdline: Option<Vec<Spanned<String>>>,
+        }
+
+        impl $name {
+            /// Takes out what every backend has.
+            pub(super) fn take_common(&mut self) -> CommonFile {
+                CommonFile {
+                    images_dir: self.images_dir.take(),
+                    instance_dir: self.instance_dir.take(),
+                    socket_dir: self.socket_dir.take(),
+                    kernel_path: self.kernel_path.take(),
+                    initrd_path: self.initrd_path.take(),
+                    base_rootfs: self.base_rootfs.take(),
+                    images: self.images.take().unwrap_or_default(),
+                    default_cpus: self.default_cpus.take(),
+                    default_memory_mb: self.default_memory_mb.take(),
+                    default_disk_gb: self.default_disk_gb.take(),
+                    start_timeout: self.start_timeout.take(),
+                    stop_timeout: self.stop_timeout.take(),
+                    extra_cmdline: self.extra_cmdline.take().unwrap_or_default(),
+                }
+            }
+        }
+    };
+}
+
+/// What the section of every backend may have.
+#[derive(Debug)]
+pub(super) struct CommonFile {
     pub(super) images_dir: Value<String>,
     pub(super) instance_dir: Value<String>,
     pub(super) socket_dir: Value<String>,
     pub(super) kernel_path: Value<String>,
     pub(super) initrd_path: Value<String>,
     pub(super) base_rootfs: Value<String>,
-    pub(super) images: Option<BTreeMap<String, Spanned<String>>>,
+    pub(super) images: BTreeMap<String, Spanned<String>>,
     pub(super) default_cpus: Value<i64>,
     pub(super) default_memory_mb: Value<i64>,
     pub(super) default_disk_gb: Value<i64>,
     pub(super) start_timeout: Value<String>,
     pub(super) stop_timeout: Value<String>,
-    pub(super) extra_cmdline: Option<Vec<Spanned<String>>>,
+    pub(super) extra_cmdline: Vec<Spanned<String>>,
+}
+
+backend_section! {
+    /// The `qemu:` section.
+    QemuFile {
+        accel: Value<String>,
+        binary: Value<String>,
+        virtiofsd: Value<String>,
+        share_cache: Value<String>,
+    }
+}
+
+backend_section! {
+    /// The `firecracker:` section.
+    FirecrackerFile {
+        binary: Value<String>,
+        seccomp: Value<String>,
+        vsock_base_cid: Value<i64>,
+        bridge_name: Value<String>,
+        bridge_cidr: Value<String>,
+        tap_prefix: Value<String>,
+        dns: Option<Vec<Spanned<String>>>,
+        // The ports of the guest link are Shed's own now.
+        console_port: Value<i64>,
+        health_port: Value<i64>,
+        notify_port: Value<i64>,
+    }
 }

@@ -11,19 +11,20 @@ mod images;
 mod locate;
 mod print;
 mod project;
+mod sections;
 
-use std::{collections::BTreeMap, io, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, io, net::IpAddr};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
-use shed_backend::qemu::ShareCache;
-use shed_image::{ImageLimits, ImageOrigin};
+use shed_image::ImageLimits;
 use shed_lifecycle::Credential;
 use shed_registry::RegistrySettings;
-use shed_types::{BackendChoice, CpuCount, CredentialName, DiskGb, ImageName, KnownHost, MemoryMb};
+use shed_types::{BackendChoice, CredentialName, KnownHost};
 
 use crate::ssh::term::Terms;
 pub use locate::{LocateConfigError, Surroundings, locate};
+pub use sections::{Accel, CommonSection, FirecrackerSection, QemuSection};
 
 /// Largest server.yaml that is read, in bytes; a real one has a few hundred.
 const MAX_FILE: u64 = 1 << 20;
@@ -63,6 +64,8 @@ pub struct Config {
     pub extra_known_hosts: Vec<KnownHost>,
     /// The QEMU backend.
     pub qemu: QemuSection,
+    /// The Firecracker backend.
+    pub firecracker: FirecrackerSection,
     /// Keys of the file that this build does not act on.
     pub idle_keys: Vec<&'static str>,
 }
@@ -79,59 +82,6 @@ pub enum LogLevel {
     Warn,
     /// What failed.
     Error,
-}
-
-/// What runs the guest's instructions, as it may be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Accel {
-    /// The fastest that is real on this host.
-    #[default]
-    Auto,
-    /// Linux KVM.
-    Kvm,
-    /// macOS Hypervisor.framework.
-    Hvf,
-    /// QEMU's translator.
-    Tcg,
-}
-
-/// The `qemu:` section. All paths are absolute.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QemuSection {
-    /// What runs the guest's instructions.
-    pub accel: Accel,
-    /// The QEMU program; none means the one for this machine's architecture, from PATH and the usual places.
-    pub binary: Option<Utf8PathBuf>,
-    /// virtiofsd, which shares host directories; none means the one in PATH and the usual places.
-    pub virtiofsd: Option<Utf8PathBuf>,
-    /// How long guests may go on with what they know of a shared directory.
-    pub share_cache: ShareCache,
-    /// Images, kernel, initramfs and disk templates.
-    pub images_dir: Utf8PathBuf,
-    /// One directory a shed.
-    pub instance_dir: Utf8PathBuf,
-    /// Sockets of running machines.
-    pub socket_dir: Utf8PathBuf,
-    /// Kernel of every guest.
-    pub kernel_path: Utf8PathBuf,
-    /// Initramfs of every guest.
-    pub initrd_path: Utf8PathBuf,
-    /// Image of a shed that names none; none means the image `default`, else `base`.
-    pub base_rootfs: Option<ImageOrigin>,
-    /// Images by name. None is hidden.
-    pub images: BTreeMap<ImageName, ImageOrigin>,
-    /// CPUs of a shed that names none.
-    pub default_cpus: CpuCount,
-    /// Memory of a shed that names none, in MiB.
-    pub default_memory_mb: MemoryMb,
-    /// Size of a shed's own disk, in GiB.
-    pub default_disk_gb: DiskGb,
-    /// From the start of a machine to its agent's answer; none means 1 min, or 5 min under software emulation.
-    pub start_timeout: Option<Duration>,
-    /// From the request to power off to SIGKILL; none means 10 s, or 60 s under software emulation.
-    pub stop_timeout: Option<Duration>,
-    /// Words appended to the guest's kernel command line.
-    pub extra_cmdline: Vec<String>,
 }
 
 /// Why there is no configuration.
@@ -168,7 +118,7 @@ pub enum LoadConfigError {
     #[error(
         "the home directory is unknown, so there is no place for sheds; set HOME, or {key} in server.yaml to an absolute path"
     )]
-    NoHome { key: &'static str },
+    NoHome { key: String },
 }
 
 /// Reads and checks the file, or makes the defaults when there is none.

@@ -1,13 +1,11 @@
 //! Writes a checked configuration as the server.yaml that has every value spelled out (`--print-config`).
 
-use std::fmt::{self, Write};
+use std::fmt;
 
-use shed_types::GoDuration;
-
-use super::{Accel, Config, LogLevel, images::size_text};
+use super::{Config, LogLevel, images::size_text};
 
 /// Writes a text as a JSON string, which YAML reads as it is.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
@@ -72,55 +70,8 @@ impl fmt::Display for Config {
         for line in &self.extra_known_hosts {
             writeln!(f, "    - {}", quoted(line.as_str()))?;
         }
-        let qemu = &self.qemu;
-        writeln!(f, "qemu:")?;
-        writeln!(f, "  accel: {}", qemu.accel.as_str())?;
-        match &qemu.binary {
-            Some(binary) => writeln!(f, "  binary: {}", quoted(binary.as_str()))?,
-            None => writeln!(f, "  # binary: the qemu-system program of this machine's architecture")?,
-        }
-        match &qemu.virtiofsd {
-            Some(program) => writeln!(f, "  virtiofsd: {}", quoted(program.as_str()))?,
-            None => writeln!(f, "  # virtiofsd: the one in PATH and the usual places")?,
-        }
-        writeln!(f, "  share_cache: {}", qemu.share_cache.as_str())?;
-        for (key, path) in [
-            ("images_dir", &qemu.images_dir),
-            ("instance_dir", &qemu.instance_dir),
-            ("socket_dir", &qemu.socket_dir),
-            ("kernel_path", &qemu.kernel_path),
-            ("initrd_path", &qemu.initrd_path),
-        ] {
-            writeln!(f, "  {key}: {}", quoted(path.as_str()))?;
-        }
-        match &qemu.base_rootfs {
-            Some(origin) => writeln!(f, "  base_rootfs: {}", quoted(&origin.to_string()))?,
-            None => writeln!(f, "  # base_rootfs: the image `default`, else `base`")?,
-        }
-        f.write_str("  images:")?;
-        f.write_str(if qemu.images.is_empty() { " {}\n" } else { "\n" })?;
-        for (name, origin) in &qemu.images {
-            writeln!(f, "    {}: {}", quoted(name.as_str()), quoted(&origin.to_string()))?;
-        }
-        writeln!(f, "  default_cpus: {}", qemu.default_cpus)?;
-        writeln!(f, "  default_memory_mb: {}", qemu.default_memory_mb)?;
-        writeln!(f, "  default_disk_gb: {}", qemu.default_disk_gb)?;
-        for (key, value, default) in [
-            ("start_timeout", qemu.start_timeout, "1m0s, or 5m0s under software emulation"),
-            ("stop_timeout", qemu.stop_timeout, "10s, or 1m0s under software emulation"),
-        ] {
-            match value {
-                Some(value) => writeln!(f, "  {key}: {}", GoDuration::saturating_from(value))?,
-                None => writeln!(f, "  # {key}: {default}")?,
-            }
-        }
-        f.write_str("  extra_cmdline: [")?;
-        for (index, word) in qemu.extra_cmdline.iter().enumerate() {
-            f.write_str(if index == 0 { "" } else { ", " })?;
-            f.write_str(&quoted(word))?;
-        }
-        f.write_char(']')?;
-        f.write_char('\n')
+        self.qemu.fmt(f)?;
+        self.firecracker.fmt(f)
     }
 }
 
@@ -133,19 +84,6 @@ impl LogLevel {
             Self::Info => "info",
             Self::Warn => "warn",
             Self::Error => "error",
-        }
-    }
-}
-
-impl Accel {
-    /// Returns the choice as it is written in server.yaml.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Kvm => "kvm",
-            Self::Hvf => "hvf",
-            Self::Tcg => "tcg",
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Whole configurations: what is read, what is refused and in which words.
 
+use std::time::Duration;
+
 use camino::{Utf8Path, Utf8PathBuf};
+use shed_image::ImageOrigin;
 use tempfile::TempDir;
 
 use super::*;
@@ -73,6 +76,27 @@ fn without_a_file_everything_is_at_its_default() {
       # start_timeout: 1m0s, or 5m0s under software emulation
       # stop_timeout: 10s, or 1m0s under software emulation
       extra_cmdline: []
+    firecracker:
+      # binary: the one in PATH and the usual places
+      seccomp: on
+      vsock_base_cid: 100
+      bridge_name: shed-br0
+      bridge_cidr: 172.30.0.1/24
+      tap_prefix: shed-tap
+      # dns: the host's name servers
+      images_dir: "/home/ann/.local/share/shed/firecracker/images"
+      instance_dir: "/home/ann/.local/share/shed/firecracker/instances"
+      socket_dir: "/home/ann/.shed/firecracker/sockets"
+      kernel_path: "/home/ann/.local/share/shed/firecracker/images/vmlinux"
+      initrd_path: "/home/ann/.local/share/shed/firecracker/images/initrd.img"
+      # base_rootfs: the image `default`, else `base`
+      images: {}
+      default_cpus: 2
+      default_memory_mb: 4096
+      default_disk_gb: 20
+      # start_timeout: 30s
+      # stop_timeout: 10s
+      extra_cmdline: []
     "#);
 }
 
@@ -81,13 +105,13 @@ fn root_has_the_systems_directories_and_others_follow_xdg() {
     let root = Surroundings { user: locate::User::Root, home: None, ..surroundings() };
     let config = load(None, &root).unwrap();
     assert_eq!(config.ssh_host_key, "/etc/shed/host_key");
-    let qemu = config.qemu;
+    let qemu = config.qemu.common;
     assert_eq!(qemu.images_dir, "/var/lib/shed/qemu/images");
     assert_eq!(qemu.instance_dir, "/var/lib/shed/qemu/instances");
     assert!(qemu.socket_dir.ends_with("run/shed/qemu"), "{}", qemu.socket_dir);
 
     let xdg = Surroundings { data_home: Some("/data".into()), ..surroundings() };
-    assert_eq!(load(None, &xdg).unwrap().qemu.images_dir, "/data/shed/qemu/images");
+    assert_eq!(load(None, &xdg).unwrap().qemu.common.images_dir, "/data/shed/qemu/images");
 
     let nowhere = Surroundings { home: None, ..surroundings() };
     let error = load(None, &nowhere).unwrap_err().to_string();
@@ -133,29 +157,50 @@ qemu:
   start_timeout: 1m30s
   stop_timeout: 1.5s
   extra_cmdline: [quiet, "a=b"]
+firecracker:
+  binary: ~/fc/firecracker
+  seccomp: off
+  vsock_base_cid: 300
+  bridge_name: lab0
+  bridge_cidr: 10.9.0.1/16
+  tap_prefix: lab-
+  dns: [10.9.0.1, 1.1.1.1]
+  console_port: 1024
+  images_dir: ~/fc/images
+  images: {mine: /bin/sh}
+  default_memory_mb: 128
+  start_timeout: 2m
+  extra_cmdline: [loglevel=7]
 "#;
     let config = load_text(text).unwrap();
+    let fire = &config.firecracker;
+    assert_eq!(fire.common.kernel_path.parent().unwrap(), "/home/ann/fc/images");
+    assert_eq!((fire.vsock_base_cid, fire.seccomp, fire.dns.len()), (300, false, 2));
+    assert_eq!(fire.common.instance_dir, "/home/ann/.local/share/shed/firecracker/instances");
+    assert_eq!(config.idle_keys, ["firecracker.console_port"]);
     assert_eq!(config.ssh_host_key, "/home/ann/keys/host");
     assert_eq!(
         (config.terms.in_guest("xterm-kitty"), config.terms.in_guest("foot")),
         ("xterm-kitty", "vt100")
     );
-    assert_eq!(config.qemu.images_dir, "/home/ann/images");
-    assert_eq!(config.qemu.start_timeout, Some(Duration::from_secs(90)));
+    assert_eq!(config.qemu.common.images_dir, "/home/ann/images");
+    assert_eq!(config.qemu.common.start_timeout, Some(Duration::from_secs(90)));
     assert_eq!(config.qemu.virtiofsd.as_deref(), Some(Utf8Path::new("/home/ann/bin/virtiofsd")));
     assert_eq!(config.qemu.share_cache.as_str(), "auto");
-    assert_eq!(config.qemu.extra_cmdline, ["quiet", "a=b"]);
+    assert_eq!(config.qemu.common.extra_cmdline, ["quiet", "a=b"]);
     assert_eq!(config.qemu.binary.as_deref(), Some(Utf8Path::new("/opt/qemu/qemu-system-x86_64")));
     assert_eq!(config.registries.docker_config.as_deref(), Some(Utf8Path::new("/home/ann/.docker-shed")));
     assert_eq!(config.registries.insecure.len(), 2);
     assert!(config.registries.allows("ghcr.io") && !config.registries.allows("docker.io"));
     assert_eq!((config.image_limits.max_bytes, config.image_limits.max_entries), (1536 << 20, 7));
-    let images: Vec<_> = config.qemu.images.iter().map(|(name, origin)| format!("{name} {origin}")).collect();
+    let images: Vec<_> =
+        config.qemu.common.images.iter().map(|(name, origin)| format!("{name} {origin}")).collect();
     assert_eq!(images, ["hub ubuntu", "sh /bin/sh", "tools ghcr.io/owner/tools:v1"]);
     assert_eq!(config.env_file.as_deref(), Some(Utf8Path::new("/home/ann/shed.env")));
     assert_eq!(config.extra_known_hosts[1].as_str(), "git.lan ssh-rsa AAAAB3Nz a \"comment\"");
     let again = load_text(&config.to_string()).unwrap();
-    assert_eq!(Config { file: None, ..again }, Config { file: None, ..config });
+    let idle_keys = Vec::new();
+    assert_eq!(Config { file: None, ..again }, Config { file: None, idle_keys, ..config });
 }
 
 #[test]
@@ -172,9 +217,9 @@ fn an_image_is_a_path_or_a_reference_and_never_both() {
             Some(path) => ImageOrigin::Path(path.into()),
             None => ImageOrigin::Reference(text.parse().unwrap()),
         };
-        assert_eq!(config.qemu.base_rootfs.as_ref(), Some(&expected), "{text}");
+        assert_eq!(config.qemu.common.base_rootfs.as_ref(), Some(&expected), "{text}");
         let again = load_text(&config.to_string()).unwrap();
-        assert_eq!(again.qemu.base_rootfs, config.qemu.base_rootfs, "{text}");
+        assert_eq!(again.qemu.common.base_rootfs, config.qemu.common.base_rootfs, "{text}");
     }
 }
 
@@ -233,6 +278,27 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "qemu: {images: {x: /no/such/file}}",
         "qemu: {extra_cmdline: ['two words']}",
         "qemu: {binary: qemu-kvm}",
+        "firecracker: {binary: firecracker}",
+        "firecracker: {seccomp: perhaps}",
+        "firecracker:\n  vsock_base_cid: 2",
+        "firecracker: {vsock_base_cid: 65536}",
+        "firecracker: {bridge_name: 'a bridge'}",
+        "firecracker: {bridge_name: a-name-much-too-long}",
+        "firecracker: {bridge_name: shed-tap7}",
+        "firecracker: {bridge_cidr: 172.30.0.1}",
+        "firecracker: {bridge_cidr: 172.30.0.0/24}",
+        "firecracker: {bridge_cidr: '::1/64'}",
+        "firecracker: {tap_prefix: shed-long-tap}",
+        "firecracker: {tap_prefix: tap0}",
+        "firecracker: {dns: [localhost]}",
+        "firecracker: {dns: [127.0.0.53]}",
+        "firecracker: {dns: [1.1.1.1, 1.0.0.1, 8.8.8.8, 8.8.4.4]}",
+        "firecracker: {console_port: 0}",
+        "firecracker: {notify_port: 70000}",
+        "firecracker: {console_port: 1024, notify_port: 1024}",
+        "firecracker: {images: {_x: /bin/sh}}",
+        "firecracker: {default_memory_mb: 64}",
+        "firecracker: {start_timeout: 0s}",
         "registries: {insecure: ['http://registry.lan']}",
         "registries:\n  insecure: [registry.lan, 'a b']",
         "registries: {insecure: [team]}",
@@ -332,6 +398,7 @@ fn what_is_no_server_yaml_is_shown_with_line_and_column() {
     let all = [
         "htp_port: 1",
         "name: a\nqemu:\n  default_cpu: 1",
+        "firecracker: {accel: kvm}",
         "http_port: many",
         "name: [a]",
         "name: a\nname: b",

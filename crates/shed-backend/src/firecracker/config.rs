@@ -1,5 +1,7 @@
 //! What a user can choose about the `firecracker` backend.
 
+use std::net::Ipv4Addr;
+
 use camino::Utf8PathBuf;
 use shed_net::NetSettings;
 
@@ -16,6 +18,8 @@ pub struct FirecrackerConfig {
     /// The vsock context id of the first machine, 3 to 65535 (spec K.1, `vsock_base_cid`); below are the hypervisor's and the
     /// host's (man 7 vsock).
     pub first_cid: u32,
+    /// Name servers of the guests; without any, those of the host that guests can reach.
+    pub dns: Vec<Ipv4Addr>,
     /// The program that serves host directories to guests, which is shed-server; without it, this very program.
     pub share_server: Option<Utf8PathBuf>,
     /// The machines' network.
@@ -41,6 +45,7 @@ impl FirecrackerConfig {
             socket_dir: socket_dir.into(),
             seccomp: Seccomp::default(),
             first_cid: 100,
+            dns: Vec::new(),
             share_server: None,
             network,
         }

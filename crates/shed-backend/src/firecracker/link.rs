@@ -2,6 +2,8 @@
 //!
 //! Each stream is a connection of its own. A guest whose agent does not listen yet closes it without an answer; the agent
 //! says when it listens by a connection the other way, so nobody asks again and again.
+//!
+//! Called for each machine of this backend, and by tests with another VMM whose vsock device has such a socket.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
@@ -15,8 +17,6 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::sockets::SocketPaths;
-
 /// Longest answer to `CONNECT` in bytes: `OK `, a number of 32 bits, and the newline.
 const ANSWER_MAX: usize = 16;
 
@@ -29,21 +29,25 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// The way to one guest.
 #[derive(Debug)]
-pub(super) struct GuestLink {
+pub struct GuestLink {
     vsock: Utf8PathBuf,
     ready: Arc<Notify>,
     _listener: AbortOnDropHandle<()>,
 }
 
 impl GuestLink {
-    /// Listens for the agent's word from now on.
+    /// Listens for the agent's word from now on. `vsock` leads to the guest's ports; it need not be there yet.
     ///
     /// # Errors
-    /// When the socket for it cannot be made.
-    pub(super) fn listen(paths: &SocketPaths) -> io::Result<Self> {
-        crate::socket_names::remove(&paths.ready)?;
-        let listener = UnixListener::bind(&paths.ready)?;
-        fs::set_permissions(&paths.ready, fs::Permissions::from_mode(0o600))?;
+    /// When the socket for the word cannot be made.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn listen(vsock: &Utf8Path) -> io::Result<Self> {
+        let word = ready_socket(vsock);
+        crate::socket_names::remove(&word)?;
+        let listener = UnixListener::bind(&word)?;
+        fs::set_permissions(&word, fs::Permissions::from_mode(0o600))?;
         let ready = Arc::new(Notify::new());
         let heard = Arc::clone(&ready);
         let listening = tokio::spawn(async move {
@@ -58,14 +62,14 @@ impl GuestLink {
                 }
             }
         });
-        Ok(Self { vsock: paths.vsock.clone(), ready, _listener: AbortOnDropHandle::new(listening) })
+        Ok(Self { vsock: vsock.to_owned(), ready, _listener: AbortOnDropHandle::new(listening) })
     }
 
     /// Opens a stream; waits for the agent for as long as the caller lets it.
     ///
     /// # Errors
     /// When what the VMM says makes no sense.
-    pub(super) async fn open(&self, port: GuestPort) -> io::Result<UnixStream> {
+    pub async fn open(&self, port: GuestPort) -> io::Result<UnixStream> {
         loop {
             // Before the try, so that no word is missed.
             let ready = self.ready.notified();
@@ -80,6 +84,12 @@ impl GuestLink {
             let _word_or_not = timeout_at(again, ready).await;
         }
     }
+}
+
+/// Returns where the guest's agent says that it is there: a guest's connection to port N of the host is led to the socket
+/// `vsock`_N (Firecracker's documentation, "Using the Firecracker Virtio-vsock Device").
+pub(super) fn ready_socket(vsock: &Utf8Path) -> Utf8PathBuf {
+    Utf8PathBuf::from(format!("{vsock}_{}", GuestPort::Health.number()))
 }
 
 /// Whether a VMM's socket is not there yet, or no longer.
@@ -121,7 +131,7 @@ pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Opt
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::sockets::SocketPaths, *};
 
     /// Longer than anything here takes.
     const LONG: Duration = Duration::from_secs(60);
@@ -157,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn an_open_waits_for_the_agents_word() {
         let vmm = Vmm::new();
-        let link = GuestLink::listen(&vmm.paths).unwrap();
+        let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
         let opening = tokio::spawn(async move { link.open(GuestPort::Exec).await });
         // No socket, then nobody behind it, then somebody.
         UnixStream::connect(&vmm.paths.ready).await.unwrap();
@@ -174,7 +184,7 @@ mod tests {
         for answer in [&b"NO\n"[..], b"OK\n", b"OK x\n", b"OK -1\n", b"OK 1\0\n", &[b'O'; 4096]] {
             let vmm = Vmm::new();
             vmm.answers(vec![answer]);
-            let link = GuestLink::listen(&vmm.paths).unwrap();
+            let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
             let opened = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap();
             assert!(opened.unwrap_err().to_string().contains("CONNECT"), "{answer:?}");
         }

@@ -15,18 +15,20 @@ mod shares;
 mod sockets;
 mod vm;
 
-use std::{fs, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fs, io, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_protocol::{MountKind, NetworkIdentity};
 use shed_types::{BackendKind, LaunchId, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
-pub use self::config::{FirecrackerConfig, Seccomp};
-pub use self::shares::{ShareRecord, ShareState};
+pub use self::{
+    config::{FirecrackerConfig, Seccomp},
+    link::GuestLink,
+    shares::{ShareRecord, ShareState},
+};
 use self::{
     disks::Disks,
-    link::GuestLink,
     machine::Surroundings,
     network::Network,
     shares::{ShareServer, Shares},
@@ -64,7 +66,7 @@ impl FirecrackerBackend {
     /// Makes the backend; looks at nothing yet.
     #[must_use]
     pub fn new(config: FirecrackerConfig) -> Self {
-        let network = Arc::new(Network::new(config.network.clone()));
+        let network = Arc::new(Network::new(config.network.clone(), config.dns.clone()));
         let share_server = ShareServer::new(config.share_server.clone());
         Self { config, network, share_server, host: OnceCell::new() }
     }
@@ -122,7 +124,7 @@ impl FirecrackerBackend {
     /// Listens for a machine's agent.
     fn listen(&self, shed: &ShedName) -> Result<Arc<GuestLink>, (Utf8PathBuf, io::Error)> {
         let sockets = self.sockets(shed);
-        GuestLink::listen(&sockets).map(Arc::new).map_err(|error| (sockets.ready, error))
+        GuestLink::listen(&sockets.vsock).map(Arc::new).map_err(|error| (sockets.ready, error))
     }
 }
 
@@ -155,6 +157,14 @@ impl Backend for FirecrackerBackend {
 
     async fn lease(&self, taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
         self.network.lease(taken).await.map(Some)
+    }
+
+    async fn release_network(&self) -> io::Result<()> {
+        self.network.release().await
+    }
+
+    fn lease_fits(&self, lease: &NetworkLease) -> bool {
+        self.network.fits(lease)
     }
 
     fn guest_network(&self, lease: Option<&NetworkLease>) -> Option<NetworkIdentity> {
@@ -233,6 +243,10 @@ impl Backend for FirecrackerBackend {
         Daemons::find(self.marker(shed)).await?.kill().await;
         self.sockets(shed).remove()?;
         self.network.remove_taps(shed).await
+    }
+
+    async fn remove_strays(&self, sheds: &BTreeSet<ShedName>) -> io::Result<()> {
+        self.network.remove_strays(sheds).await
     }
 }
 

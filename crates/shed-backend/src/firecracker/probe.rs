@@ -5,10 +5,11 @@ use std::{io, process::Stdio, time::Duration};
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio::{process::Command, time::timeout};
 
-use super::config::FirecrackerConfig;
+use super::{FirecrackerBackend, config::FirecrackerConfig};
 use crate::{
     CheckHostError,
     programs::{find_program, is_program},
+    qemu::real_kvm,
 };
 
 /// How to get the program.
@@ -51,6 +52,26 @@ pub(super) fn find(config: &FirecrackerConfig) -> Result<Utf8PathBuf, CheckHostE
             let path = std::env::var("PATH").unwrap_or_default();
             find_program(PROGRAM, &path, is_program).ok_or_else(|| missing(PROGRAM.to_owned()))
         }
+    }
+}
+
+impl FirecrackerBackend {
+    /// Whether this host can run machines with Firecracker, as far as that is known without running anything: what decides
+    /// whether it is taken where nobody asks for it.
+    ///
+    /// # Errors
+    /// When it cannot; why, as the end of a sentence.
+    pub fn runs_here(config: &FirecrackerConfig) -> Result<(), String> {
+        let _binary = find(config).map_err(|_| match &config.binary {
+            Some(path) => format!("there is no program {path}"),
+            None => format!("there is no {PROGRAM} in PATH"),
+        })?;
+        real_kvm()?;
+        if !shed_net::may_administer() {
+            return Err("it needs a network of its own, and this user has no CAP_NET_ADMIN (`sudo shed-server setup`)"
+                .to_owned());
+        }
+        Ok(())
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) enum Answer {
     Close,
     /// Says what makes no sense.
     Garbage,
+    /// Says nothing, and stays.
+    Silence,
     /// Leads to the agent, which ends before it has taken the stream.
     DyingAgent,
 }
@@ -123,6 +125,11 @@ impl Machine {
         timeout(LONG, self.guests.recv()).await.expect("a share is offered").unwrap()
     }
 
+    /// Whether a guest is offered a stream within this time.
+    pub(super) async fn is_offered(&mut self, within: Duration) -> bool {
+        timeout(within, self.guests.recv()).await.is_ok()
+    }
+
     /// Who serves the share now.
     pub(super) fn server(&self) -> Option<ProcessId> {
         let name = format!("shed-share:{}:{}:{TAG}", self.path("s/api"), self.spec.launch_id);
@@ -183,13 +190,14 @@ async fn accept(mut stream: UnixStream, answer: Option<Answer>, guests: mpsc::Un
             stream.write_all(b"HELLO 7\n").await.ok();
             return;
         }
+        Some(Answer::Silence) => return std::future::pending().await,
         Some(Answer::DyingAgent) | None => stream.write_all(b"OK 1073741824\n").await.unwrap(),
     }
     let Some(tag) = read_line(&mut stream).await else { return };
     let guest = Guest { stream, tag };
     match answer {
         Some(Answer::DyingAgent) => drop(guest),
-        Some(Answer::Close | Answer::Garbage) | None => {
+        Some(Answer::Close | Answer::Garbage | Answer::Silence) | None => {
             // The test may be over.
             guests.send(guest).ok();
         }

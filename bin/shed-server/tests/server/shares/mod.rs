@@ -101,6 +101,16 @@ async fn a_stream_that_no_guest_has_mounted_is_offered_again() {
 }
 
 #[tokio::test]
+async fn a_machine_that_never_answers_is_asked_again() {
+    let mut machine = Machine::new(DiskAccess::ReadWrite, &[Answer::Silence]);
+    let vm = machine.found().await;
+    let mut guest = machine.guest().await;
+    guest.mount().await;
+    assert_eq!(guest.read("hello").await.unwrap(), "from the host");
+    drop(vm);
+}
+
+#[tokio::test]
 async fn who_serves_is_ended_when_the_stream_outlives_the_machine() {
     let mut machine = Machine::new(DiskAccess::ReadWrite, &[]);
     let vm = machine.found().await;
@@ -136,6 +146,7 @@ async fn a_directory_that_has_gone_is_served_when_it_is_back() {
     let mut machine = Machine::new(DiskAccess::ReadWrite, &[]);
     fs::rename(machine.path("web"), machine.path("away")).unwrap();
     let vm = machine.found().await;
+    assert!(!machine.is_offered(Duration::from_millis(300)).await);
     fs::rename(machine.path("away"), machine.path("web")).unwrap();
     let mut guest = machine.guest().await;
     guest.mount().await;

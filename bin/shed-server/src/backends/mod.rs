@@ -1,0 +1,182 @@
+//! Picks what runs machines. The only room of the server that names a concrete backend.
+
+mod detect;
+
+use std::{sync::Arc, time::Duration};
+
+#[cfg(target_os = "linux")]
+use shed_backend::firecracker::{FirecrackerBackend, FirecrackerConfig, Seccomp};
+use shed_backend::{
+    Accelerator, Backend,
+    qemu::{AcceleratorChoice, GuestArch, QemuBackend, QemuConfig},
+};
+use shed_lifecycle::Settings;
+use shed_net::{NetSettings, ServerId};
+use shed_types::{BackendChoice, BackendKind, TcpPort};
+
+pub use self::detect::Decision;
+use crate::config::{Accel, CommonSection, Config, FirecrackerSection, QemuSection};
+
+/// Start and stop timeouts where the config names none (spec C.6 for hardware acceleration). A boot under software
+/// emulation takes about ten times as long.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT_EMULATED: Duration = Duration::from_secs(5 * 60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const STOP_TIMEOUT_EMULATED: Duration = Duration::from_secs(60);
+
+/// Firecracker's own start timeout (spec K.1).
+const START_TIMEOUT_FIRECRACKER: Duration = Duration::from_secs(30);
+
+/// Why this server cannot have the backend that its config asks for.
+#[derive(Debug, thiserror::Error)]
+pub enum ChooseBackendError {
+    #[error(
+        "default_backend is {wanted}, which this build of shed-server does not have; set it to qemu or detect"
+    )]
+    NotBuilt { wanted: BackendKind },
+}
+
+/// Returns the backend that the config asks for; `detect` takes the best that can run here.
+///
+/// # Errors
+/// When this build does not have it.
+pub fn decide(config: &Config) -> Result<Decision, ChooseBackendError> {
+    let asked = |kind: BackendKind| Decision { kind, reason: "default_backend in server.yaml".to_owned() };
+    match config.default_backend {
+        BackendChoice::Detect => Ok(detect::detect(config, firecracker_runs(config))),
+        BackendChoice::Qemu => Ok(asked(BackendKind::Qemu)),
+        BackendChoice::Firecracker if cfg!(target_os = "linux") => Ok(asked(BackendKind::Firecracker)),
+        BackendChoice::Firecracker => Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Firecracker }),
+        BackendChoice::Vz => Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Vz }),
+    }
+}
+
+/// Makes a backend. Its guests reach none of the server's own `ports` where the host's network is between them.
+///
+/// # Errors
+/// When this build does not have it.
+pub fn make(
+    config: &Config,
+    kind: BackendKind,
+    ports: &[TcpPort],
+) -> Result<Arc<dyn Backend>, ChooseBackendError> {
+    match kind {
+        BackendKind::Qemu => Ok(Arc::new(QemuBackend::new(qemu_config(&config.qemu)))),
+        BackendKind::Firecracker => make_firecracker(&config.firecracker, ports),
+        BackendKind::Vz => Err(ChooseBackendError::NotBuilt { wanted: kind }),
+    }
+}
+
+/// Returns the section of a backend, as far as it is like the others'.
+#[must_use]
+pub const fn section(config: &Config, kind: BackendKind) -> &CommonSection {
+    match kind {
+        // What this build cannot run has no section; its decision fails before anybody asks.
+        BackendKind::Qemu | BackendKind::Vz => &config.qemu.common,
+        BackendKind::Firecracker => &config.firecracker.common,
+    }
+}
+
+/// Returns what the lifecycle needs to know, now that it is known what runs the guests' instructions.
+#[must_use]
+pub fn settings(config: &Config, kind: BackendKind, accelerator: Accelerator) -> Settings {
+    let section = section(config, kind).clone();
+    let (start, stop) = match (kind, accelerator) {
+        (BackendKind::Firecracker, _) => (START_TIMEOUT_FIRECRACKER, STOP_TIMEOUT),
+        (BackendKind::Qemu | BackendKind::Vz, Accelerator::Kvm | Accelerator::Hvf) => {
+            (START_TIMEOUT, STOP_TIMEOUT)
+        }
+        (BackendKind::Qemu | BackendKind::Vz, Accelerator::Tcg) => {
+            (START_TIMEOUT_EMULATED, STOP_TIMEOUT_EMULATED)
+        }
+    };
+    let mut kept_from_guests = vec![section.socket_dir, config.ssh_host_key.clone()];
+    // Whoever writes these decides what the server gives to sheds.
+    kept_from_guests.extend(config.file.clone());
+    kept_from_guests.extend(config.env_file.clone());
+    Settings {
+        instance_dir: section.instance_dir,
+        images_dir: section.images_dir,
+        kept_from_guests,
+        kernel: section.kernel_path,
+        initrd: section.initrd_path,
+        base_rootfs: section.base_rootfs,
+        images: section.images,
+        registries: config.registries.clone(),
+        image_limits: config.image_limits,
+        home: config.home.clone(),
+        default_cpus: section.default_cpus,
+        default_memory_mb: section.default_memory_mb,
+        default_disk_gb: section.default_disk_gb,
+        start_timeout: section.start_timeout.unwrap_or(start),
+        stop_timeout: section.stop_timeout.unwrap_or(stop),
+        extra_cmdline: section.extra_cmdline,
+
+        credentials: config.credentials.clone(),
+        env_file: config.env_file.clone(),
+        extra_known_hosts: config.extra_known_hosts.clone(),
+    }
+}
+
+/// Returns the network of the Firecracker sheds of this server.
+#[must_use]
+pub fn network(section: &FirecrackerSection, ports: &[TcpPort]) -> NetSettings {
+    NetSettings::new(
+        section.bridge_name.clone(),
+        section.bridge_cidr,
+        section.tap_prefix.clone(),
+        ServerId::of_directory(section.common.instance_dir.as_str()),
+        ports.iter().copied(),
+    )
+    .expect("the configuration's check has put them together")
+}
+
+fn qemu_config(section: &QemuSection) -> QemuConfig {
+    QemuConfig {
+        binary: section.binary.clone(),
+        accel: match section.accel {
+            Accel::Auto => AcceleratorChoice::Auto,
+            Accel::Kvm => AcceleratorChoice::Kvm,
+            Accel::Hvf => AcceleratorChoice::Hvf,
+            Accel::Tcg => AcceleratorChoice::Tcg,
+        },
+        virtiofsd: section.virtiofsd.clone(),
+        share_cache: section.share_cache,
+        socket_dir: section.common.socket_dir.clone(),
+        arch: GuestArch::host(),
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn firecracker_config(section: &FirecrackerSection, ports: &[TcpPort]) -> FirecrackerConfig {
+    FirecrackerConfig {
+        binary: section.binary.clone(),
+        seccomp: if section.seccomp { Seccomp::Own } else { Seccomp::Off },
+        first_cid: section.vsock_base_cid,
+        dns: section.dns.clone(),
+        ..FirecrackerConfig::new(section.common.socket_dir.clone(), network(section, ports))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn make_firecracker(
+    section: &FirecrackerSection,
+    ports: &[TcpPort],
+) -> Result<Arc<dyn Backend>, ChooseBackendError> {
+    Ok(Arc::new(FirecrackerBackend::new(firecracker_config(section, ports))))
+}
+
+#[cfg(target_os = "linux")]
+fn firecracker_runs(config: &Config) -> Result<(), String> {
+    FirecrackerBackend::runs_here(&firecracker_config(&config.firecracker, &[]))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn make_firecracker(_: &FirecrackerSection, _: &[TcpPort]) -> Result<Arc<dyn Backend>, ChooseBackendError> {
+    Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Firecracker })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn firecracker_runs(_: &Config) -> Result<(), String> {
+    Err("it needs Linux".to_owned())
+}
