@@ -200,6 +200,12 @@ mod tests {
     }
 
     #[test]
+    fn options_of_a_stream() {
+        let options = "trans=fd,rfdno=7,wfdno=7,version=9p2000.L,msize=1048576,cache=mmap,access=client";
+        assert_eq!(options_of(7).to_str(), Ok(options));
+    }
+
+    #[test]
     fn the_driver_is_looked_for_by_its_whole_name() {
         let virtiofs = |text: &str| knows(text, "virtiofs");
         assert!(virtiofs("nodev\tproc\nnodev\tvirtiofs\n\text4\n"));

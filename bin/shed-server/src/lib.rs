@@ -17,6 +17,8 @@ pub mod logging;
 pub mod metrics;
 pub mod pull_images;
 pub mod serve;
+#[cfg(target_os = "linux")]
+pub mod serve_share;
 mod shown;
 pub mod ssh;
 mod streams;

@@ -13,6 +13,7 @@ pub mod firecracker;
 mod launch;
 mod programs;
 pub mod qemu;
+mod shares;
 mod socket_names;
 mod spec;
 mod stream;
@@ -76,6 +77,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// When they cannot, with the remedy.
     async fn check_shares(&self) -> Result<(), CheckHostError> {
         Err(CheckHostError::SharesUnsupported)
+    }
+
+    /// Returns how guests reach host directories, for their identity.
+    fn mount_kind(&self) -> shed_protocol::MountKind {
+        shed_protocol::MountKind::Virtiofs
     }
 
     /// Returns a sentence for a user whose guest never answered: how it was run, and what else to try. Nothing when the

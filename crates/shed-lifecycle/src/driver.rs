@@ -255,7 +255,7 @@ impl Driver {
             Arc::clone(&vm),
             self.record.name.clone(),
             self.context.backend.guest_network(self.record.network.as_ref()),
-            local_dir::mounts(&self.record),
+            local_dir::mounts(&self.record, self.context.backend.mount_kind()),
             self.health.clone(),
             self.context.files(&self.record.name),
         );

@@ -20,6 +20,8 @@ pub struct FirecrackerConfig {
     pub first_cid: u32,
     /// Name servers of the guests; without any, those of the host that guests can reach.
     pub dns: Vec<Ipv4Addr>,
+    /// The program that serves host directories to guests, which is shed-server; without it, this very program.
+    pub share_server: Option<Utf8PathBuf>,
     /// The machines' network.
     pub network: NetSettings,
     /// Whether Firecracker is started by its jailer.
@@ -71,6 +73,7 @@ impl FirecrackerConfig {
             seccomp: Seccomp::default(),
             first_cid: 100,
             dns: Vec::new(),
+            share_server: None,
             network,
             jailer: Jailer::default(),
             jailer_binary: None,

@@ -16,6 +16,7 @@ mod place;
 mod prepare;
 mod probe;
 mod reach;
+mod shares;
 mod sockets;
 mod vm;
 
@@ -23,19 +24,21 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
 use shed_net::TapOwner;
-use shed_protocol::NetworkIdentity;
+use shed_protocol::{MountKind, NetworkIdentity};
 use shed_types::{BackendKind, LaunchId, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
 pub use self::{
     config::{FirecrackerConfig, Jailer, Seccomp},
     link::GuestLink,
+    shares::{ShareRecord, ShareState},
 };
 use self::{
     jail::{Confinement, Jails},
     network::Network,
     place::Place,
     prepare::Prepared,
+    shares::{ShareServer, Shares},
     sockets::SocketPaths,
     vm::FirecrackerVm,
 };
@@ -45,6 +48,7 @@ use crate::{
     launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
     qemu::real_kvm,
+    shares::{Daemons, Marker},
 };
 
 /// Runs machines with Firecracker.
@@ -53,6 +57,7 @@ pub struct FirecrackerBackend {
     config: FirecrackerConfig,
     network: Arc<Network>,
     jails: Option<Jails>,
+    share_server: ShareServer,
     /// What this host offers, found out once.
     host: OnceCell<Host>,
 }
@@ -71,7 +76,8 @@ impl FirecrackerBackend {
     pub fn new(config: FirecrackerConfig) -> Self {
         let network = Arc::new(Network::new(config.network.clone(), config.dns.clone()));
         let jails = Jails::of(&config);
-        Self { config, network, jails, host: OnceCell::new() }
+        let share_server = ShareServer::new(config.share_server.clone());
+        Self { config, network, share_server, jails, host: OnceCell::new() }
     }
 
     async fn host(&self) -> Result<&Host, CheckHostError> {
@@ -101,6 +107,10 @@ impl FirecrackerBackend {
         let (Some(jails), shed) = (self.jails.clone(), shed.clone()) else { return Ok(()) };
         spawn_blocking(move || jails.remove(&shed)).await.map_err(io::Error::other).flatten()
     }
+
+    fn marker(&self, shed: &ShedName) -> Marker {
+        Marker::of_shed(&self.config.socket_dir, shed)
+    }
 }
 
 #[async_trait::async_trait]
@@ -110,7 +120,7 @@ impl Backend for FirecrackerBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { console_log: true, guest_address: true, shared_directories: false }
+        Capabilities { console_log: true, guest_address: true, shared_directories: true }
     }
 
     async fn check_host(&self) -> Result<HostReport, CheckHostError> {
@@ -121,6 +131,14 @@ impl Backend for FirecrackerBackend {
             reason: "Firecracker has no other".to_owned(),
             confined_by: Some(host.confinement.to_string()),
         })
+    }
+
+    async fn check_shares(&self) -> Result<(), CheckHostError> {
+        self.share_server.check()
+    }
+
+    fn mount_kind(&self) -> MountKind {
+        MountKind::NineP
     }
 
     async fn lease(&self, taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
@@ -141,11 +159,12 @@ impl Backend for FirecrackerBackend {
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
+        let offers = self.share_server.prepare(spec, &self.config.socket_dir)?;
         let Prepared { place, jail, owner, binary, args, stdin, inherited } =
             self.prepare(host, spec).await?;
         let tap = TapGuard::make(&self.network, spec, owner).await?;
         // Before the machine, whose agent says its word once.
-        let link = place.listen().map_err(|source| StartVmError::Prepare {
+        let link = place.listen().map(Arc::new).map_err(|source| StartVmError::Prepare {
             shed: spec.shed.clone(),
             path: place.sockets().ready.clone(),
             source,
@@ -170,8 +189,10 @@ impl Backend for FirecrackerBackend {
         let id = process.id();
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
         let network = Arc::clone(&self.network);
-        let vm =
-            FirecrackerVm::attach(spec.shed.clone(), identity, process, link, place, network, Some(exit));
+        let shares = Shares::keep(offers, &link, self.marker(&spec.shed).of_launch(spec.launch_id));
+        let shed = spec.shed.clone();
+        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
+        let vm = vm.reporting(exit);
         // They go with the machine from here on.
         tap.keep();
         jail.keep();
@@ -204,14 +225,17 @@ impl Backend for FirecrackerBackend {
         let watch = |source| AttachVmError::Watch { shed: shed.clone(), pid: id.pid, source };
         let watched = WatchedProcess::open(id).map_err(watch)?;
         let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
-        let link = place.listen().map_err(watch)?;
+        let link = place.listen().map(Arc::new).map_err(watch)?;
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id };
         let network = Arc::clone(&self.network);
-        let vm = FirecrackerVm::attach(shed.clone(), identity, process, link, place, network, None);
+        let offers = self.share_server.of_launch(spec, &self.config.socket_dir);
+        let shares = Shares::keep(offers, &link, self.marker(&shed).of_launch(launch_id));
+        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
         Ok(Some(Arc::new(vm)))
     }
 
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
+        Daemons::find(self.marker(shed)).await?.kill().await;
         self.sockets(shed).remove()?;
         self.remove_jails(shed).await?;
         self.network.remove_taps(shed).await

@@ -10,11 +10,15 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{api, appear::appears, link::GuestLink, network::Network, place::Place, sockets::SocketPaths};
+use super::{
+    api, appear::appears, link::GuestLink, network::Network, place::Place, shares::Shares,
+    sockets::SocketPaths,
+};
 use crate::{
     ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
     launch::is_crash,
     process::{Signal, WatchedProcess},
+    shares::SAME_END,
 };
 
 /// Longest wait for a process to be gone after SIGKILL. It is long only when the kernel is still writing for it.
@@ -26,7 +30,9 @@ pub(super) struct FirecrackerVm {
     shed: ShedName,
     identity: VmIdentity,
     process: Arc<WatchedProcess>,
-    link: GuestLink,
+    link: Arc<GuestLink>,
+    /// What keeps its shared directories served.
+    shares: Arc<Shares>,
     place: Place,
     /// Cancelled when the process is dead and its place is removed.
     ended: CancellationToken,
@@ -41,15 +47,27 @@ impl FirecrackerVm {
         shed: ShedName,
         identity: VmIdentity,
         process: WatchedProcess,
-        link: GuestLink,
+        link: Arc<GuestLink>,
+        shares: Shares,
         place: Place,
         network: Arc<Network>,
-        exit: Option<watch::Receiver<Option<ExitStatus>>>,
     ) -> Self {
-        let (process, ended) = (Arc::new(process), CancellationToken::new());
-        let watcher = watch_end(shed.clone(), Arc::clone(&process), place.clone(), network, ended.clone());
+        let (process, shares, ended) = (Arc::new(process), Arc::new(shares), CancellationToken::new());
+        let watcher = watch_end(
+            shed.clone(),
+            Arc::clone(&process),
+            Arc::clone(&shares),
+            place.clone(),
+            network,
+            ended.clone(),
+        );
         let watcher = AbortOnDropHandle::new(tokio::spawn(watcher));
-        Self { shed, identity, process, link, place, ended, exit, _watcher: watcher }
+        Self { shed, identity, process, link, shares, place, ended, exit: None, _watcher: watcher }
+    }
+
+    /// Lets the machine say how its process ended.
+    pub(super) fn reporting(self, exit: watch::Receiver<Option<ExitStatus>>) -> Self {
+        Self { exit: Some(exit), ..self }
     }
 
     /// Returns when Firecracker has made the machine.
@@ -87,6 +105,7 @@ impl FirecrackerVm {
 async fn watch_end(
     shed: ShedName,
     process: Arc<WatchedProcess>,
+    shares: Arc<Shares>,
     place: Place,
     network: Arc<Network>,
     ended: CancellationToken,
@@ -96,6 +115,7 @@ async fn watch_end(
         return;
     }
     tracing::debug!(%shed, pid = process.id().pid, "the machine's process has ended");
+    shares.end().await;
     let path = place.sockets().api.clone();
     // A machine may have put very much into its jail.
     let removed = spawn_blocking(move || place.remove()).await.map_err(io::Error::other).flatten();
@@ -126,6 +146,14 @@ impl Vm for FirecrackerVm {
         let Some(mut exit) = self.exit.clone() else { return false };
         let status = exit.wait_for(Option::is_some).await.map(|status| *status);
         status.is_ok_and(|status| status.is_some_and(is_crash))
+    }
+
+    async fn share_lost(&self) {
+        self.shares.lost().await;
+        // They end with their machine, and may be noticed first.
+        if timeout(SAME_END, self.process.dead()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
     }
 
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {

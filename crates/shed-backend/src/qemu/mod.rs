@@ -35,7 +35,7 @@ use self::{
     accelerator::Chosen,
     command_line::{MemoryKind, Surroundings},
     link::Age,
-    shares::{Daemons, Marker, Shares},
+    shares::Shares,
     sockets::SocketPaths,
     vm::QemuVm,
 };
@@ -49,6 +49,7 @@ use crate::{
     launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
     programs::{find_program, is_program},
+    shares::{Daemons, Marker},
     socket_names::make_dir,
 };
 

@@ -13,13 +13,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     link::{Age, GuestLink},
     monitor::Monitor,
-    shares::Daemons,
     sockets::SocketPaths,
 };
 use crate::{
     ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
     launch::is_crash,
     process::{Signal, WatchedProcess},
+    shares::{Daemons, SAME_END},
 };
 
 /// Longest wait for the answer to a pressed power button, which QEMU gives before the guest has noticed it.
@@ -27,9 +27,6 @@ const BUTTON: Duration = Duration::from_secs(5);
 
 /// Longest wait for a process to be gone after SIGKILL. It is long only when the kernel is still writing for it.
 const DEATH: Duration = Duration::from_secs(30);
-
-/// How long after those who serve its directories a machine may be seen to end that has ended before them.
-const SAME_END: Duration = Duration::from_secs(3);
 
 /// A machine run by QEMU. Dropping it lets go of its sockets and leaves it running.
 #[derive(Debug)]
