@@ -6,7 +6,7 @@ for i in $(seq 12); do echo "int f$i(void) { return $i; }" >src/f$i.c; done
 {
     for i in $(seq 12); do echo "int f$i(void);"; done
     echo '#include <stdio.h>'
-    echo 'int main(void) { printf("%d\n", 0'
+    printf '%s\n' 'int main(void) { printf("%d\n", 0'
     for i in $(seq 12); do echo "+ f$i()"; done
     echo '); return 0; }'
 } >src/main.c
