@@ -36,6 +36,11 @@
 //! be mounted when [`Root::open`] is called. As root of a user namespace that holds the owner alone the server lets the guest's
 //! root read and write whatever belongs to the owner, whatever its mode; as the owner itself it is bound by the modes.
 //!
+//! # What Linux does not ask for
+//!
+//! A guest's kernel sets times in whole seconds here, refuses renames with flags (EINVAL) and files without a name
+//! (EOPNOTSUPP), and reserves no space.
+//!
 //! # Locks
 //!
 //! Locks are the guest's own: its kernel decides between its processes before it asks, and the server says yes. They hold
