@@ -62,7 +62,7 @@ impl Session {
         let state = self.fids.state(fid)?;
         let listing = match &state.opened {
             Some(Opened::Directory(listing)) => listing,
-            Some(Opened::File(_) | Opened::Log(_)) => return Err(Errno::NOTDIR),
+            Some(Opened::File(_)) => return Err(Errno::NOTDIR),
             None => return Err(Errno::BADF),
         };
         let count = usize::try_from(count.min(self.most_data())).map_err(|_| Errno::INVAL)?;

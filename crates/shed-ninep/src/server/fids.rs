@@ -6,10 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use rustix::{
-    fs::{FileType, OFlags, fcntl_getfl},
-    io::Errno,
-};
+use rustix::{fs::FileType, io::Errno};
 
 use super::{directory::Listing, lock, qids::Place};
 use crate::proto::{Fid, Name};
@@ -53,8 +50,6 @@ impl Node {
 #[derive(Clone, Debug)]
 pub(super) enum Opened {
     File(Arc<OwnedFd>),
-    /// One to which the guest appends, without `O_APPEND` here: most of what is written goes to the end.
-    Log(Arc<OwnedFd>),
     Directory(Arc<Listing>),
 }
 
@@ -73,7 +68,7 @@ impl State {
     /// The open file.
     pub(super) fn file(&self) -> Result<&Arc<OwnedFd>, Errno> {
         match &self.opened {
-            Some(Opened::File(file) | Opened::Log(file)) => Ok(file),
+            Some(Opened::File(file)) => Ok(file),
             Some(Opened::Directory(_)) => Err(Errno::ISDIR),
             None => Err(Errno::BADF),
         }
@@ -104,18 +99,6 @@ impl Fids {
 
     pub(super) fn node(&self, fid: Fid) -> Result<Node, Errno> {
         Ok(lock(&*self.get(fid)?).node.clone())
-    }
-
-    /// Whether a file is open for writing by a fid that does not append to it.
-    pub(super) fn is_written(&self, place: Place) -> bool {
-        // One after the other, so that a slow operation on one of them holds up nobody else.
-        let states: Vec<_> = lock(&self.states).values().map(Arc::clone).collect();
-        states.iter().any(|state| match &*lock(state) {
-            State { node, opened: Some(Opened::File(file)) } if node.place == place => {
-                fcntl_getfl(file).is_ok_and(|flags| flags.intersects(OFlags::RWMODE))
-            }
-            _ => false,
-        })
     }
 
     /// Says early what [`insert`](Self::insert) would say, before anything is opened for it.

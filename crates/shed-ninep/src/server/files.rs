@@ -1,14 +1,10 @@
 //! Open files: opening, creating, reading, writing, syncing.
 
-use std::{
-    io::IoSlice,
-    os::fd::{AsFd, OwnedFd},
-    sync::Arc,
-};
+use std::{os::fd::AsFd, sync::Arc};
 
 use rustix::{
     fs::{FileType, Mode, OFlags, fdatasync, fsync},
-    io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2},
+    io::{Errno, pread, pwrite},
 };
 
 use super::{
@@ -30,12 +26,6 @@ const ATTEMPTS: u32 = 16;
 /// What the length of a reply's data takes.
 const COUNT: u32 = 4;
 
-/// What the guest's kernel writes back is whole pages, which are multiples of this on every architecture.
-const PAGE: u64 = 4096;
-
-/// What becomes of the descriptor of an open file.
-type MakeOpened = fn(Arc<OwnedFd>) -> Opened;
-
 impl Session {
     /// Opens what a fid stands for. Returns its qid, and how much is best read or written at once.
     pub(super) fn open(&self, fid: Fid, flags: u32) -> Result<(Qid, u32), Errno> {
@@ -43,7 +33,7 @@ impl Session {
         if changes {
             self.may_write()?;
         }
-        let (flags, file) = self.open_flags(flags)?;
+        let flags = self.open_flags(flags)?;
         let fid = self.fids.get(fid)?;
         let mut state = lock(&fid);
         if state.opened.is_some() {
@@ -58,7 +48,7 @@ impl Session {
         state.node.fd = Arc::clone(&opened);
         state.opened = Some(match state.node.kind {
             FileType::Directory => Opened::Directory(Arc::new(Listing::new(opened, state.node.place))),
-            _ => file(opened),
+            _ => Opened::File(opened),
         });
         Ok((self.qids.qid(&stat), self.unit()))
     }
@@ -73,7 +63,7 @@ impl Session {
     ) -> Result<(Qid, u32), Errno> {
         self.may_write()?;
         let exclusive = flags & bits::OPEN_EXCLUSIVE != 0;
-        let (flags, opened) = self.open_flags(flags & !bits::OPEN_DIRECTORY)?;
+        let flags = self.open_flags(flags & !bits::OPEN_DIRECTORY)?;
         let mode = plain_mode(mode)?;
         let fid = self.fids.get(fid)?;
         let mut state = lock(&fid);
@@ -109,7 +99,7 @@ impl Session {
             place: Place::of(&stat),
             at: At::new(&parent, name),
         };
-        *state = State { node, opened: Some(opened(file)) };
+        *state = State { node, opened: Some(Opened::File(file)) };
         Ok((self.qids.qid(&stat), self.unit()))
     }
 
@@ -143,28 +133,9 @@ impl Session {
     pub(super) fn write(&self, fid: Fid, offset: u64, data: &[u8]) -> Result<u32, Errno> {
         self.may_write()?;
         let state = self.fids.state(fid)?;
-        let written = match &state.opened {
-            Some(Opened::Log(file)) if !self.is_written_back(&state.node, offset, data.len() as u64)? => {
-                again(|| pwritev2(file, &[IoSlice::new(data)], offset, ReadWriteFlags::APPEND))
-            }
-            _ => {
-                let file = state.file()?;
-                again(|| pwrite(file, data, offset))
-            }
-        }?;
+        let file = state.file()?;
+        let written = again(|| pwrite(file, data, offset))?;
         u32::try_from(written).map_err(|_| Errno::OVERFLOW)
-    }
-
-    /// Whether data for a file to which the guest appends are pages of it that were changed in memory: they are whole, or end
-    /// where the file does and somebody has it open who changes pages. Everything else was appended, at what the guest took
-    /// for the end; others may have been faster.
-    fn is_written_back(&self, node: &Node, offset: u64, length: u64) -> Result<bool, Errno> {
-        let size = look(node.fd())?.stx_size;
-        if !offset.is_multiple_of(PAGE) || offset >= size {
-            return Ok(false);
-        }
-        let is_tail = offset.checked_add(length) == Some(size);
-        Ok(length.is_multiple_of(PAGE) || is_tail && self.fids.is_written(node.place))
     }
 
     /// Has what was written reach the disk.
@@ -173,8 +144,8 @@ impl Session {
         match &state.opened {
             None => Err(Errno::BADF),
             Some(Opened::Directory(listing)) => fsync(listing.fd()),
-            Some(Opened::File(file) | Opened::Log(file)) if data_only => fdatasync(file),
-            Some(Opened::File(file) | Opened::Log(file)) => fsync(file),
+            Some(Opened::File(file)) if data_only => fdatasync(file),
+            Some(Opened::File(file)) => fsync(file),
         }
     }
 
@@ -188,8 +159,8 @@ impl Session {
     }
 
     /// The flags that have a meaning here. What only the guest's kernel acts on is left out, as is `O_DIRECT`, which would
-    /// need aligned buffers. With them comes what an open file is.
-    fn open_flags(&self, flags: u32) -> Result<(OFlags, MakeOpened), Errno> {
+    /// need aligned buffers.
+    fn open_flags(&self, flags: u32) -> Result<OFlags, Errno> {
         let mut taken = match flags & bits::OPEN_ACCESS {
             bits::OPEN_READ => OFlags::RDONLY,
             bits::OPEN_WRITE => OFlags::WRONLY,
@@ -206,15 +177,10 @@ impl Session {
                 taken |= flag;
             }
         }
-        let mut opened: MakeOpened = Opened::File;
-        if flags & bits::OPEN_APPEND != 0 {
-            if self.options.append_at_end {
-                taken |= OFlags::APPEND;
-            } else {
-                opened = Opened::Log;
-            }
+        if flags & bits::OPEN_APPEND != 0 && self.options.append_at_end {
+            taken |= OFlags::APPEND;
         }
-        Ok((taken, opened))
+        Ok(taken)
     }
 }
 

@@ -47,10 +47,9 @@ const READ_AHEAD: usize = 16 * 1024;
 pub struct Options {
     /// Whatever changes anything is refused with EROFS.
     pub read_only: bool,
-    /// Files that the guest opens with `O_APPEND` are written at their end, whatever the offset: right with `cache=none`.
-    /// With `cache=mmap` the guest's kernel may write pages back through such a fid; without this they go where they belong,
-    /// and everything else still goes to the end. The guest's own idea of the end is none: its kernel lets processes append
-    /// side by side, and the host appends as well.
+    /// Files that the guest opens with `O_APPEND` are written at their end, whatever the offset: right with `cache=none`,
+    /// where both sides may append at once. With `cache=mmap` the guest's kernel writes whole pages back through such a fid,
+    /// and needs the offsets that it gives.
     pub append_at_end: bool,
     /// The guest's kernel keeps no content of files: every read asks the server (a qid version of 0 tells Linux so, unless it
     /// mounts with `ignoreqv`). With `cache=mmap` a file that stays open in the guest shows what the host has written to it
