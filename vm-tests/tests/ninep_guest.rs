@@ -94,11 +94,11 @@ fn mount(tag: &str, target: &str, read_only: bool) -> Mount {
 fn guest(machine: &VsockMachine, user: &str, program: &str, script: &str, arguments: &[&str]) -> String {
     let mut command = match program {
         // What hangs is seen in the trace.
-        "sh" => vec!["timeout", "200", "sh", "-x", "-s"],
+        "sh" => vec!["timeout", "400", "sh", "-x", "-s"],
         program => vec![program, "-"],
     };
     command.extend(arguments);
-    let done = machine.run(user, &command, script.as_bytes().to_vec(), BOOT);
+    let done = machine.run(user, &command, script.as_bytes().to_vec(), BOOT * 2);
     print(&format!("{} ({:?})", done.out(), done.took));
     done.ok().out()
 }

@@ -39,7 +39,9 @@
 //! # What Linux does not ask for
 //!
 //! A guest's kernel sets times in whole seconds here, refuses renames with flags (EINVAL) and files without a name
-//! (EOPNOTSUPP), and reserves no space.
+//! (EOPNOTSUPP), and reserves no space. With `cache=mmap` it keeps `O_APPEND` to itself (6.12) and writes of several processes
+//! run side by side, so that those who append to one file at once lose lines unless they lock it; with `cache=none` the server
+//! appends.
 //!
 //! # Locks
 //!
