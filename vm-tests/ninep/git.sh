@@ -1,6 +1,6 @@
 # What people do with git, in the directory $1.
 set -eu
-cd "$1"
+mkdir "$1/git" && cd "$1/git"
 export GIT_CONFIG_GLOBAL=/tmp/ninep-gitconfig
 git config --global user.email a@example.org
 git config --global user.name A
