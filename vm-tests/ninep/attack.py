@@ -1,4 +1,4 @@
-"""A guest's root that tries to get out of the share: python3 attack.py SHARE OUTSIDE SECONDS.
+"""A guest's root that tries to get out of the share: python3 attack.py SHARE OUTSIDE SECONDS. SHARE is the mount itself.
 
 OUTSIDE is the path on the host of a directory beside the share, in which `sentinel` says what no guest may see. The guest
 has a directory of that very path, whose own `sentinel` says something else: a link that the guest follows leads there.
@@ -15,6 +15,7 @@ import time
 SHARE, OUTSIDE, SECONDS = sys.argv[1], sys.argv[2], float(sys.argv[3])
 SECRET = b"of the host"
 OWN = b"of the guest"
+AT_SYMLINK_FOLLOW = 0x400
 libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -57,11 +58,8 @@ def links():
         os.unlink("l")
     # One more name for what a link names: the guest's kernel finds that it is elsewhere.
     os.symlink(f"{OUTSIDE}/sentinel", "l")
-    try:
-        os.link("l", "stolen", follow_symlinks=True)
-        raise AssertionError("a link out of the share was made")
-    except OSError as error:
-        assert error.errno == errno.EXDEV, error
+    assert libc.linkat(-100, b"l", -100, b"stolen", AT_SYMLINK_FOLLOW) != 0, "a link out of the share was made"
+    assert ctypes.get_errno() == errno.EXDEV, os.strerror(ctypes.get_errno())
     os.unlink("l")
 
 
@@ -233,10 +231,11 @@ def main():
     with open(f"{OUTSIDE}/sentinel", "wb") as file:
         file.write(OWN)
     os.chdir(SHARE)
+    before = os.listdir(".")
     os.mkdir("inner")
     for attack in (links, dots, strange_names, handles, races):
         attack()
-    for name in os.listdir("."):
+    for name in set(os.listdir(".")).difference(before):
         if os.path.isdir(name) and not os.path.islink(name):
             shutil.rmtree(name)
         else:

@@ -1,12 +1,12 @@
 # Builds with make and a compiler in the directory $1; what is up to date is not built again.
 set -eu
-cd "$1"
+mkdir "$1/build" && cd "$1/build"
 mkdir src
 for i in $(seq 12); do echo "int f$i(void) { return $i; }" >src/f$i.c; done
 {
     for i in $(seq 12); do echo "int f$i(void);"; done
     echo '#include <stdio.h>'
-    echo 'int main(void) { printf("%d\n", 0'
+    printf '%s\n' 'int main(void) { printf("%d\n", 0'
     for i in $(seq 12); do echo "+ f$i()"; done
     echo '); return 0; }'
 } >src/main.c

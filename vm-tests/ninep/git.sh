@@ -1,6 +1,6 @@
 # What people do with git, in the directory $1.
 set -eu
-cd "$1"
+mkdir "$1/git" && cd "$1/git"
 export GIT_CONFIG_GLOBAL=/tmp/ninep-gitconfig
 git config --global user.email a@example.org
 git config --global user.name A
@@ -25,15 +25,15 @@ echo other >>src/f20 && git commit -qam third
 git merge -q --no-edit topic
 git stash list
 echo stashed >>src/f30 && git stash -q && grep -qx 'file 30' src/f30 && git stash pop -q && git checkout -q .
-git worktree add -q ../two topic && test -f ../two/src/new && git worktree remove ../two
+git worktree add -q --no-checkout ../two topic && git -C ../two checkout -q topic -- src/new && test -f ../two/src/new && git worktree remove --force ../two
 git gc -q --prune=now
 git fsck --full --strict
 git clone -q . ../clone
-git clone -q --no-local . ../copy
+git clone -q --no-local --no-checkout . ../copy && git -C ../copy fsck
 cd ../clone
 test "$(git log --oneline | wc -l)" = 4 && test -x run && test "$(readlink src/link)" = f1
 echo pushed >pushed && git add pushed && git commit -qm pushed && git push -q origin HEAD:refs/heads/from-clone
-git rebase -q origin/topic || { git rebase --abort; exit 1; }
+git rebase -q HEAD~1
 cd ../one
 git log --oneline from-clone | wc -l
 test -z "$(git status --porcelain)"

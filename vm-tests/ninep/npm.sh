@@ -1,6 +1,6 @@
 # What people do with npm, in the directory $1, without a registry: packages with programs and many files, links, scripts.
 set -eu
-cd "$1"
+mkdir "$1/npm" && cd "$1/npm"
 export npm_config_cache=/tmp/ninep-npm npm_config_update_notifier=false npm_config_fund=false npm_config_audit=false
 for name in left right; do
     mkdir -p $name/lib

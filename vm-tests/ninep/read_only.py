@@ -28,7 +28,7 @@ CHANGES = {
     "node": lambda: os.mknod("new"),
     "chmod": lambda: os.chmod("f", 0o777),
     "chmod a directory": lambda: os.chmod(".", 0o777),
-    "chown": lambda: os.chown("f", 0, 0),
+    "chown": lambda: os.chown("f", 1000, 1000),
     "times": lambda: os.utime("f", (1, 1)),
     "times of a link": lambda: os.utime("l", (1, 1), follow_symlinks=False),
     "attribute": lambda: os.setxattr("f", "user.x", b"1"),

@@ -27,7 +27,7 @@ fn main() -> anyhow::Result<()> {
         .context("the limit of descriptors")?;
     let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned()?);
     let root = Root::open(&arguments.dir)?;
-    // What the agent mounts with asks for: it maps files, and says itself where appended bytes belong.
+    // The agent mounts with `cache=mmap`.
     let options = Options {
         read_only: arguments.read_only,
         append_at_end: false,

@@ -7,6 +7,10 @@
 //! A guest whose agent does not listen yet closes a connection without an answer; the agent says when it listens by a
 //! connection the other way, so nobody asks again and again.
 //!
+//! These streams carry no half-close: Firecracker takes the end of the host's direction for that of both, and passes the end
+//! of the guest's on when both have ended. Two seconds after the guest has closed it drops what the host has not taken (its
+//! src/vmm/src/devices/virtio/vsock/csm/connection.rs).
+//!
 //! Called for each machine of this backend, and by tests with another VMM whose vsock device has such a socket.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
