@@ -8,7 +8,7 @@ use shed_types::BackendKind;
 use crate::{SHORT, Stage, wait_for};
 
 /// Files that a shed's directory may hold.
-const SHED_FILES: [&str; 7] = [
+const SHED_FILES: [&str; 8] = [
     "metadata.json",
     "image.ext4",
     "rootfs.ext4",
@@ -16,6 +16,7 @@ const SHED_FILES: [&str; 7] = [
     "vmm.log",
     "firecracker.json",
     "firecracker-metrics.json",
+    "vmm.share-workspace",
 ];
 
 /// What the programs are called that run machines.

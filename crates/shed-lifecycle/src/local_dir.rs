@@ -96,3 +96,43 @@ pub(crate) fn mounts(record: &ShedRecord, kind: MountKind) -> Vec<Mount> {
     };
     record.local_dir.iter().map(|_| mount()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use shed_state::{RECORD_VERSION, RecordStatus};
+    use shed_types::BackendKind;
+
+    use super::*;
+
+    fn record(local_dir: Option<&str>) -> ShedRecord {
+        ShedRecord {
+            version: RECORD_VERSION,
+            name: "api".parse().unwrap(),
+            status: RecordStatus::Stopped,
+            created_at: "2026-01-02T03:04:05Z".parse().unwrap(),
+            backend: BackendKind::Firecracker,
+            cpus: 1.try_into().unwrap(),
+            memory_mb: 512.try_into().unwrap(),
+            disk_gb: 20.try_into().unwrap(),
+            image: None,
+            image_path: None,
+            repo: None,
+            local_dir: local_dir.map(Into::into),
+            network: None,
+            vm: None,
+            last_error: None,
+        }
+    }
+
+    #[test]
+    fn a_guest_mounts_what_its_machine_shares_the_way_its_backend_has() {
+        let with = record(Some("/home/ann/web"));
+        for kind in [MountKind::Virtiofs, MountKind::NineP] {
+            let (mounts, shares) = (mounts(&with, kind), shares(&with));
+            assert_eq!((mounts.len(), shares.len()), (1, 1));
+            assert_eq!((mounts[0].kind, mounts[0].tag.as_str()), (kind, shares[0].tag));
+            assert_eq!(mounts[0].target.as_str(), "/workspace");
+        }
+        assert!(mounts(&record(None), MountKind::NineP).is_empty() && shares(&record(None)).is_empty());
+    }
+}
