@@ -159,7 +159,7 @@ async fn hostile_names_in_the_configuration_stay_on_their_line() {
     let more = "credentials: {a: {source: \"/nowhere\\nFAIL  fake  \\u001b[31m\", target: /etc/a}}\n";
     host.configure(0, more);
     let (code, text) = host.doctor().await;
-    assert_eq!(code, Some(0), "{text}");
-    assert!(about(&text, "credential").starts_with("WARN  ") && !text.contains('\u{1b}'), "{text}");
-    assert!(!text.lines().any(|line| line.starts_with("FAIL")), "{text}");
+    assert_eq!(code, Some(1), "{text}");
+    assert!(about(&text, "configuration").contains("has a control character") && !text.contains('\u{1b}'), "{text}");
+    assert_eq!(text.lines().filter(|line| line.starts_with("FAIL")).count(), 1, "{text}");
 }

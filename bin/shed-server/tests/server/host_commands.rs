@@ -35,29 +35,33 @@ async fn without_root_setup_says_so_and_does_nothing() {
     let dir = TempDir::new().unwrap();
     let dir = Utf8Path::from_path(dir.path()).unwrap();
     fs::write(dir.join("server.yaml"), "http_port: 0\nssh_port: 0\n").unwrap();
-    let mut command = if rustix::process::geteuid().is_root() {
+    let (program, user) = if rustix::process::geteuid().is_root() {
         // Read by somebody who is nobody.
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
         let program = dir.join("shed-server");
         fs::copy(env!("CARGO_BIN_EXE_shed-server"), &program).unwrap();
-        let mut command = Command::new(program);
-        command.uid(65534).gid(65534);
-        command
+        (program, Some(65534))
     } else {
-        Command::new(env!("CARGO_BIN_EXE_shed-server"))
+        (env!("CARGO_BIN_EXE_shed-server").into(), None)
     };
     for args in [&["setup"][..], &["setup", "--remove"]] {
-        let output = command_in(&mut command, dir).args(args).output().await.unwrap();
+        let mut command = Command::new(&program);
+        if let Some(user) = user {
+            command.uid(user).gid(user);
+        }
+        command
+            .args(args)
+            .current_dir(dir)
+            .env("HOME", dir)
+            .env_remove("SHED_CONFIG")
+            .env_remove("SUDO_USER");
+        let output = command.output().await.unwrap();
         assert_eq!(output.status.code(), Some(1));
         let text = stderr(&output);
         assert!(text.contains("only root may") && text.contains("sudo"), "{text}");
         assert_eq!(stdout(&output), "");
     }
-}
-
-fn command_in<'a>(command: &'a mut Command, dir: &Utf8Path) -> &'a mut Command {
-    command.current_dir(dir).env("HOME", dir).env_remove("SHED_CONFIG").env_remove("SUDO_USER")
 }
 
 #[tokio::test]
