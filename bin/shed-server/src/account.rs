@@ -18,8 +18,8 @@ use crate::config::{Surroundings, User};
 /// Set by sudo(8): the name of whoever ran it.
 const SUDO_USER: &str = "SUDO_USER";
 
-/// Longest name of a user (useradd(8)).
-const MAX_NAME: usize = 32;
+/// Longest name of a user (limits.h: LOGIN_NAME_MAX is 256 with the NUL). Those of useradd(8) have 32 at most.
+const MAX_NAME: usize = 255;
 
 /// A user of this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct Account {
 /// Why there is no such user.
 #[derive(Debug, thiserror::Error)]
 pub enum AccountError {
-    #[error("{0:?} is no name of a user: letters, digits, `_`, `.` and `-`, at most {MAX_NAME}")]
+    #[error("{0:?} is no name of a user: letters, digits, `_`, `.`, `@` and `-`, at most {MAX_NAME}")]
     Name(String),
     #[error("there is no user `{0}` on this host; `useradd` makes one")]
     Unknown(String),
@@ -62,7 +62,7 @@ impl FromStr for UserName {
     type Err = AccountError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-' | '@');
         let is_name = !text.is_empty()
             && text.len() <= MAX_NAME
             && text.chars().all(fits)
@@ -186,10 +186,10 @@ mod tests {
 
     #[test]
     fn names_are_those_that_no_program_takes_for_something_else() {
-        for name in ["root", "shed", "a.b-c_d", "_apt", "x1"] {
+        for name in ["root", "shed", "a.b-c_d", "_apt", "x1", "dev@example.org"] {
             assert!(name.parse::<UserName>().is_ok(), "{name}");
         }
-        for name in ["", "-x", ".x", "a b", "a:b", "a\nb", "1000", "%i", "a/b", "ü", &"a".repeat(33)] {
+        for name in ["", "-x", ".x", "a b", "a:b", "a\nb", "1000", "%i", "a/b", "ü", &"a".repeat(256)] {
             assert!(name.parse::<UserName>().is_err(), "{name:?}");
         }
     }

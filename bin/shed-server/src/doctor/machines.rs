@@ -1,7 +1,7 @@
 //! What runs the machines: the backend, its program, what runs the guest's instructions, and what confines it.
 
 use shed_backend::{Accelerator, CheckHostError};
-use shed_types::{BackendKind, error_chain};
+use shed_types::{BackendChoice, BackendKind, error_chain};
 
 use crate::{
     backends::{self, Decision},
@@ -39,7 +39,15 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> BackendKind {
             };
             report.add(Finding::fail(ACCELERATOR, error_chain(&error)).remedy(remedy));
         }
-        Err(error) => report.add(Finding::fail(VMM, error_chain(&error))),
+        Err(error) => {
+            let finding = Finding::fail(VMM, error_chain(&error));
+            // Nobody asked for QEMU: Firecracker could not run.
+            let is_second_choice =
+                kind == BackendKind::Qemu && config.default_backend == BackendChoice::Detect;
+            let remedy =
+                "or let Firecracker run the sheds: `sudo shed-server setup` makes ready what it needs";
+            report.add(if is_second_choice { finding.remedy(remedy) } else { finding });
+        }
     }
     if let Some(finding) = confinement(config, kind) {
         report.add(finding);

@@ -18,7 +18,7 @@ use crate::{
     config::{CommonSection, Config},
 };
 
-/// Mode of directories on the way to one that is made.
+/// Mode of directories of root's on the way to one that is made for somebody.
 const WAY: u32 = 0o755;
 
 /// Bits of a mode that let others than the owner write.
@@ -30,20 +30,23 @@ struct Wanted<'a> {
     item: &'static str,
     path: &'a Utf8Path,
     mode: u32,
+    /// Mode of those on the way that are missing, in the user's own directories.
+    way: u32,
 }
 
 /// Returns a step for each directory.
 pub(super) fn make_all(config: &Config, section: &CommonSection, account: &Account) -> Vec<Step> {
     let mut wanted = vec![
         // Tools of other users read images.
-        Wanted { item: "images", path: &section.images_dir, mode: 0o755 },
+        Wanted { item: "images", path: &section.images_dir, mode: 0o755, way: 0o755 },
         // A confined VMM has its way through, and nobody a list of sheds.
-        Wanted { item: "instances", path: &section.instance_dir, mode: 0o711 },
+        Wanted { item: "instances", path: &section.instance_dir, mode: 0o711, way: 0o755 },
         // Whoever can use the sockets in it controls the machines.
-        Wanted { item: "sockets", path: &section.socket_dir, mode: 0o700 },
+        Wanted { item: "sockets", path: &section.socket_dir, mode: 0o700, way: 0o700 },
     ];
-    if let Some(path) = config.ssh_host_key.parent() {
-        wanted.push(Wanted { item: "SSH host key", path, mode: 0o700 });
+    // Only to make a key: one that is there is never written to.
+    if let Some(path) = config.ssh_host_key.parent().filter(|_| !config.ssh_host_key.exists()) {
+        wanted.push(Wanted { item: "SSH host key", path, mode: 0o700, way: 0o700 });
     }
     wanted.into_iter().map(|wanted| make(wanted, account)).collect()
 }
@@ -57,7 +60,7 @@ enum Maker {
 }
 
 fn make(wanted: Wanted<'_>, account: &Account) -> Step {
-    let Wanted { item, path, mode } = wanted;
+    let Wanted { item, path, mode, way } = wanted;
     let by_hand = format!("sudo install -d -m {mode:04o} -o {} '{path}'", account.name);
     let there = nearest(path);
     let may_write =
@@ -69,16 +72,14 @@ fn make(wanted: Wanted<'_>, account: &Account) -> Step {
         Ok(Maker::Nobody) => {
             return Step::was_so(item, format!("{path} is there, and {} may write to it", account.name));
         }
-        Ok(Maker::TheUser) => {
-            account.act(|| build(path, mode)).unwrap_or_else(Err).map(|()| "in a directory of this user")
+        Ok(Maker::TheUser) => account.act(|| build(path, mode, way)).unwrap_or_else(Err),
+        Ok(Maker::Root) => {
+            build(path, mode, WAY).and_then(|()| chown(path, Some(account.uid), Some(account.gid)))
         }
-        Ok(Maker::Root) => build(path, mode)
-            .and_then(|()| chown(path, Some(account.uid), Some(account.gid)))
-            .map(|()| "given to this user"),
         Err(problem) => return Step::failed(item, format!("{there} {problem}")).hint(by_hand),
     };
     match made {
-        Ok(_how) => Step::done(item, format!("{path} is made for {}", account.name)),
+        Ok(()) => Step::done(item, format!("{path} is made for {}", account.name)),
         Err(error) => Step::failed(item, format!("{path} could not be made: {error}")).hint(by_hand),
     }
 }
@@ -125,9 +126,9 @@ fn nearest(path: &Utf8Path) -> &Utf8Path {
     path.ancestors().find(|ancestor| fs::symlink_metadata(ancestor).is_ok()).unwrap_or(Utf8Path::new("/"))
 }
 
-fn build(path: &Utf8Path, mode: u32) -> io::Result<()> {
+fn build(path: &Utf8Path, mode: u32, way: u32) -> io::Result<()> {
     if let Some(above) = path.parent() {
-        DirBuilder::new().recursive(true).mode(WAY).create(above)?;
+        DirBuilder::new().recursive(true).mode(way).create(above)?;
     }
     DirBuilder::new().mode(mode).create(path)
 }
@@ -166,11 +167,11 @@ mod tests {
         let gid = rustix::process::getegid().as_raw();
         let account = Account { name: "me".into(), uid, gid, groups: vec![gid], home: dir.to_owned() };
         let path = dir.join("a b/'c'/instances");
-        let wanted = Wanted { item: "instances", path: &path, mode: 0o711 };
+        let wanted = Wanted { item: "instances", path: &path, mode: 0o711, way: 0o700 };
         let step = make(wanted, &account);
         assert_eq!(step.outcome, Outcome::Done, "{step}");
         let mode = |path: &Utf8Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(&path), 0o711);
+        assert_eq!((mode(&path), mode(&dir.join("a b"))), (0o711, 0o700));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
         let step = make(wanted, &account);
         assert_eq!((step.outcome, mode(&path)), (Outcome::WasSo, 0o777));

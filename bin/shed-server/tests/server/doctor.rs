@@ -160,6 +160,9 @@ async fn hostile_names_in_the_configuration_stay_on_their_line() {
     host.configure(0, more);
     let (code, text) = host.doctor().await;
     assert_eq!(code, Some(1), "{text}");
-    assert!(about(&text, "configuration").contains("has a control character") && !text.contains('\u{1b}'), "{text}");
+    assert!(
+        about(&text, "configuration").contains("has a control character") && !text.contains('\u{1b}'),
+        "{text}"
+    );
     assert_eq!(text.lines().filter(|line| line.starts_with("FAIL")).count(), 1, "{text}");
 }
