@@ -53,6 +53,9 @@ stat -c '%n %a %U %Z' /usr/local/bin/shed-server /l1/system/instances ~dev/.shed
     /l1/images /l1/images-of-dev /etc/shed /run/shed/firecracker /etc/group /etc/modules-load.d 2>&1 || true
 "#;
 
+/// A file that needs every kind of escape in a unit.
+const NAME: &str = r#"name="/etc/shed/it's 100% \"\$HOME\" \\x %h.yaml""#;
+
 fn as_root(l1: &L1, command: &str) -> Finished {
     l1.run(&format!("shed-server {command} 2>&1"), SLOW)
 }
@@ -174,12 +177,16 @@ fn a_bare_host_becomes_a_server_and_is_bare_again() {
         assert_ends(&done, 0, &["/usr/local/sbin/nft"]);
         l1.sh("rm ~dev/bin/nft; [ ! -e /tmp/caught ]");
     });
-    promises.keep("the system runs the service of an ordinary user", || {
-        let installed = l1.run("SUDO_USER=dev /usr/local/bin/shed-server install --now 2>&1", SLOW);
-        assert_ends(&installed, 0, &["for the server of user dev", "it is started"]);
+    promises.keep("the system runs the service of an ordinary user, by a configuration of any name", || {
+        let install = format!(
+            "{NAME}\ncp ~dev/.config/shed/server.yaml \"$name\"; SUDO_USER=dev /usr/local/bin/shed-server install --now --config \"$name\" 2>&1"
+        );
+        assert_ends(&l1.run(&install, SLOW), 0, &["for the server of user dev", "it is started"]);
         let info = l1.sh("curl -s http://127.0.0.1:18081/api/info");
         assert!(info.contains("\"firecracker\""), "{info}");
         assert_eq!(l1.sh("ps -o user= -p $(systemctl show -P MainPID shed-server)"), "dev");
+        let words = "tr '\\0' '\\n' </proc/$(systemctl show -P MainPID shed-server)/cmdline | tail -n 1";
+        assert_eq!(l1.sh(words), l1.sh(&format!("{NAME}\necho \"$name\"; rm \"$name\"")));
     });
     promises.keep("and that is taken back, too", || {
         assert_ends(&as_root(&l1, "uninstall"), 0, &["is removed"]);

@@ -1,13 +1,14 @@
 //! The commands that change the host: their arguments, what must be known before they begin, and how their steps are shown.
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use camino::Utf8PathBuf;
 use clap::Args;
 #[cfg(target_os = "linux")]
 use {
+    anyhow::Context as _,
     camino::Utf8Path,
     shed_server::{
-        account::Account,
+        account::{Account, UserName},
         backends,
         config::{self, Config},
         service::{self, How, Manager, Place, Unit},
@@ -19,7 +20,9 @@ use {
     std::io::Write as _,
 };
 
-use shed_server::account::UserName;
+/// Nobody looks the name up.
+#[cfg(not(target_os = "linux"))]
+type UserName = String;
 
 /// Whose server it is, and its configuration.
 #[derive(Debug, Args)]

@@ -4,9 +4,10 @@
 //! over a fake backend. The rooms: [`config`] reads server.yaml, [`backends`] picks what runs machines, [`http`]
 //! turns requests into calls of `shed-lifecycle` and errors into replies, [`ssh`] does the same for SSH, [`serve`] owns sockets, signals and the
 //! drain at the end, [`metrics`] counts, [`pull_images`] gets images ahead of creates, [`host_key`] is who the server is to SSH clients.
-//! Of the host itself: [`doctor`] looks at it, `setup` makes it ready, `service` has systemd run the server, and [`account`] is whose
+//! Of the host itself: [`doctor`] looks at it, `setup` makes it ready, `service` has systemd run the server, and `account` is whose
 //! server it is.
 
+#[cfg(target_os = "linux")]
 pub mod account;
 pub mod backends;
 pub mod capacity;
