@@ -63,7 +63,7 @@ fn as_root(l1: &L1, command: &str) -> Finished {
 /// As the user does after a new login, groups included.
 fn as_dev(l1: &L1, command: &str) -> Finished {
     l1.run(
-        &format!("cd ~dev; runuser -u dev -- env HOME=/home/dev /usr/local/bin/shed-server {command} 2>&1"),
+        &format!("cd ~dev; runuser -u dev -- env HOME=/home/dev XDG_RUNTIME_DIR=/run/user/$(id -u dev) /usr/local/bin/shed-server {command} 2>&1"),
         SLOW,
     )
 }
@@ -188,8 +188,20 @@ fn a_bare_host_becomes_a_server_and_is_bare_again() {
         let words = "tr '\\0' '\\n' </proc/$(systemctl show -P MainPID shed-server)/cmdline | tail -n 1";
         assert_eq!(l1.sh(words), l1.sh(&format!("{NAME}\necho \"$name\"; rm \"$name\"")));
     });
-    promises.keep("and that is taken back, too", || {
+    promises.keep("a user's own manager runs it, too", || {
         assert_ends(&as_root(&l1, "uninstall"), 0, &["is removed"]);
+        // As `loginctl enable-linger` and a boot do.
+        l1.sh("systemctl start user@$(id -u dev).service");
+        let unit = "/home/dev/.config/systemd/user/shed-server.service";
+        let installed = as_dev(&l1, "install --now");
+        assert_ends(&installed, 0, &[unit, "it is started", "loginctl enable-linger dev"]);
+        let info = l1.sh("curl -s http://127.0.0.1:18081/api/info");
+        assert!(info.contains("\"firecracker\""), "{info}");
+        assert_ends(&as_dev(&l1, "install --user root"), 1, &["only root can install"]);
+        assert_ends(&as_dev(&l1, "uninstall"), 0, &["it is stopped", "is removed"]);
+        l1.sh(&format!("systemctl stop user@$(id -u dev).service; [ ! -e {unit} ]"));
+    });
+    promises.keep("and that is taken back, too", || {
         let removed = l1.run("/usr/local/bin/shed-server setup --remove --user dev 2>&1", SLOW);
         assert_ends(&removed, 0, &["CAP_NET_ADMIN no longer", "shed-br1"]);
         l1.assert_nothing_beyond(&before, &WATCHED);

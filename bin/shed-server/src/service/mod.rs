@@ -88,7 +88,9 @@ pub fn install(
     if !teller.tell(&step) {
         return false;
     }
-    if is_new && !teller.tell_failure(FILE, systemctl.tell(&["daemon-reload"]), systemctl) {
+    // Whoever was killed before telling the manager has left that to us.
+    let is_unknown = is_new || systemctl.property("NeedDaemonReload").is_ok_and(|value| value == "yes");
+    if is_unknown && !teller.tell_failure(FILE, systemctl.tell(&["daemon-reload"]), systemctl) {
         return false;
     }
     let _told = teller.tell(&done_unless(

@@ -30,6 +30,12 @@ impl Systemctl {
         Ok(said == word)
     }
 
+    /// Returns a property of the unit, as text.
+    pub(super) fn property(self, name: &str) -> Result<String, SystemctlError> {
+        let (_good, said) = self.ask(&["show", "--value", "--property", name, UNIT])?;
+        Ok(said)
+    }
+
     /// Returns the command as a user types it.
     pub(super) fn line(self, verbs: &[&str]) -> String {
         let program = match self.0 {
