@@ -174,11 +174,18 @@ virtiofsd_is_packaged() {
     [ -n "$candidate" ] && dpkg --compare-versions "$candidate" ge "$virtiofsd_minimum"
 }
 
+# Stands in for Firecracker's vsock device in tests of machines that need no Firecracker. No release packages it.
+have_vsock_device() {
+    [ "$for_tests" = no ] || command -v vhost-device-vsock >/dev/null ||
+        [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/vhost-device-vsock" ]
+}
+
 find_missing
 if [ "$check_only" = yes ]; then
     lacking=("${missing[@]+"${missing[@]}"}" "${missing_backports[@]+"${missing_backports[@]}"}")
     have_nextest || lacking+=("cargo-nextest")
     have_virtiofsd || lacking+=("virtiofsd")
+    have_vsock_device || lacking+=("vhost-device-vsock")
     if [ ${#lacking[@]} -gt 0 ]; then
         fail "missing: ${lacking[*]} (run scripts/setup.sh)"
     fi
@@ -301,5 +308,10 @@ if ! have_virtiofsd; then
         cargo install --locked virtiofsd >&2 || fail "cargo install virtiofsd failed"
     fi
     have_virtiofsd || fail "virtiofsd is still missing, or older than $virtiofsd_minimum"
+fi
+if ! have_vsock_device; then
+    command -v cargo >/dev/null || fail "there is no cargo; install the Rust toolchain, then run this again"
+    say "building vhost-device-vsock with cargo install (a minute, once)"
+    cargo install --locked --version 0.3.0 vhost-device-vsock >&2 || fail "cargo install vhost-device-vsock failed"
 fi
 say "all packages are there"

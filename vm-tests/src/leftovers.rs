@@ -3,11 +3,23 @@
 use std::{collections::BTreeSet, fs};
 
 use camino::Utf8Path;
+use shed_types::BackendKind;
 
 use crate::{SHORT, Stage, wait_for};
 
 /// Files that a shed's directory may hold.
-const SHED_FILES: [&str; 5] = ["metadata.json", "image.ext4", "rootfs.ext4", "console.log", "vmm.log"];
+const SHED_FILES: [&str; 7] = [
+    "metadata.json",
+    "image.ext4",
+    "rootfs.ext4",
+    "console.log",
+    "vmm.log",
+    "firecracker.json",
+    "firecracker-metrics.json",
+];
+
+/// What the programs are called that run machines.
+const VMMS: [&str; 2] = ["qemu-system", "firecracker"];
 
 /// What must be there of one shed, and all that may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +45,20 @@ pub struct VmmProcess {
     pub pid: u32,
     /// Its command line, words joined with spaces.
     pub command_line: String,
+    /// Its root directory, which a jail has of its own; empty where that is not known.
+    pub root: String,
+}
+
+impl VmmProcess {
+    /// Whether this is the machine of the shed with this directory.
+    fn is_of(&self, directory: &Utf8Path) -> bool {
+        let jail = format!("/{}/", directory.file_name().unwrap_or_default());
+        self.command_line.contains(&format!("{directory}/")) || self.is_jailed() && self.root.contains(&jail)
+    }
+
+    fn is_jailed(&self) -> bool {
+        self.root.len() > 1
+    }
 }
 
 /// Finds the processes of machines whose files are below `dir`.
@@ -46,8 +72,11 @@ pub fn vmm_processes(dir: &Utf8Path) -> Vec<VmmProcess> {
             let command_line = fs::read(entry.path().join("cmdline")).ok()?;
             let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
             let program = command_line.split(' ').next()?.rsplit('/').next()?.to_owned();
-            let ours = program.starts_with("qemu-system") && command_line.contains(dir.as_str());
-            ours.then_some(VmmProcess { pid, command_line })
+            let root = fs::read_link(entry.path().join("root")).unwrap_or_default();
+            let root = root.to_string_lossy().into_owned();
+            let ours = command_line.contains(dir.as_str()) || root.starts_with(dir.as_str());
+            let is_vmm = VMMS.iter().any(|vmm| program.starts_with(vmm));
+            (ours && is_vmm).then_some(VmmProcess { pid, command_line, root })
         })
         .collect()
 }
@@ -62,7 +91,8 @@ fn serving_processes(sockets: &Utf8Path) -> Vec<VmmProcess> {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let command_line = fs::read(entry.path().join("cmdline")).ok()?;
             let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
-            command_line.starts_with(&mark).then_some(VmmProcess { pid, command_line })
+            let root = String::new();
+            command_line.starts_with(&mark).then_some(VmmProcess { pid, command_line, root })
         })
         .collect();
     found.sort_by_key(|process| process.pid);
@@ -76,9 +106,9 @@ fn serving_processes(sockets: &Utf8Path) -> Vec<VmmProcess> {
 #[track_caller]
 #[must_use]
 pub fn machine_of(stage: &Stage, shed: &str) -> VmmProcess {
-    let directory = format!("{}/{shed}/", stage.instance_dir());
+    let directory = stage.instance_dir().join(shed);
     let mut found = vmm_processes(stage.dir());
-    found.retain(|process| process.command_line.contains(&directory));
+    found.retain(|process| process.is_of(&directory));
     assert_eq!(found.len(), 1, "one machine of {shed}: {found:?}");
     found.remove(0)
 }
@@ -121,8 +151,24 @@ impl Stage {
             let files = children(&self.instance_dir().join(name), &SHED_FILES);
             compare(&mut problems, "file", &BTreeSet::new(), &files);
         }
-        let sockets: BTreeSet<String> =
-            running.iter().flat_map(|name| [format!("{name}.link"), format!("{name}.qmp")]).collect();
+        let endings: &[&str] = match self.backend() {
+            BackendKind::Qemu | BackendKind::Vz => &["link", "qmp"],
+            BackendKind::Firecracker => &["api", "vsock", "vsock_1025"],
+        };
+        let machines = vmm_processes(self.dir());
+        let is_jailed = |name: &&&str| {
+            let directory = self.instance_dir().join(name);
+            machines.iter().any(|machine| machine.is_jailed() && machine.is_of(&directory))
+        };
+        let (jailed, open): (Vec<&str>, Vec<&str>) = running.iter().partition(is_jailed);
+        // A jail has its sockets in it.
+        let jails = self.dir().join("jails").read_dir_utf8().into_iter().flatten().flatten();
+        let jails = jails.flat_map(|server| children(server.path(), &[])).collect();
+        compare(&mut problems, "jail", &jailed.iter().map(ToString::to_string).collect(), &jails);
+        let sockets: BTreeSet<String> = open
+            .iter()
+            .flat_map(|name| endings.iter().map(move |ending| format!("{name}.{ending}")))
+            .collect();
         compare(&mut problems, "socket", &sockets, &children(self.socket_dir(), &[]));
         compare(&mut problems, "temporary file", &BTreeSet::new(), &children(&self.tmp_dir(), &[]));
         let cached = children(&self.images_dir().join(".cache"), &[]);
@@ -130,10 +176,9 @@ impl Stage {
         let half_made = images.filter(|name| name.contains("tmp")).collect();
         compare(&mut problems, "half-made image", &BTreeSet::new(), &half_made);
 
-        let machines = vmm_processes(self.dir());
         for name in &running {
-            let directory = format!("{}/{name}/", self.instance_dir());
-            let count = machines.iter().filter(|machine| machine.command_line.contains(&directory)).count();
+            let directory = self.instance_dir().join(name);
+            let count = machines.iter().filter(|machine| machine.is_of(&directory)).count();
             if count != 1 {
                 problems.push(format!("{name} has {count} machines"));
             }

@@ -29,6 +29,7 @@ mod sse;
 mod stage;
 mod tmux;
 mod tree;
+mod vsock;
 mod wait;
 
 pub use cli::Cli;
@@ -53,4 +54,5 @@ pub use sse::{Event, EventStream};
 pub use stage::{Config, Stage};
 pub use tmux::Tmux;
 pub use tree::listing;
+pub use vsock::{Channel, Share, VsockMachine};
 pub use wait::{BOOT, SHORT, wait_for};

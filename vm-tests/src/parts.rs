@@ -3,9 +3,9 @@
 use camino::{Utf8Path, Utf8PathBuf};
 
 /// Names the directory with `shed` and `shed-server`.
-const BIN_DIR: &str = "SHED_BIN_DIR";
+pub(crate) const BIN_DIR: &str = "SHED_BIN_DIR";
 /// Names the directory with kernel, initramfs and `base-rootfs.ext4`.
-const GUEST_DIR: &str = "SHED_GUEST_DIR";
+pub(crate) const GUEST_DIR: &str = "SHED_GUEST_DIR";
 /// `skip` leaves out the tests that boot machines.
 const VM_TESTS: &str = "SHED_VM_TESTS";
 

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use camino::Utf8PathBuf;
 use rustix::process::{Pid, Signal};
 
 use crate::wait_for;
@@ -248,6 +249,15 @@ pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Finished 
     let finished = running.wait(deadline);
     feeder.join().expect("the feeder does not panic");
     finished
+}
+
+/// Finds a program in `PATH`, or where cargo puts what it installs.
+pub(crate) fn search(name: &str) -> Option<Utf8PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let cargo = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
+    let cargo = cargo.map(|cargo| cargo + "/bin").unwrap_or_default();
+    let mut dirs = path.split(':').chain([cargo.as_str()]).filter(|dir| dir.starts_with('/'));
+    dirs.find_map(|dir| Some(Utf8PathBuf::from(dir).join(name)).filter(|program| program.is_file()))
 }
 
 pub(crate) fn code_of(status: ExitStatus) -> i32 {

@@ -4,6 +4,7 @@ use std::{fs, path::Path};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::json;
+use shed_types::BackendKind;
 use tempfile::TempDir;
 
 use crate::{Cli, Parts, Server, guard::Guard, vmm_processes};
@@ -11,7 +12,13 @@ use crate::{Cli, Parts, Server, guard::Guard, vmm_processes};
 /// Lines of each log that a failed test shows.
 const LOG_LINES: usize = 40;
 
-/// What a test may want otherwise in server.yaml.
+/// Names the backend under test; without it, that is QEMU.
+pub(crate) const BACKEND: &str = "SHED_TEST_BACKEND";
+
+/// Start and stop timeouts where the backend is Firecracker, whose own are for machines that are not emulated.
+const FIRECRACKER_TIMEOUTS: [&str; 2] = ["5m", "60s"];
+
+/// What a test may want otherwise in server.yaml. A key of a backend is in the section of the one under test.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
     /// `qemu.start_timeout`.
@@ -38,6 +45,8 @@ pub struct Config {
     pub http_port: u16,
     /// `ssh_port`, for the same; otherwise the system picks one.
     pub ssh_port: u16,
+    /// `listen`; otherwise the server's default, loopback.
+    pub listen: Option<&'static str>,
     /// `qemu.instance_dir`; otherwise a directory of the stage.
     pub instance_dir: Option<Utf8PathBuf>,
 }
@@ -50,6 +59,7 @@ pub struct Stage {
     images: Utf8PathBuf,
     instances: Utf8PathBuf,
     sockets: Utf8PathBuf,
+    backend: BackendKind,
     /// Dropped last: ends what is left and removes the directories.
     _guard: Guard,
 }
@@ -85,7 +95,8 @@ impl Stage {
         let sockets = keep(tempfile::Builder::new().prefix("shed-").tempdir());
         let guard = Guard::over(&dir, std::slice::from_ref(&sockets)).expect("sh runs");
         let (images, instances) = (dir.join("images"), dir.join("instances"));
-        let mut stage = Self { parts, images, instances, sockets, dir, _guard: guard };
+        let backend = backend_under_test();
+        let mut stage = Self { parts, images, instances, sockets, backend, dir, _guard: guard };
         for path in [stage.images_dir(), stage.instance_dir(), &stage.home(), &stage.tmp_dir()] {
             fs::create_dir_all(path).expect("a directory of the stage");
         }
@@ -109,7 +120,7 @@ impl Stage {
         if let Some(dir) = config.instance_dir {
             self.instances = dir;
         }
-        let mut qemu = json!({
+        let mut section = json!({
             "images_dir": self.images_dir(),
             "instance_dir": self.instance_dir(),
             "socket_dir": self.socket_dir(),
@@ -117,17 +128,25 @@ impl Stage {
         });
         let mut set = |key: &str, value: Option<serde_json::Value>| {
             if let Some(value) = value {
-                qemu[key] = value;
+                section[key] = value;
             }
         };
-        set("start_timeout", config.start_timeout.map(Into::into));
-        set("stop_timeout", config.stop_timeout.map(Into::into));
+        let [start, stop] = match self.backend {
+            BackendKind::Firecracker => FIRECRACKER_TIMEOUTS.map(Some),
+            BackendKind::Qemu | BackendKind::Vz => [None; 2],
+        };
+        set("start_timeout", config.start_timeout.or(start).map(Into::into));
+        set("stop_timeout", config.stop_timeout.or(stop).map(Into::into));
         set("binary", config.qemu_binary.map(|path| path.as_str().into()));
         set("virtiofsd", config.virtiofsd.map(|path| path.as_str().into()));
         set("images", config.images);
         set("default_disk_gb", config.default_disk_gb.map(Into::into));
         // JSON is YAML, so nothing needs quoting here. Whatever a test makes up as a reference: nothing leaves this host.
-        let mut yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_port": config.ssh_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": "qemu", "log_level": "debug", "registries": { "allow": ["127.0.0.1"] }, "qemu": qemu });
+        let mut yaml = json!({ "name": "stage", "http_port": config.http_port, "ssh_port": config.ssh_port, "ssh_host_key": self.dir.join("host_key"), "default_backend": self.backend.as_str(), "log_level": "debug", "registries": { "allow": ["127.0.0.1"] } });
+        yaml[self.backend.as_str()] = section;
+        if let Some(listen) = config.listen {
+            yaml["listen"] = listen.into();
+        }
         if let Some(file) = config.env_file {
             yaml["env_file"] = file.as_str().into();
         }
@@ -174,6 +193,12 @@ impl Stage {
     #[must_use]
     pub const fn parts(&self) -> &Parts {
         &self.parts
+    }
+
+    /// What runs the sheds.
+    #[must_use]
+    pub const fn backend(&self) -> BackendKind {
+        self.backend
     }
 
     /// The directory that only this stage's processes name.
@@ -249,6 +274,19 @@ impl Drop for Stage {
                 show_end(&entry.path().join("console.log"));
             }
             say(&format!("machines that run: {:?}", vmm_processes(&self.dir)));
+        }
+    }
+}
+
+/// # Panics
+/// When the environment names something else than a backend.
+fn backend_under_test() -> BackendKind {
+    match std::env::var(BACKEND) {
+        Err(_) => BackendKind::Qemu,
+        Ok(name) => {
+            let all = [BackendKind::Qemu, BackendKind::Firecracker, BackendKind::Vz];
+            let found = all.into_iter().find(|kind| kind.as_str() == name);
+            found.unwrap_or_else(|| panic!("{BACKEND}={name} is no backend"))
         }
     }
 }

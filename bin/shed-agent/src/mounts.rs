@@ -134,11 +134,12 @@ async fn apply_one(wanted: &Mount, streams: &ShareStreams) -> Result<(), MountEr
     }
 }
 
-/// Returns the options of a mount by 9P over an open stream (Documentation/filesystems/9p.rst). Nothing is cached, so that
-/// both sides see the same at once, as with virtiofs.
+/// Returns the options of a mount by 9P over an open stream (Documentation/filesystems/9p.rst). `cache=mmap` lets files be
+/// mapped for writing. Nothing else is kept, because the host gives files no versions: both sides see the same at once, as
+/// with virtiofs.
 fn options_of(fd: i32) -> CString {
     let options =
-        format!("trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L,msize={MSIZE},cache=none,access=client");
+        format!("trans=fd,rfdno={fd},wfdno={fd},version=9p2000.L,msize={MSIZE},cache=mmap,access=client");
     CString::new(options).expect("words and numbers have no NUL")
 }
 
@@ -196,6 +197,12 @@ mod tests {
         assert!(!mounted("/workspace", "data"));
         assert!(!mounted("/other", "data"));
         assert!(!mounted("/", "workspace") && !mounted("/work", "workspace"));
+    }
+
+    #[test]
+    fn options_of_a_stream() {
+        let options = "trans=fd,rfdno=7,wfdno=7,version=9p2000.L,msize=1048576,cache=mmap,access=client";
+        assert_eq!(options_of(7).to_str(), Ok(options));
     }
 
     #[test]

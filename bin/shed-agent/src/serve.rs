@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsFd, process::ExitCode, sync::Arc};
 
-use shed_link::{Incoming, MuxStream, guest_handshake, mux};
+use shed_link::{Incoming, MuxClosed, MuxStream, Synced, guest_handshake, mux};
 use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -98,7 +98,9 @@ async fn serve_connection(port: GuestPort, stream: VsockStream, state: Arc<State
         | GuestPort::Messages
         | GuestPort::Tcp
         | GuestPort::Files
-        | GuestPort::Setup => serve_stream(port, stream, state).await,
+        | GuestPort::Setup => {
+            let _reason = serve_mux(Synced::fresh(stream), &state).await;
+        }
         GuestPort::NineP => {
             let fd = match stream.as_fd().try_clone_to_owned() {
                 Ok(fd) => fd,
@@ -125,15 +127,26 @@ async fn serve_host(port: &mut VirtioPort, generation: u32, state: &Arc<State>) 
         // The host has gone again; the next one is waited for.
         return;
     };
+    let reason = serve_mux(pipe, state).await;
+    log::info(&format!("link {generation} ended: {}", error_chain(&reason)));
+}
+
+/// Serves all streams that the host opens in one pipe; returns why it ended.
+async fn serve_mux<T: AsyncRead + AsyncWrite + Unpin + Send>(
+    pipe: Synced<T>,
+    state: &Arc<State>,
+) -> MuxClosed {
     let (mut acceptor, driver) = mux::guest(pipe);
     let accept = async {
         while let Some(incoming) = acceptor.accept().await {
             tokio::spawn(dispatch(incoming, Arc::clone(state)));
         }
+        // The driver says why.
+        std::future::pending::<MuxClosed>().await
     };
     tokio::select! {
-        reason = driver => log::info(&format!("link {generation} ended: {}", error_chain(&reason))),
-        () = accept => {}
+        reason = driver => reason,
+        reason = accept => reason,
     }
 }
 
@@ -157,8 +170,8 @@ async fn dispatch(incoming: Incoming<MuxStream>, state: Arc<State>) {
     }
 }
 
-/// Serves one stream to its end. Transports that accept each port natively (vsock) call this as well.
-pub(crate) async fn serve_stream(port: GuestPort, stream: impl ByteStream, state: Arc<State>) {
+/// Serves one stream to its end.
+async fn serve_stream(port: GuestPort, stream: impl ByteStream, state: Arc<State>) {
     match port {
         GuestPort::Exec => exec::serve(stream, &state).await,
         GuestPort::Health => health::serve(stream).await,

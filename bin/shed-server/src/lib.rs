@@ -24,6 +24,8 @@ mod notify;
 pub mod pull_images;
 pub mod serve;
 #[cfg(target_os = "linux")]
+pub mod serve_share;
+#[cfg(target_os = "linux")]
 pub mod service;
 #[cfg(target_os = "linux")]
 pub mod setup;

@@ -8,6 +8,8 @@ use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand};
 use shed_registry::Registry;
+#[cfg(target_os = "linux")]
+use shed_server::serve_share::{self, ServeShareArgs};
 use shed_server::{
     capacity,
     config::{self, Config, Surroundings},
@@ -48,6 +50,10 @@ enum Command {
     Uninstall(host_commands::UninstallArgs),
     /// Pull the images that server.yaml names by reference, before a create has to wait for one; exit code 1 if any failed
     PullImages(PullImagesArgs),
+    /// Serve a host directory to the guest at the other end of the standard input; the server starts this itself
+    #[cfg(target_os = "linux")]
+    #[command(hide = true)]
+    ServeShare(ServeShareArgs),
     /// Print the version
     Version,
 }
@@ -128,6 +134,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             let pulled = runtime.block_on(pull_images::run(&config, args.variant.as_deref(), &registry))?;
             print(&pulled)?;
             Ok(exit_code(pulled.is_good()))
+        }
+        #[cfg(target_os = "linux")]
+        Command::ServeShare(args) => {
+            serve_share::run(&args)?;
+            Ok(ExitCode::SUCCESS)
         }
         Command::Version => {
             print(&concat!("shed-server ", env!("CARGO_PKG_VERSION"), "\n"))?;

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 
 use camino::Utf8PathBuf;
+use shed_link::OpenError;
 use shed_types::{GuestPort, ShedName};
 
 /// Why this host cannot run machines.
@@ -30,6 +31,10 @@ pub enum CheckHostError {
         "host directories cannot be shared with the machines of this server; copy the files in, or clone a repository"
     )]
     SharesUnsupported,
+    #[error(
+        "Firecracker's jailer was asked for, but {reason}; key firecracker.jailer: `auto` does without it where it cannot be used"
+    )]
+    Jailer { reason: String },
     #[error("accelerator {wanted} was asked for, but {reason}")]
     Accelerator { wanted: &'static str, reason: String },
 }
@@ -116,6 +121,22 @@ pub enum ConnectGuestError {
         #[source]
         source: io::Error,
     },
+}
+
+impl ConnectGuestError {
+    /// Says what a stream that could not be opened means for whoever wants it.
+    pub(crate) fn of_open(shed: ShedName, port: GuestPort, error: OpenError) -> Self {
+        match error {
+            OpenError::Refused { reason, .. } => Self::Refused { shed, port, reason },
+            error @ OpenError::TooMany { .. } => Self::Refused { shed, port, reason: error.to_string() },
+            error @ OpenError::Timeout { .. } => {
+                Self::Broken { shed, port, source: io::Error::new(io::ErrorKind::TimedOut, error) }
+            }
+            error @ (OpenError::Gone | OpenError::Protocol { .. } | OpenError::Io { .. }) => {
+                Self::Broken { shed, port, source: io::Error::other(error) }
+            }
+        }
+    }
 }
 
 /// Why a machine could not be ended or asked to.

@@ -501,6 +501,7 @@ impl Backend for FakeBackend {
             vmm: "no VMM (fake)".to_owned(),
             accelerator: Accelerator::Tcg,
             reason: "there is nothing to accelerate".to_owned(),
+            confined_by: None,
         })
     }
 

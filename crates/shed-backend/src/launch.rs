@@ -1,4 +1,4 @@
-//! Starts a VMM's process, which outlives the server. Every backend that runs one calls this.
+//! Starts a process that outlives the server: a VMM, or what serves a directory beside it. Every backend calls this.
 //!
 //! The process gets a session of its own, no terminal, no environment and no descriptors but its standard streams and those
 //! that it is meant to have. It is found again by its command line, so nothing is recorded here.
@@ -48,8 +48,12 @@ pub(crate) struct Output {
 #[derive(Debug)]
 pub(crate) struct Program<'a> {
     pub binary: &'a Utf8Path,
+    /// Its name in the process table; without one, its path.
+    pub name: Option<&'a str>,
     /// May name the numbers of `inherited`.
     pub args: &'a [String],
+    /// What it reads; without one, nothing.
+    pub stdin: Option<OwnedFd>,
     /// What the process has open besides its standard streams.
     pub inherited: Vec<OwnedFd>,
     /// Gets what it prints; without one the log gets that, too.
@@ -58,12 +62,19 @@ pub(crate) struct Program<'a> {
     pub log: &'a Utf8Path,
 }
 
+impl<'a> Program<'a> {
+    /// A program without arguments, which prints into a log.
+    pub(crate) const fn new(binary: &'a Utf8Path, log: &'a Utf8Path) -> Self {
+        Self { binary, name: None, args: &[], stdin: None, inherited: Vec::new(), stdout: None, log }
+    }
+}
+
 /// Starts a program.
 ///
 /// # Errors
 /// When it cannot be started. Then nothing runs.
 pub(crate) fn launch(program: Program<'_>) -> io::Result<Launched> {
-    let Program { binary, args, inherited, stdout, log: vmm_log } = program;
+    let Program { binary, name, args, stdin, inherited, stdout, log: vmm_log } = program;
     let log = open_log(vmm_log)?;
     let stdout = match stdout {
         Some(path) => open_log(path)?,
@@ -77,10 +88,13 @@ pub(crate) fn launch(program: Program<'_>) -> io::Result<Launched> {
         .env_clear()
         .env("PATH", PATH)
         .current_dir("/")
-        .stdin(Stdio::null())
+        .stdin(stdin.map_or_else(Stdio::null, Stdio::from))
         .stdout(stdout)
         .stderr(log)
         .kill_on_drop(false);
+    if let Some(name) = name {
+        command.arg0(name);
+    }
     let numbers: Vec<RawFd> = inherited.iter().map(AsRawFd::as_raw_fd).collect();
     // SAFETY: the closure runs between fork and exec. It makes three system calls and touches no memory besides its
     // own copy of some numbers; the descriptors are open, because their owners live until the process is started.
@@ -94,6 +108,8 @@ pub(crate) fn launch(program: Program<'_>) -> io::Result<Launched> {
         });
     }
     let mut child = command.spawn()?;
+    // It has a descriptor of what the process reads.
+    drop(command);
     // Only the process has them from here on, so that a connection fails when it is gone.
     drop(inherited);
     match watch_child(&child) {
@@ -153,10 +169,10 @@ fn reap(mut child: Child) -> watch::Receiver<Option<ExitStatus>> {
     tokio::spawn(async move {
         match child.wait().await {
             Ok(status) => {
-                tracing::debug!(%status, "a VMM has ended");
+                tracing::debug!(%status, "a process has ended");
                 let _before = sender.send_replace(Some(status));
             }
-            Err(error) => tracing::warn!(%error, "a VMM could not be reaped"),
+            Err(error) => tracing::warn!(%error, "a process could not be reaped"),
         }
     });
     receiver
@@ -225,9 +241,7 @@ mod tests {
         };
         let args = ["-c".to_owned(), script.to_owned()];
         let (inherited, log) = (vec![listen("one"), listen("two")], setup.path("vmm.log"));
-        let program =
-            Program { binary: Utf8Path::new("/bin/sh"), args: &args, inherited, stdout: None, log: &log };
-        launch(program).unwrap()
+        launch(Program { args: &args, inherited, ..Program::new(Utf8Path::new("/bin/sh"), &log) }).unwrap()
     }
 
     async fn dead(process: &WatchedProcess) {
@@ -283,7 +297,7 @@ mod tests {
     async fn a_program_that_is_not_there_is_an_error() {
         let setup = setup();
         let (binary, log) = (Utf8Path::new("/no/such/vmm"), setup.path("vmm.log"));
-        let program = Program { binary, args: &[], inherited: Vec::new(), stdout: None, log: &log };
+        let program = Program::new(binary, &log);
         assert_eq!(launch(program).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
@@ -293,11 +307,28 @@ mod tests {
         let args = ["-c".to_owned(), "echo console; echo error >&2".to_owned()];
         let (console, log) = (setup.path("console.log"), setup.path("vmm.log"));
         let (binary, stdout) = (Utf8Path::new("/bin/sh"), Some(&*console));
-        let launched =
-            launch(Program { binary, args: &args, inherited: Vec::new(), stdout, log: &log }).unwrap();
+        let launched = launch(Program { args: &args, stdout, ..Program::new(binary, &log) }).unwrap();
         dead(&launched.process).await;
         assert_eq!(launched.output.tail(), "error");
         assert_eq!(fs::read_to_string(console).unwrap(), "console\n");
+    }
+
+    #[tokio::test]
+    async fn a_lock_that_is_standard_input_ends_with_the_process() {
+        let setup = setup();
+        let disk = setup.path("disk");
+        let open = || OpenOptions::new().create(true).append(true).open(&disk).unwrap();
+        let locked = open();
+        locked.lock().unwrap();
+        // Its other descriptors it closes, as a jailer does; what it reads is not the disk.
+        let script = "read line || echo nothing >&2; exec 3>&- sleep 600";
+        let (args, log) = (["-c".to_owned(), script.to_owned()], setup.path("vmm.log"));
+        let (binary, stdin) = (Utf8Path::new("/bin/sh"), Some(locked.into()));
+        let launched = launch(Program { args: &args, stdin, ..Program::new(binary, &log) }).unwrap();
+        assert!(open().try_lock().is_err());
+        launched.process.signal(Signal::KILL).unwrap();
+        dead(&launched.process).await;
+        open().try_lock().unwrap();
     }
 
     #[test]

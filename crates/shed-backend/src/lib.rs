@@ -13,6 +13,7 @@ pub mod firecracker;
 mod launch;
 mod programs;
 pub mod qemu;
+mod shares;
 mod socket_names;
 mod spec;
 mod stream;
@@ -45,6 +46,14 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Removes what leases have in common on this host; called when no shed has one any more. The next lease makes it anew.
+    ///
+    /// # Errors
+    /// When something is there and cannot be removed.
+    async fn release_network(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
     /// Whether a lease is still one of this host's network, whose settings may have changed since it was given.
     fn lease_fits(&self, _lease: &NetworkLease) -> bool {
         true
@@ -68,6 +77,11 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// When they cannot, with the remedy.
     async fn check_shares(&self) -> Result<(), CheckHostError> {
         Err(CheckHostError::SharesUnsupported)
+    }
+
+    /// Returns how guests reach host directories, for their identity.
+    fn mount_kind(&self) -> shed_protocol::MountKind {
+        shed_protocol::MountKind::Virtiofs
     }
 
     /// Returns a sentence for a user whose guest never answered: how it was run, and what else to try. Nothing when the

@@ -97,6 +97,8 @@ pub struct HostReport {
     pub accelerator: Accelerator,
     /// Why this accelerator and no other, in a sentence.
     pub reason: String,
+    /// What keeps a VMM from the rest of the host, and why; nothing where a backend leaves no choice.
+    pub confined_by: Option<String>,
 }
 
 /// What identifies a VMM process across restarts of the server; part of a shed's record.

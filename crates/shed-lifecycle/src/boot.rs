@@ -174,7 +174,7 @@ impl Boot {
             shed: shed.clone(),
             network: self.context.backend.guest_network(record.network.as_ref()),
             image: run_config::read(&shed, files.image.clone()).await,
-            mounts: local_dir::mounts(&record),
+            mounts: local_dir::mounts(&record, self.context.backend.mount_kind()),
         };
         let waited = self.context.settings.start_timeout;
         let reached = tokio::select! {

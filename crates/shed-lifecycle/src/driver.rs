@@ -255,7 +255,7 @@ impl Driver {
             Arc::clone(&vm),
             self.record.name.clone(),
             self.context.backend.guest_network(self.record.network.as_ref()),
-            local_dir::mounts(&self.record),
+            local_dir::mounts(&self.record, self.context.backend.mount_kind()),
             self.health.clone(),
             self.context.files(&self.record.name),
         );
@@ -648,6 +648,8 @@ impl Driver {
 
     /// Brings a shed whose start failed back to `stopped`.
     async fn undo_start(&mut self, error: &BootShedError) {
+        // It keeps what it got for a first boot that failed.
+        self.record.network = self.context.leases.of(&self.record.name).await;
         match self.context.ensure_no_vm(&self.record).await {
             Ok(()) => {
                 self.record.last_error = Some(error.to_string());
@@ -833,6 +835,7 @@ impl Driver {
                 view.warnings.clear();
             }
             view.pid = machine.as_ref().map(|vm| vm.identity().pid);
+            view.ip_address = self.record.network.as_ref().map(|network| network.ip_address);
             view.error = match &self.state {
                 State::Broken(reason) => Some(reason.clone()),
                 State::Stopped | State::Running(..) | State::Working(_) | State::Gone => {
@@ -884,7 +887,7 @@ pub(crate) async fn delete(
     let instances = context.instances.clone();
     let removed = lane.run(move || instances.remove(&record.name)).await;
     if removed.is_ok() {
-        context.leases.forget(&shed).await;
+        context.leases.forget(&*context.backend, &shed).await;
     }
     removed.map_err(|(path, source)| DeleteShedError::Remove { shed, path, source: source.into() })
 }

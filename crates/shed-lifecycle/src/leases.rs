@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use shed_backend::{Backend, LeaseError};
 use shed_state::ShedRecord;
-use shed_types::{NetworkLease, ShedName};
+use shed_types::{NetworkLease, ShedName, error_chain};
 use tokio::sync::Mutex;
 
 /// The leases of all sheds.
@@ -42,8 +42,21 @@ impl Leases {
         Ok(lease)
     }
 
-    /// Gives back what a shed had that is gone.
-    pub(crate) async fn forget(&self, shed: &ShedName) {
-        let _lease = self.0.lock().await.remove(shed);
+    /// Returns the lease that a shed has, if it has one.
+    pub(crate) async fn of(&self, shed: &ShedName) -> Option<NetworkLease> {
+        self.0.lock().await.get(shed).cloned()
+    }
+
+    /// Gives back what a shed had that is gone. With the last one goes what all of them had together.
+    pub(crate) async fn forget(&self, backend: &dyn Backend, shed: &ShedName) {
+        // Held meanwhile: the next lease makes anew what goes here.
+        let mut leases = self.0.lock().await;
+        let lease = leases.remove(shed);
+        if lease.is_some()
+            && leases.is_empty()
+            && let Err(error) = backend.release_network().await
+        {
+            tracing::warn!(error = %error_chain(&error), "the network of sheds stays on this host though there are none");
+        }
     }
 }

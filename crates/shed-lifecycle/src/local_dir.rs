@@ -86,11 +86,11 @@ pub(crate) fn shares(record: &ShedRecord) -> Vec<Share> {
     record.local_dir.iter().map(share).collect()
 }
 
-/// Returns what a shed's guest mounts.
-pub(crate) fn mounts(record: &ShedRecord) -> Vec<Mount> {
+/// Returns what a shed's guest mounts, the way that its backend has.
+pub(crate) fn mounts(record: &ShedRecord, kind: MountKind) -> Vec<Mount> {
     let mount = || Mount {
         tag: TAG.to_owned(),
-        kind: MountKind::Virtiofs,
+        kind,
         target: TARGET.parse().expect("it is an absolute path"),
         read_only: false,
     };

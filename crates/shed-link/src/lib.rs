@@ -5,8 +5,8 @@
 //! both ends of Shed use the same ones: [`host_handshake`] and [`guest_handshake`] agree on the byte where a fresh
 //! start begins, then a [`mux`] carries one stream for each connection to a [`GuestPort`](shed_types::GuestPort).
 //!
-//! Callers: the agent (guest end) and the `qemu` backend (host end). Backends with vsock need neither layer, but
-//! open their streams by the same `CONNECT` line. Nothing here knows what the streams carry, opens devices or
+//! Callers: the agent (guest end) and the backends (host end). Over vsock a fresh connection needs no handshake, but a mux:
+//! not every VMM passes on the end of one direction ([`Synced::fresh`]). Nothing here knows what the streams carry, opens devices or
 //! sockets, or retries: a broken pipe is reported and the caller connects again.
 //!
 //! Where a stream ends in a TCP connection, at either end, [`relay`] moves the bytes between the two.

@@ -36,6 +36,13 @@
 //! be mounted when [`Root::open`] is called. As root of a user namespace that holds the owner alone the server lets the guest's
 //! root read and write whatever belongs to the owner, whatever its mode; as the owner itself it is bound by the modes.
 //!
+//! # What Linux does not ask for
+//!
+//! A guest's kernel sets times in whole seconds here, refuses renames with flags (EINVAL) and files without a name
+//! (EOPNOTSUPP), and reserves no space. With `cache=mmap` it keeps `O_APPEND` to itself (6.12) and writes of several processes
+//! run side by side, so that those who append to one file at once lose lines unless they lock it; with `cache=none` the server
+//! appends.
+//!
 //! # Locks
 //!
 //! Locks are the guest's own: its kernel decides between its processes before it asks, and the server says yes. They hold

@@ -19,7 +19,10 @@ pub use self::{
     inventory::{Inventory, Watched},
 };
 use crate::{
-    BOOT, Cli, Config, Finished, Parts, Running, SHORT, Server, Stage, parts::resolved, run, skipped,
+    BOOT, Cli, Config, Finished, Parts, Running, SHORT, Server, Stage,
+    parts::{BIN_DIR, GUEST_DIR, resolved},
+    run, skipped,
+    stage::BACKEND,
 };
 
 /// Names Firecracker's program. Shed does not bring it, and no test fetches it.
@@ -122,7 +125,20 @@ impl L1 {
     /// When it fails, with what it printed, or does not end in time.
     #[track_caller]
     pub fn run_inside(&self, test: &str, deadline: Duration) {
-        let script = format!("{INSIDE}=1 RUST_BACKTRACE=0 {ITSELF} --exact {test} --nocapture 2>&1");
+        self.run_itself(&format!("--exact {test} --nocapture"), deadline);
+    }
+
+    /// Runs this very program in the L1, with these arguments.
+    ///
+    /// # Panics
+    /// When it fails, with what it printed, or does not end in time.
+    #[track_caller]
+    pub fn run_itself(&self, arguments: &str, deadline: Duration) {
+        let script = format!(
+            "export {BIN_DIR}={dir}/bin {GUEST_DIR}={dir}/images {BACKEND}=firecracker {INSIDE}=1 RUST_BACKTRACE=0\n\
+             {ITSELF} {arguments} 2>&1",
+            dir = Self::DIR
+        );
         let done = self.run(&script, deadline);
         assert_eq!(done.code, 0, "in the L1:\n{}", done.out());
         say(&done.out());

@@ -5,7 +5,7 @@ mod detect;
 use std::{sync::Arc, time::Duration};
 
 #[cfg(target_os = "linux")]
-use shed_backend::firecracker::{FirecrackerBackend, FirecrackerConfig, Seccomp};
+use shed_backend::firecracker::{FirecrackerBackend, FirecrackerConfig, Jailer, Seccomp};
 use shed_backend::{
     Accelerator, Backend,
     qemu::{AcceleratorChoice, GuestArch, QemuBackend, QemuConfig},
@@ -15,6 +15,8 @@ use shed_net::{NetSettings, ServerId};
 use shed_types::{BackendChoice, BackendKind, TcpPort};
 
 pub use self::detect::Decision;
+#[cfg(target_os = "linux")]
+use crate::config::JailerChoice;
 use crate::config::{Accel, CommonSection, Config, FirecrackerSection, QemuSection};
 
 /// Start and stop timeouts where the config names none (spec C.6 for hardware acceleration). A boot under software
@@ -163,6 +165,14 @@ fn firecracker_config(section: &FirecrackerSection, ports: &[TcpPort]) -> Firecr
         seccomp: if section.seccomp { Seccomp::Own } else { Seccomp::Off },
         first_cid: section.vsock_base_cid,
         dns: section.dns.clone(),
+        jailer: match section.jailer {
+            JailerChoice::Auto => Jailer::Auto,
+            JailerChoice::Always => Jailer::Always,
+            JailerChoice::Never => Jailer::Never,
+        },
+        jailer_binary: section.jailer_path.clone(),
+        jail_dir: Some(section.jail_dir.clone()),
+        jail_uid_base: section.jail_uid_base,
         ..FirecrackerConfig::new(section.common.socket_dir.clone(), network(section, ports))
     }
 }

@@ -103,6 +103,7 @@ pub(super) fn check(
         ("firecracker.images_dir", &firecracker.common.images_dir),
         ("firecracker.instance_dir", &firecracker.common.instance_dir),
         ("firecracker.socket_dir", &firecracker.common.socket_dir),
+        ("firecracker.jail_dir", &firecracker.jail_dir),
         ("ssh_host_key", &ssh_host_key),
     ];
     own.extend(env_file.as_deref().map(|path| ("env_file", path)));

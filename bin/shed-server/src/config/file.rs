@@ -163,6 +163,10 @@ backend_section! {
     FirecrackerFile {
         binary: Value<String>,
         seccomp: Value<String>,
+        jailer: Value<String>,
+        jailer_path: Value<String>,
+        jail_dir: Value<String>,
+        jail_uid_base: Value<i64>,
         vsock_base_cid: Value<i64>,
         bridge_name: Value<String>,
         bridge_cidr: Value<String>,

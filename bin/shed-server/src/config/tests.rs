@@ -79,6 +79,10 @@ fn without_a_file_everything_is_at_its_default() {
     firecracker:
       # binary: the one in PATH and the usual places
       seccomp: on
+      jailer: auto
+      # jailer_path: the one beside Firecracker
+      jail_dir: "/home/ann/.local/share/shed/firecracker/jails"
+      jail_uid_base: 70000
       vsock_base_cid: 100
       bridge_name: shed-br0
       bridge_cidr: 172.30.0.1/24
@@ -160,6 +164,10 @@ qemu:
 firecracker:
   binary: ~/fc/firecracker
   seccomp: off
+  jailer: always
+  jailer_path: ~/fc/jailer
+  jail_dir: /srv/jails
+  jail_uid_base: 80000
   vsock_base_cid: 300
   bridge_name: lab0
   bridge_cidr: 10.9.0.1/16
@@ -280,6 +288,11 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "qemu: {binary: qemu-kvm}",
         "firecracker: {binary: firecracker}",
         "firecracker: {seccomp: perhaps}",
+        "firecracker: {jailer: perhaps}",
+        "firecracker: {jailer_path: jailer}",
+        "firecracker: {jail_dir: jails}",
+        "firecracker: {jail_uid_base: 0}",
+        "firecracker: {jail_uid_base: 4294967295}",
         "firecracker:\n  vsock_base_cid: 2",
         "firecracker: {vsock_base_cid: 65536}",
         "firecracker: {bridge_name: 'a bridge'}",

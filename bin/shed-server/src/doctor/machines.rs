@@ -29,6 +29,9 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> BackendKind {
         Ok(found) => {
             report.add(Finding::pass(VMM, found.vmm));
             report.add(accelerator(found.accelerator, &found.reason, config.qemu.accel));
+            if let Some(confined_by) = found.confined_by {
+                report.add(confinement(config, kind, &confined_by));
+            }
         }
         Err(error @ CheckHostError::Accelerator { .. }) => {
             let remedy = match kind {
@@ -48,9 +51,6 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> BackendKind {
                 "or let Firecracker run the sheds: `sudo shed-server setup` makes ready what it needs";
             report.add(if is_second_choice { finding.remedy(remedy) } else { finding });
         }
-    }
-    if let Some(finding) = confinement(config, kind) {
-        report.add(finding);
     }
     // Sheds go without it as long as none asks for a directory.
     report.add(match backend.check_shares().await {
@@ -75,20 +75,15 @@ fn accelerator(found: Accelerator, reason: &str, asked: Accel) -> Finding {
     }
 }
 
-/// What keeps a guest that breaks out of its VMM from the rest of the host: the one place that says so.
-fn confinement(config: &Config, kind: BackendKind) -> Option<Finding> {
+/// What keeps a guest that breaks out of its VMM from the rest of the host, in the backend's own words: the one place that says so.
+fn confinement(config: &Config, kind: BackendKind, confined_by: &str) -> Finding {
     const ITEM: &str = "confinement";
-    match kind {
-        BackendKind::Firecracker if config.firecracker.seccomp => {
-            Some(Finding::pass(ITEM, "Firecracker runs as this user, with its own seccomp filters"))
-        }
-        BackendKind::Firecracker => {
-            Some(Finding::warn(ITEM, "Firecracker runs as this user, without its seccomp filters").remedy(
-                "take `firecracker.seccomp: off` out of server.yaml; released builds have filters that fit",
-            ))
-        }
-        BackendKind::Qemu | BackendKind::Vz => None,
+    if kind == BackendKind::Firecracker && !config.firecracker.seccomp {
+        return Finding::warn(ITEM, confined_by).remedy(
+            "take `firecracker.seccomp: off` out of server.yaml; released builds have filters that fit",
+        );
     }
+    Finding::pass(ITEM, confined_by)
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ mod process;
 mod pulls;
 mod registry;
 mod sessions;
+#[cfg(target_os = "linux")]
+mod shares;
 mod sheds;
 mod ssh;
 mod ssh_client;

@@ -8,8 +8,10 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Method, Request, StatusCode, client::conn::http1::handshake, header};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{net::UnixStream, time::timeout};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
+
+use super::reach;
 
 /// Longest wait for an answer. Firecracker answers between two steps of its one thread.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,7 +45,7 @@ async fn send(
     path: &str,
     body: String,
 ) -> io::Result<(StatusCode, Bytes)> {
-    let stream = UnixStream::connect(socket).await?;
+    let stream = reach::connect(socket).await?;
     let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let request = Request::builder()

@@ -50,7 +50,8 @@ impl Disks {
 }
 
 fn lock(disk: &Disk) -> io::Result<OwnedFd> {
-    let file = File::open(&disk.path)?;
+    // For writing alone: in a jail this is Firecracker's standard input, of which the guest's console must not get a byte.
+    let file = File::options().write(true).open(&disk.path)?;
     match file.try_lock() {
         Ok(()) => Ok(file.into()),
         Err(TryLockError::WouldBlock) => {

@@ -1,11 +1,22 @@
 //! Streams to a guest's ports, over the socket that a VMM has for its vsock device.
 //!
-//! Each stream is a connection of its own. A guest whose agent does not listen yet closes it without an answer; the agent
-//! says when it listens by a connection the other way, so nobody asks again and again.
+//! Each stream is a connection of its own. Firecracker's connections carry no half-close: the end of one direction is that
+//! of both (its src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [`mux`] in it, with that one
+//! stream, which does.
+//!
+//! A guest whose agent does not listen yet closes a connection without an answer; the agent says when it listens by a
+//! connection the other way, so nobody asks again and again.
+//!
+//! These streams carry no half-close: Firecracker takes the end of the host's direction for that of both, and passes the end
+//! of the guest's on when both have ended. Two seconds after the guest has closed it drops what the host has not taken (its
+//! src/vmm/src/devices/virtio/vsock/csm/connection.rs).
+//!
+//! Called for each machine of this backend, and by tests with another VMM whose vsock device has such a socket.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, sync::Arc, time::Duration};
 
 use camino::{Utf8Path, Utf8PathBuf};
+use shed_link::{MuxStream, OpenError, Synced, mux};
 use shed_types::GuestPort;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,7 +26,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use super::sockets::SocketPaths;
+use super::reach;
 
 /// Longest answer to `CONNECT` in bytes: `OK `, a number of 32 bits, and the newline.
 const ANSWER_MAX: usize = 16;
@@ -29,21 +40,30 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// The way to one guest.
 #[derive(Debug)]
-pub(super) struct GuestLink {
+pub struct GuestLink {
     vsock: Utf8PathBuf,
     ready: Arc<Notify>,
     _listener: AbortOnDropHandle<()>,
 }
 
 impl GuestLink {
-    /// Listens for the agent's word from now on.
+    /// Listens for the agent's word from now on. `vsock` leads to the guest's ports; it need not be there yet.
     ///
     /// # Errors
-    /// When the socket for it cannot be made.
-    pub(super) fn listen(paths: &SocketPaths) -> io::Result<Self> {
-        crate::socket_names::remove(&paths.ready)?;
-        let listener = UnixListener::bind(&paths.ready)?;
-        fs::set_permissions(&paths.ready, fs::Permissions::from_mode(0o600))?;
+    /// When the socket for the word cannot be made.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn listen(vsock: &Utf8Path) -> io::Result<Self> {
+        let word = ready_socket(vsock);
+        crate::socket_names::remove(&word)?;
+        let listener = UnixListener::bind(&word)?;
+        fs::set_permissions(&word, fs::Permissions::from_mode(0o600))?;
+        Ok(Self::hear(listener, vsock))
+    }
+
+    /// Listens for the agent's word where somebody has made the socket for it.
+    pub(super) fn hear(listener: UnixListener, vsock: &Utf8Path) -> Self {
         let ready = Arc::new(Notify::new());
         let heard = Arc::clone(&ready);
         let listening = tokio::spawn(async move {
@@ -58,28 +78,75 @@ impl GuestLink {
                 }
             }
         });
-        Ok(Self { vsock: paths.vsock.clone(), ready, _listener: AbortOnDropHandle::new(listening) })
+        Self { vsock: vsock.to_owned(), ready, _listener: AbortOnDropHandle::new(listening) }
     }
 
-    /// Opens a stream; waits for the agent for as long as the caller lets it.
+    /// Opens a stream to a service of the agent; waits for the agent for as long as the caller lets it.
+    ///
+    /// # Errors
+    /// When the agent refuses or does not answer, or what the VMM says makes no sense; never [`OpenError::Gone`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the stream.
+    pub async fn open(&self, port: GuestPort) -> Result<MuxStream, OpenError> {
+        self.until_there(port, || async {
+            let connection =
+                connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source })?;
+            let Some(connection) = connection else { return Ok(None) };
+            let (mux, driver) = mux::host(Synced::fresh(connection));
+            // It ends with the stream.
+            tokio::spawn(driver);
+            match mux.open(port).await {
+                Ok(stream) => Ok(Some(stream)),
+                // The agent has ended meanwhile, and is started again.
+                Err(OpenError::Gone) => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+        .await
+    }
+
+    /// Opens a connection to a port without a mux in it, for what a guest's kernel reads; waits as [`Self::open`] does.
     ///
     /// # Errors
     /// When what the VMM says makes no sense.
-    pub(super) async fn open(&self, port: GuestPort) -> io::Result<UnixStream> {
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up the connection.
+    pub async fn connect(&self, port: GuestPort) -> Result<UnixStream, OpenError> {
+        self.until_there(port, || async {
+            connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source })
+        })
+        .await
+    }
+
+    /// Tries until the agent is there: again when it says so, and now and then.
+    async fn until_there<T, F: Future<Output = Result<Option<T>, OpenError>>>(
+        &self,
+        port: GuestPort,
+        once: impl Fn() -> F,
+    ) -> Result<T, OpenError> {
         loop {
             // Before the try, so that no word is missed.
             let ready = self.ready.notified();
             tokio::pin!(ready);
             let _already = ready.as_mut().enable();
             let again = Instant::now() + LOOK_AGAIN;
-            match timeout(ANSWER, connect(&self.vsock, port)).await {
-                Ok(Ok(Some(stream))) => return Ok(stream),
-                Ok(Err(error)) if !is_absence(&error) => return Err(error),
-                Ok(Ok(None) | Err(_)) | Err(_) => {}
+            match timeout(ANSWER, once()).await {
+                Ok(Ok(Some(found))) => return Ok(found),
+                Ok(Err(OpenError::Io { source, .. })) if is_absence(&source) => {}
+                Ok(Err(error)) => return Err(error),
+                Ok(Ok(None)) | Err(_) => tracing::trace!(%port, "the agent is not there yet"),
             }
             let _word_or_not = timeout_at(again, ready).await;
         }
     }
+}
+
+/// Returns where the guest's agent says that it is there: a guest's connection to port N of the host is led to the socket
+/// `vsock`_N (Firecracker's documentation, "Using the Firecracker Virtio-vsock Device").
+pub(super) fn ready_socket(vsock: &Utf8Path) -> Utf8PathBuf {
+    Utf8PathBuf::from(format!("{vsock}_{}", GuestPort::Health.number()))
 }
 
 /// Whether a VMM's socket is not there yet, or no longer.
@@ -94,7 +161,7 @@ fn is_absence(error: &io::Error) -> bool {
 /// Opens a stream to a port of the guest, or returns nothing when nobody listens there (Firecracker's documentation,
 /// "Host-Initiated Connections").
 pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Option<UnixStream>> {
-    let mut stream = UnixStream::connect(vsock).await?;
+    let mut stream = reach::connect(vsock).await?;
     stream.write_all(format!("CONNECT {}\n", port.number()).as_bytes()).await?;
     let mut answer = Vec::new();
     // Byte by byte: what follows the newline is the agent's.
@@ -121,7 +188,9 @@ pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Opt
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use shed_types::error_chain;
+
+    use super::{super::sockets::SocketPaths, *};
 
     /// Longer than anything here takes.
     const LONG: Duration = Duration::from_secs(60);
@@ -157,8 +226,8 @@ mod tests {
     #[tokio::test]
     async fn an_open_waits_for_the_agents_word() {
         let vmm = Vmm::new();
-        let link = GuestLink::listen(&vmm.paths).unwrap();
-        let opening = tokio::spawn(async move { link.open(GuestPort::Exec).await });
+        let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
+        let opening = tokio::spawn(async move { link.connect(GuestPort::Exec).await });
         // No socket, then nobody behind it, then somebody.
         UnixStream::connect(&vmm.paths.ready).await.unwrap();
         vmm.answers(vec![b"", b"OK 1073741824\nhello"]);
@@ -174,9 +243,44 @@ mod tests {
         for answer in [&b"NO\n"[..], b"OK\n", b"OK x\n", b"OK -1\n", b"OK 1\0\n", &[b'O'; 4096]] {
             let vmm = Vmm::new();
             vmm.answers(vec![answer]);
-            let link = GuestLink::listen(&vmm.paths).unwrap();
-            let opened = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap();
-            assert!(opened.unwrap_err().to_string().contains("CONNECT"), "{answer:?}");
+            let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
+            let error = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap().unwrap_err();
+            assert!(error_chain(&error).contains("CONNECT"), "{answer:?}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_stream_has_two_ends_that_end_apart() {
+        let vmm = Vmm::new();
+        let listener = UnixListener::bind(&vmm.paths.vsock).unwrap();
+        let agent = tokio::spawn(async move {
+            // One that ends before it answers, and one that does.
+            let mut gone = listener.accept().await.unwrap().0;
+            gone.read_exact(&mut [0; 13]).await.unwrap();
+            gone.write_all(b"OK 1\n").await.unwrap();
+            drop(gone);
+            let mut connection = listener.accept().await.unwrap().0;
+            connection.read_exact(&mut [0; 13]).await.unwrap();
+            connection.write_all(b"OK 1\n").await.unwrap();
+            let (mut acceptor, driver) = mux::guest(Synced::fresh(connection));
+            let driver = tokio::spawn(driver);
+            let mut stream = acceptor.accept().await.unwrap().accept().await.unwrap();
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard).await.unwrap();
+            stream.write_all(format!("heard {heard}").as_bytes()).await.unwrap();
+            stream.shutdown().await.unwrap();
+            drop(stream);
+            driver.await.unwrap()
+        });
+        let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
+        let mut stream = timeout(LONG, link.open(GuestPort::Exec)).await.unwrap().unwrap();
+        stream.write_all(b"all").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = String::new();
+        timeout(LONG, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer, "heard all");
+        drop(stream);
+        // The connection goes with the stream.
+        let _reason = timeout(LONG, agent).await.unwrap().unwrap();
     }
 }

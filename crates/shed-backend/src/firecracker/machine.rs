@@ -179,9 +179,19 @@ pub(super) fn arguments(
     config_file: &Utf8Path,
     seccomp: Seccomp,
 ) -> Vec<String> {
+    let id = ["--id".to_owned(), spec.launch_id.to_string()];
+    id.into_iter().chain(arguments_but_id(spec, sockets, config_file, seccomp)).collect()
+}
+
+/// Returns Firecracker's arguments without its id, which its jailer puts in front of them.
+pub(super) fn arguments_but_id(
+    spec: &VmSpec,
+    sockets: &SocketPaths,
+    config_file: &Utf8Path,
+    seccomp: Seccomp,
+) -> Vec<String> {
     let mut args = Vec::new();
-    let pairs: [(&str, String); 5] = [
-        ("--id", spec.launch_id.to_string()),
+    let pairs: [(&str, String); 4] = [
         ("--api-sock", sockets.api.to_string()),
         ("--config-file", config_file.to_string()),
         // Otherwise it would be in the middle of the console.

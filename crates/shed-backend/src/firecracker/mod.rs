@@ -2,28 +2,44 @@
 //!
 //! A machine is described in a file beside its logs, so that one start of one process makes it, and what Firecracker was
 //! told can be read afterwards. The console is Firecracker's standard output. The process is recognised by its command line.
+//! Where the server is root it runs in a jail of its own; otherwise Firecracker's own filters are what confines it.
 
 mod api;
 mod appear;
 mod config;
 mod disks;
+mod jail;
 mod link;
 mod machine;
 mod network;
+mod place;
+mod prepare;
 mod probe;
+mod reach;
+mod shares;
 mod sockets;
 mod vm;
 
-use std::{collections::BTreeSet, fs, io, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
-use camino::{Utf8Path, Utf8PathBuf};
-use shed_protocol::NetworkIdentity;
+use camino::Utf8PathBuf;
+use shed_net::TapOwner;
+use shed_protocol::{MountKind, NetworkIdentity};
 use shed_types::{BackendKind, LaunchId, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
-pub use self::config::{FirecrackerConfig, Seccomp};
+pub use self::{
+    config::{FirecrackerConfig, Jailer, Seccomp},
+    link::GuestLink,
+    shares::{ShareRecord, ShareState},
+};
 use self::{
-    disks::Disks, link::GuestLink, machine::Surroundings, network::Network, sockets::SocketPaths,
+    jail::{Confinement, Jails},
+    network::Network,
+    place::Place,
+    prepare::Prepared,
+    shares::{ShareServer, Shares},
+    sockets::SocketPaths,
     vm::FirecrackerVm,
 };
 use crate::{
@@ -32,7 +48,7 @@ use crate::{
     launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
     qemu::real_kvm,
-    socket_names::make_dir,
+    shares::{Daemons, Marker},
 };
 
 /// Runs machines with Firecracker.
@@ -40,6 +56,8 @@ use crate::{
 pub struct FirecrackerBackend {
     config: FirecrackerConfig,
     network: Arc<Network>,
+    jails: Option<Jails>,
+    share_server: ShareServer,
     /// What this host offers, found out once.
     host: OnceCell<Host>,
 }
@@ -49,6 +67,7 @@ pub struct FirecrackerBackend {
 struct Host {
     binary: Utf8PathBuf,
     version: probe::Version,
+    confinement: Confinement,
 }
 
 impl FirecrackerBackend {
@@ -56,7 +75,9 @@ impl FirecrackerBackend {
     #[must_use]
     pub fn new(config: FirecrackerConfig) -> Self {
         let network = Arc::new(Network::new(config.network.clone(), config.dns.clone()));
-        Self { config, network, host: OnceCell::new() }
+        let jails = Jails::of(&config);
+        let share_server = ShareServer::new(config.share_server.clone());
+        Self { config, network, share_server, jails, host: OnceCell::new() }
     }
 
     async fn host(&self) -> Result<&Host, CheckHostError> {
@@ -72,43 +93,23 @@ impl FirecrackerBackend {
         real_kvm().map_err(|reason| CheckHostError::Accelerator { wanted: "kvm", reason })?;
         let binary = probe::find(&self.config)?;
         let version = probe::version(&binary).await?;
-        tracing::debug!(program = %binary, %version, "Firecracker runs the machines");
-        Ok(Host { binary, version })
+        let confinement = jail::confinement(&self.config, &binary)?;
+        tracing::debug!(program = %binary, %version, %confinement, "Firecracker runs the machines");
+        Ok(Host { binary, version, confinement })
     }
 
     fn sockets(&self, shed: &ShedName) -> SocketPaths {
         SocketPaths::new(&self.config.socket_dir, shed)
     }
 
-    /// Checks what a machine is made of, and writes its configuration.
-    fn prepare(&self, spec: &VmSpec) -> Result<(Utf8PathBuf, Disks), StartVmError> {
-        let prepare = |path: &Utf8Path| {
-            let (shed, path) = (spec.shed.clone(), path.to_owned());
-            move |source| StartVmError::Prepare { shed, path, source }
-        };
-        // Firecracker's own words for a missing file are harder to read.
-        for path in [&spec.kernel, &spec.initrd] {
-            fs::metadata(path).map_err(prepare(path))?;
-        }
-        let disks = Disks::take(&spec.disks).map_err(|(path, source)| prepare(&path)(source))?;
-        make_dir(&self.config.socket_dir).map_err(prepare(&self.config.socket_dir))?;
-        let sockets = self.sockets(&spec.shed);
-        sockets.remove().map_err(prepare(&sockets.api))?;
-        let metrics = machine::metrics_path(spec);
-        // Each machine begins a new one, and Firecracker only writes where a file is.
-        fs::write(&metrics, "").map_err(prepare(&metrics))?;
-        let cid = self.config.first_cid + spec.network.as_ref().map_or(0, |lease| u32::from(lease.index));
-        let around = Surroundings { sockets: &sockets, cid, metrics: &metrics, serials: &disks.serials };
-        let path = machine::config_path(spec);
-        // Written anew for each start and read by nobody after it, so it needs no care for crashes.
-        fs::write(&path, machine::config_file(spec, around)).map_err(prepare(&path))?;
-        Ok((path, disks))
+    /// Removes the jails of a shed that has no machine, which may have put very much into one.
+    async fn remove_jails(&self, shed: &ShedName) -> io::Result<()> {
+        let (Some(jails), shed) = (self.jails.clone(), shed.clone()) else { return Ok(()) };
+        spawn_blocking(move || jails.remove(&shed)).await.map_err(io::Error::other).flatten()
     }
 
-    /// Listens for a machine's agent.
-    fn listen(&self, shed: &ShedName) -> Result<GuestLink, (Utf8PathBuf, io::Error)> {
-        let sockets = self.sockets(shed);
-        GuestLink::listen(&sockets).map_err(|error| (sockets.ready, error))
+    fn marker(&self, shed: &ShedName) -> Marker {
+        Marker::of_shed(&self.config.socket_dir, shed)
     }
 }
 
@@ -119,7 +120,7 @@ impl Backend for FirecrackerBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { console_log: true, guest_address: true, shared_directories: false }
+        Capabilities { console_log: true, guest_address: true, shared_directories: true }
     }
 
     async fn check_host(&self) -> Result<HostReport, CheckHostError> {
@@ -128,11 +129,24 @@ impl Backend for FirecrackerBackend {
             vmm: format!("Firecracker {} ({})", host.version, host.binary),
             accelerator: Accelerator::Kvm,
             reason: "Firecracker has no other".to_owned(),
+            confined_by: Some(host.confinement.to_string()),
         })
+    }
+
+    async fn check_shares(&self) -> Result<(), CheckHostError> {
+        self.share_server.check()
+    }
+
+    fn mount_kind(&self) -> MountKind {
+        MountKind::NineP
     }
 
     async fn lease(&self, taken: &[NetworkLease]) -> Result<Option<NetworkLease>, LeaseError> {
         self.network.lease(taken).await.map(Some)
+    }
+
+    async fn release_network(&self) -> io::Result<()> {
+        self.network.release().await
     }
 
     fn lease_fits(&self, lease: &NetworkLease) -> bool {
@@ -145,40 +159,43 @@ impl Backend for FirecrackerBackend {
 
     async fn start(&self, spec: &VmSpec) -> Result<Arc<dyn Vm>, StartVmError> {
         let host = self.host().await?;
-        let (config_file, disks) = self.prepare(spec)?;
-        let tap = TapGuard::make(&self.network, spec).await?;
-        let sockets = self.sockets(&spec.shed);
+        let offers = self.share_server.prepare(spec, &self.config.socket_dir)?;
+        let Prepared { place, jail, owner, binary, args, stdin, inherited } =
+            self.prepare(host, spec).await?;
+        let tap = TapGuard::make(&self.network, spec, owner).await?;
         // Before the machine, whose agent says its word once.
-        let link = self.listen(&spec.shed).map_err(|(path, source)| StartVmError::Prepare {
+        let link = place.listen().map(Arc::new).map_err(|source| StartVmError::Prepare {
             shed: spec.shed.clone(),
-            path,
+            path: place.sockets().ready.clone(),
             source,
         })?;
-        let args = machine::arguments(spec, &sockets, &config_file, self.config.seccomp);
         let program = Program {
-            binary: &host.binary,
             args: &args,
-            inherited: disks.locks,
+            stdin,
+            inherited,
             stdout: Some(&spec.console_log),
-            log: &spec.vmm_log,
+            ..Program::new(&binary, &spec.vmm_log)
         };
         let launched = launch::launch(program).map_err(|source| StartVmError::Spawn {
             shed: spec.shed.clone(),
-            program: host.binary.to_string(),
+            program: binary.to_string(),
             source,
         });
         let Launched { process, exit, output } = launched.inspect_err(|_| {
-            if let Err(error) = sockets.remove() {
+            if let Err(error) = place.remove() {
                 tracing::warn!(shed = %spec.shed, %error, "a socket of a failed start is left over");
             }
         })?;
         let id = process.id();
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
         let network = Arc::clone(&self.network);
-        let vm =
-            FirecrackerVm::attach(spec.shed.clone(), identity, process, link, sockets, network, Some(exit));
-        // It goes with the machine from here on.
+        let shares = Shares::keep(offers, &link, self.marker(&spec.shed).of_launch(spec.launch_id));
+        let shed = spec.shed.clone();
+        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
+        let vm = vm.reporting(exit);
+        // They go with the machine from here on.
         tap.keep();
+        jail.keep();
         let vm = Unfinished(Some(Arc::new(vm)));
         vm.wait_for_api(spec, &output).await?;
         Ok(vm.finish())
@@ -189,30 +206,45 @@ impl Backend for FirecrackerBackend {
         spec: &VmSpec,
         known: Option<&VmIdentity>,
     ) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
-        let (sockets, launch_id, known) = (self.sockets(&spec.shed), spec.launch_id, known.copied());
-        let (paths, shed) = (sockets.clone(), spec.shed.clone());
-        let found = spawn_blocking(move || find_process(&paths, launch_id, known))
-            .await
-            .map_err(io::Error::other)
-            .and_then(|found| found)
-            .map_err(AttachVmError::Processes)?;
-        let Some(id) = found else { return Ok(None) };
+        let (launch_id, known, shed) = (spec.launch_id, known.copied(), spec.shed.clone());
+        let (open, jails) = (self.sockets(&shed), self.jails.clone());
+        let found = spawn_blocking({
+            let shed = shed.clone();
+            move || {
+                let place = Place::find(jails.as_ref(), &shed, launch_id, open.clone())?;
+                let inside = jail::sockets_inside(&shed);
+                let found = find_process(&[open, inside], launch_id, known)?;
+                if found.is_none() {
+                    place.sweep();
+                }
+                Ok::<_, io::Error>((place, found))
+            }
+        });
+        let found = found.await.map_err(io::Error::other).flatten().map_err(AttachVmError::Processes)?;
+        let (place, Some(id)) = found else { return Ok(None) };
         let watch = |source| AttachVmError::Watch { shed: shed.clone(), pid: id.pid, source };
         let watched = WatchedProcess::open(id).map_err(watch)?;
         let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
-        let link = self.listen(&shed).map_err(|(_, source)| watch(source))?;
+        let link = place.listen().map(Arc::new).map_err(watch)?;
         let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id };
         let network = Arc::clone(&self.network);
-        let vm = FirecrackerVm::attach(shed.clone(), identity, process, link, sockets, network, None);
+        let offers = self.share_server.of_launch(spec, &self.config.socket_dir);
+        let shares = Shares::keep(offers, &link, self.marker(&shed).of_launch(launch_id));
+        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
         Ok(Some(Arc::new(vm)))
     }
 
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {
+        Daemons::find(self.marker(shed)).await?.kill().await;
         self.sockets(shed).remove()?;
+        self.remove_jails(shed).await?;
         self.network.remove_taps(shed).await
     }
 
     async fn remove_strays(&self, sheds: &BTreeSet<ShedName>) -> io::Result<()> {
+        if let (Some(jails), of) = (self.jails.clone(), sheds.clone()) {
+            spawn_blocking(move || jails.remove_strays(&of)).await.map_err(io::Error::other).flatten()?;
+        }
         self.network.remove_strays(sheds).await
     }
 }
@@ -224,11 +256,11 @@ struct TapGuard {
 }
 
 impl TapGuard {
-    async fn make(network: &Arc<Network>, spec: &VmSpec) -> Result<Self, StartVmError> {
+    async fn make(network: &Arc<Network>, spec: &VmSpec, owner: TapOwner) -> Result<Self, StartVmError> {
         let Some(lease) = &spec.network else { return Ok(Self { network: Arc::clone(network), shed: None }) };
         // Before it is made: what is half made goes as well.
         let guard = Self { network: Arc::clone(network), shed: Some(spec.shed.clone()) };
-        let made = network.make_tap(&spec.shed, lease).await;
+        let made = network.make_tap(&spec.shed, lease, owner).await;
         made.map_err(|source| StartVmError::Tap {
             shed: spec.shed.clone(),
             tap: lease.tap_device.clone(),
@@ -256,13 +288,14 @@ impl Drop for TapGuard {
 }
 
 /// Finds the process of a launch: the one on record if it still is that, else by its command line alone, for a server may
-/// have died before it recorded a pid.
+/// have died before it recorded a pid. `views` are its sockets, openly and in a jail.
 fn find_process(
-    sockets: &SocketPaths,
+    views: &[SocketPaths],
     launch_id: LaunchId,
     known: Option<VmIdentity>,
 ) -> io::Result<Option<ProcessId>> {
-    let is_ours = |words: &[Vec<u8>]| machine::is_launch(words, sockets, launch_id);
+    let is_ours =
+        |words: &[Vec<u8>]| views.iter().any(|sockets| machine::is_launch(words, sockets, launch_id));
     if let Some(known) = known {
         let id = ProcessId { pid: known.pid, start_time: known.start_time };
         let is_alive = ProcessId::of(id.pid)? == Some(id);

@@ -1,12 +1,12 @@
 //! What machines have on the host's network, by the crate `shed-net`: from the lease in a record to the TAP that a machine
 //! opens, and back to nothing.
 
-use std::{collections::BTreeSet, error::Error, io, net::Ipv4Addr};
+use std::{collections::BTreeSet, error::Error, io, net::Ipv4Addr, sync::OnceLock};
 
 use shed_net::{Host, Lease, LeaseIndex, NetSettings, TapOwner, dns_servers};
 use shed_protocol::NetworkIdentity;
 use shed_types::{NetworkLease, ShedName};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use crate::LeaseError;
 
@@ -16,24 +16,38 @@ pub(super) struct Network {
     host: Host,
     /// The guests' name servers, if they are configured.
     dns: Vec<Ipv4Addr>,
-    /// Largest packet, in bytes; known once the bridge is there.
-    ready: OnceCell<u16>,
+    /// Held while the bridge is made or removed; whether it is there.
+    bridge: Mutex<bool>,
+    /// Largest packet, in bytes; known once there was a bridge.
+    mtu: OnceLock<u16>,
 }
 
 type Failure = Box<dyn Error + Send + Sync>;
 
 impl Network {
     pub(super) fn new(settings: NetSettings, dns: Vec<Ipv4Addr>) -> Self {
-        Self { host: Host::new(settings), dns, ready: OnceCell::new() }
+        Self { host: Host::new(settings), dns, bridge: Mutex::new(false), mtu: OnceLock::new() }
     }
 
     /// Makes the bridge and its rules, once.
-    async fn ready(&self) -> Result<u16, Failure> {
-        let make = || async {
+    async fn ready(&self) -> Result<(), Failure> {
+        let mut there = self.bridge.lock().await;
+        if !*there {
             self.host.ensure_bridge().await?;
-            Ok::<_, Failure>(Host::mtu().await?)
-        };
-        self.ready.get_or_try_init(make).await.copied()
+            let _same = self.mtu.set(Host::mtu().await?);
+            *there = true;
+        }
+        Ok(())
+    }
+
+    /// Removes the bridge and its rules, unless a TAP is on it.
+    pub(super) async fn release(&self) -> io::Result<()> {
+        let mut there = self.bridge.lock().await;
+        if !self.host.list().await.map_err(io::Error::other)?.is_empty() {
+            return Ok(());
+        }
+        *there = false;
+        self.host.remove_all().await.map_err(io::Error::other)
     }
 
     /// Returns the lowest lease that nobody has.
@@ -52,12 +66,17 @@ impl Network {
         })
     }
 
-    /// Makes the TAP of a machine that is about to be started.
-    pub(super) async fn make_tap(&self, shed: &ShedName, lease: &NetworkLease) -> io::Result<()> {
+    /// Makes the TAP of a machine that is about to be started, for whom its VMM runs as.
+    pub(super) async fn make_tap(
+        &self,
+        shed: &ShedName,
+        lease: &NetworkLease,
+        owner: TapOwner,
+    ) -> io::Result<()> {
         let make = async {
             self.ready().await?;
             let lease = Lease::of_tap(self.host.settings(), &lease.tap_device)?;
-            Ok::<_, Failure>(self.host.create_tap(&lease, shed, TapOwner::this_process()).await?)
+            Ok::<_, Failure>(self.host.create_tap(&lease, shed, owner).await?)
         };
         make.await.map_err(io::Error::other)
     }
@@ -77,7 +96,7 @@ impl Network {
             self.host.delete_tap(&tap.tap, &tap.shed).await.map_err(io::Error::other)?;
         }
         if !known.is_empty() {
-            let _mtu = self.ready().await.map_err(io::Error::other)?;
+            self.ready().await.map_err(io::Error::other)?;
         }
         Ok(())
     }
@@ -105,7 +124,7 @@ impl Network {
             address: format!("{}/{}", lease.ip_address, network.prefix()),
             gateway: network.gateway().to_string(),
             dns: dns.iter().map(ToString::to_string).collect(),
-            mtu: self.ready.get().copied(),
+            mtu: self.mtu.get().copied(),
         }
     }
 }

@@ -6,8 +6,9 @@
 use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_types::{GuestPort, ShedName};
+use shed_types::ShedName;
 
+use super::link::ready_socket;
 use crate::socket_names::{remove, room_for, stem};
 
 /// The longest ending of a socket's name.
@@ -20,8 +21,7 @@ pub(super) struct SocketPaths {
     pub api: Utf8PathBuf,
     /// Leads to the guest's ports.
     pub vsock: Utf8PathBuf,
-    /// Where the guest's agent says that it is there: Firecracker leads a guest's connection to port N of the host to the
-    /// socket `vsock`_N (its documentation, "Using the Firecracker Virtio-vsock Device").
+    /// Where the guest's agent says that it is there.
     pub ready: Utf8PathBuf,
 }
 
@@ -30,7 +30,7 @@ impl SocketPaths {
     pub(super) fn new(dir: &Utf8Path, shed: &ShedName) -> Self {
         let stem = stem(shed);
         let vsock = dir.join(format!("{stem}.vsock"));
-        let ready = Utf8PathBuf::from(format!("{vsock}_{}", GuestPort::Health.number()));
+        let ready = ready_socket(&vsock);
         Self { api: dir.join(format!("{stem}.api")), vsock, ready }
     }
 

@@ -5,15 +5,20 @@ use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 use shed_types::{GuestPort, ShedName};
 use tokio::{
     sync::watch,
+    task::spawn_blocking,
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-use super::{api, appear::appears, link::GuestLink, network::Network, sockets::SocketPaths};
+use super::{
+    api, appear::appears, link::GuestLink, network::Network, place::Place, shares::Shares,
+    sockets::SocketPaths,
+};
 use crate::{
     ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
     launch::is_crash,
     process::{Signal, WatchedProcess},
+    shares::SAME_END,
 };
 
 /// Longest wait for a process to be gone after SIGKILL. It is long only when the kernel is still writing for it.
@@ -25,9 +30,11 @@ pub(super) struct FirecrackerVm {
     shed: ShedName,
     identity: VmIdentity,
     process: Arc<WatchedProcess>,
-    link: GuestLink,
-    sockets: SocketPaths,
-    /// Cancelled when the process is dead and its sockets are removed.
+    link: Arc<GuestLink>,
+    /// What keeps its shared directories served.
+    shares: Arc<Shares>,
+    place: Place,
+    /// Cancelled when the process is dead and its place is removed.
     ended: CancellationToken,
     /// How the process ended; only for one that this server has started.
     exit: Option<watch::Receiver<Option<ExitStatus>>>,
@@ -40,15 +47,27 @@ impl FirecrackerVm {
         shed: ShedName,
         identity: VmIdentity,
         process: WatchedProcess,
-        link: GuestLink,
-        sockets: SocketPaths,
+        link: Arc<GuestLink>,
+        shares: Shares,
+        place: Place,
         network: Arc<Network>,
-        exit: Option<watch::Receiver<Option<ExitStatus>>>,
     ) -> Self {
-        let (process, ended) = (Arc::new(process), CancellationToken::new());
-        let watcher = watch_end(shed.clone(), Arc::clone(&process), sockets.clone(), network, ended.clone());
+        let (process, shares, ended) = (Arc::new(process), Arc::new(shares), CancellationToken::new());
+        let watcher = watch_end(
+            shed.clone(),
+            Arc::clone(&process),
+            Arc::clone(&shares),
+            place.clone(),
+            network,
+            ended.clone(),
+        );
         let watcher = AbortOnDropHandle::new(tokio::spawn(watcher));
-        Self { shed, identity, process, link, sockets, ended, exit, _watcher: watcher }
+        Self { shed, identity, process, link, shares, place, ended, exit: None, _watcher: watcher }
+    }
+
+    /// Lets the machine say how its process ended.
+    pub(super) fn reporting(self, exit: watch::Receiver<Option<ExitStatus>>) -> Self {
+        Self { exit: Some(exit), ..self }
     }
 
     /// Returns when Firecracker has made the machine.
@@ -56,12 +75,12 @@ impl FirecrackerVm {
     /// # Errors
     /// When it does not within this time.
     pub(super) async fn made(&self, patience: Duration) -> io::Result<()> {
-        timeout(patience, appears(&self.sockets.vsock)).await?
+        timeout(patience, appears(&self.sockets().vsock)).await?
     }
 
     /// Returns the names of its sockets.
     pub(super) const fn sockets(&self) -> &SocketPaths {
-        &self.sockets
+        self.place.sockets()
     }
 
     /// Sends SIGKILL and does not wait.
@@ -81,12 +100,13 @@ impl FirecrackerVm {
     }
 }
 
-/// Learns of the process's death and cleans up behind it; the sockets go before anyone hears of it, because then another
+/// Learns of the process's death and cleans up behind it; its sockets and its jail go before anyone hears of it, because then another
 /// launch of the same shed may make its own.
 async fn watch_end(
     shed: ShedName,
     process: Arc<WatchedProcess>,
-    sockets: SocketPaths,
+    shares: Arc<Shares>,
+    place: Place,
     network: Arc<Network>,
     ended: CancellationToken,
 ) {
@@ -95,8 +115,12 @@ async fn watch_end(
         return;
     }
     tracing::debug!(%shed, pid = process.id().pid, "the machine's process has ended");
-    if let Err(error) = sockets.remove() {
-        tracing::warn!(%shed, %error, path = %sockets.api, "a socket of an ended machine is left over");
+    shares.end().await;
+    let path = place.sockets().api.clone();
+    // A machine may have put very much into its jail.
+    let removed = spawn_blocking(move || place.remove()).await.map_err(io::Error::other).flatten();
+    if let Err(error) = removed {
+        tracing::warn!(%shed, %error, %path, "a socket or a jail of an ended machine is left over");
     }
     if let Err(error) = network.remove_taps(&shed).await {
         tracing::warn!(%shed, %error, "the TAP of an ended machine is left over");
@@ -124,6 +148,14 @@ impl Vm for FirecrackerVm {
         status.is_ok_and(|status| status.is_some_and(is_crash))
     }
 
+    async fn share_lost(&self) {
+        self.shares.lost().await;
+        // They end with their machine, and may be noticed first.
+        if timeout(SAME_END, self.process.dead()).await.is_ok() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
         let shed = || self.shed.clone();
         let opened = tokio::select! {
@@ -131,15 +163,14 @@ impl Vm for FirecrackerVm {
             () = self.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
             opened = self.link.open(port) => opened,
         };
-        let broken = |source| ConnectGuestError::Broken { shed: shed(), port, source };
-        opened.map(GuestStream::new).map_err(broken)
+        opened.map(GuestStream::new).map_err(|error| ConnectGuestError::of_open(shed(), port, error))
     }
 
     async fn press_power_button(&self) -> Result<(), EndVmError> {
         tokio::select! {
             biased;
             () = self.ended.cancelled() => Ok(()),
-            asked = api::press_ctrl_alt_del(&self.sockets.api) => {
+            asked = api::press_ctrl_alt_del(&self.sockets().api) => {
                 asked.map_err(|source| EndVmError::Ask { shed: self.shed.clone(), source })
             }
         }

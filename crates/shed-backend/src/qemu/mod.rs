@@ -35,7 +35,7 @@ use self::{
     accelerator::Chosen,
     command_line::{MemoryKind, Surroundings},
     link::Age,
-    shares::{Daemons, Marker, Shares},
+    shares::Shares,
     sockets::SocketPaths,
     vm::QemuVm,
 };
@@ -49,6 +49,7 @@ use crate::{
     launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
     programs::{find_program, is_program},
+    shares::{Daemons, Marker},
     socket_names::make_dir,
 };
 
@@ -178,8 +179,11 @@ impl QemuBackend {
             let mut inherited = vec![OwnedFd::from(listeners.qmp), OwnedFd::from(listeners.link)];
             inherited.extend(shares.into_iter().map(OwnedFd::from));
             let (binary, log) = (&*host.binary, &*spec.vmm_log);
-            launch::launch(Program { binary, args: &args, inherited, stdout: None, log }).map_err(|source| {
-                StartVmError::Spawn { shed: spec.shed.clone(), program: host.binary.to_string(), source }
+            let program = Program { args: &args, inherited, ..Program::new(binary, log) };
+            launch::launch(program).map_err(|source| StartVmError::Spawn {
+                shed: spec.shed.clone(),
+                program: host.binary.to_string(),
+                source,
             })
         });
         launched.inspect_err(|_| {
@@ -207,6 +211,7 @@ impl Backend for QemuBackend {
             vmm: format!("QEMU {} ({})", host.program.version, host.binary),
             accelerator: host.chosen.accelerator,
             reason: host.chosen.reason.clone(),
+            confined_by: None,
         })
     }
 

@@ -3,7 +3,6 @@
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use camino::Utf8PathBuf;
-use shed_link::OpenError;
 use shed_types::{GuestPort, ShedName};
 use tokio::{
     sync::watch,
@@ -14,13 +13,13 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use super::{
     link::{Age, GuestLink},
     monitor::Monitor,
-    shares::Daemons,
     sockets::SocketPaths,
 };
 use crate::{
     ConnectGuestError, EndVmError, GuestStream, Vm, VmIdentity,
     launch::is_crash,
     process::{Signal, WatchedProcess},
+    shares::{Daemons, SAME_END},
 };
 
 /// Longest wait for the answer to a pressed power button, which QEMU gives before the guest has noticed it.
@@ -28,9 +27,6 @@ const BUTTON: Duration = Duration::from_secs(5);
 
 /// Longest wait for a process to be gone after SIGKILL. It is long only when the kernel is still writing for it.
 const DEATH: Duration = Duration::from_secs(30);
-
-/// How long after those who serve its directories a machine may be seen to end that has ended before them.
-const SAME_END: Duration = Duration::from_secs(3);
 
 /// A machine run by QEMU. Dropping it lets go of its sockets and leaves it running.
 #[derive(Debug)]
@@ -167,20 +163,7 @@ impl Vm for QemuVm {
             () = self.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
             opened = self.link.open(port) => opened,
         };
-        opened.map(GuestStream::new).map_err(|error| match error {
-            OpenError::Refused { reason, .. } => ConnectGuestError::Refused { shed: shed(), port, reason },
-            error @ OpenError::TooMany { .. } => {
-                ConnectGuestError::Refused { shed: shed(), port, reason: error.to_string() }
-            }
-            error @ OpenError::Timeout { .. } => ConnectGuestError::Broken {
-                shed: shed(),
-                port,
-                source: io::Error::new(io::ErrorKind::TimedOut, error),
-            },
-            error @ (OpenError::Gone | OpenError::Protocol { .. } | OpenError::Io { .. }) => {
-                ConnectGuestError::Broken { shed: shed(), port, source: io::Error::other(error) }
-            }
-        })
+        opened.map(GuestStream::new).map_err(|error| ConnectGuestError::of_open(shed(), port, error))
     }
 
     async fn press_power_button(&self) -> Result<(), EndVmError> {

@@ -8,6 +8,7 @@
 mod boot;
 mod command;
 mod disk;
+mod firecracker;
 mod images;
 mod memory;
 mod raw;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use camino::Utf8PathBuf;
 use clap::Parser;
-use vm_tests::{Config, Parts, Stage};
+use vm_tests::{Config, L1, Parts, Stage};
 
 use report::Report;
 
@@ -42,7 +43,7 @@ struct Cli {
     #[arg(long)]
     check: bool,
 
-    /// Measure only these: boot, exec, create, memory, tunnels, ssh, images, workspace
+    /// Measure only these: boot, exec, create, memory, tunnels, ssh, images, workspace, firecracker
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 }
@@ -66,6 +67,8 @@ enum Part {
     Images,
     /// Work on many files: on the own disk against raw QEMU, in a directory of the host against the own disk.
     Workspace,
+    /// A boot on the real Firecracker, which SHED_FIRECRACKER_BIN names, against a bare one.
+    Firecracker,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -97,6 +100,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted(Part::Workspace) {
         workspace::measure(&stage(), &mut report)?;
+    }
+    match (wanted(Part::Firecracker), L1::is_here()) {
+        (true, true) => firecracker::measure(&stage(), cli.runs, &mut report)?,
+        (true, false) => firecracker::in_an_l1(cli.runs, &mut report),
+        (false, _) => {}
     }
     report.print();
     if let Some(file) = &cli.json {

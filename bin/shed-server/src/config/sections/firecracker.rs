@@ -1,6 +1,6 @@
 //! The `firecracker:` section (spec K.1).
 
-use std::{net::Ipv4Addr, str::FromStr};
+use std::{net::Ipv4Addr, ops::RangeInclusive, str::FromStr};
 
 use serde_saphyr::Spanned;
 use shed_net::{NetSettings, ServerId};
@@ -12,7 +12,7 @@ use super::{
         check::Source,
         file::{FirecrackerFile, Value},
     },
-    FirecrackerSection,
+    FirecrackerSection, JailerChoice,
     common::common,
 };
 
@@ -22,7 +22,12 @@ const MEMORY_MB: i64 = 4096;
 /// The vsock context id of the first machine where none is named, and the allowed ones (spec K.1). Below are those of the
 /// hypervisor and the host (man 7 vsock).
 const FIRST_CID: i64 = 100;
-const FIRST_CIDS: std::ops::RangeInclusive<i64> = 3..=65535;
+const FIRST_CIDS: RangeInclusive<i64> = 3..=65535;
+
+/// The user of the first jailed machine where none is named: nobody gives out the numbers from 65536 to 99999 (systemd's
+/// "Users, Groups, UIDs and GIDs on systemd Systems"). As many follow as there are leases.
+const JAIL_UID_BASE: i64 = 70_000;
+const JAIL_UID_BASES: RangeInclusive<i64> = 1000..=4_294_900_000;
 
 /// The network where none is named (spec K.1).
 const BRIDGE_NAME: &str = "shed-br0";
@@ -41,12 +46,36 @@ pub(in super::super) fn firecracker(
     let common = common(raw.take_common(), BackendKind::Firecracker, MEMORY_MB, source, surroundings)?;
     let seccomp =
         source.word(raw.seccomp.as_ref(), "firecracker.seccomp", &[("on", true), ("off", false)])?;
+    let choices = [JailerChoice::Auto, JailerChoice::Always, JailerChoice::Never];
+    let jailer = source.word(
+        raw.jailer.as_ref(),
+        "firecracker.jailer",
+        &choices.map(|choice| (choice.as_str(), choice)),
+    )?;
+    let jail_dir = source.path(raw.jail_dir.as_ref(), "firecracker.jail_dir", surroundings)?;
     check_ports(&raw, source)?;
     let section = FirecrackerSection {
+        jailer: jailer.unwrap_or_default(),
+        jailer_path: source.path(raw.jailer_path.as_ref(), "firecracker.jailer_path", surroundings)?,
+        // Beside the disks, because a disk has a link in its jail.
+        jail_dir: jail_dir.unwrap_or_else(|| common.instance_dir.with_file_name("jails")),
+        jail_uid_base: number(
+            raw.jail_uid_base.as_ref(),
+            "firecracker.jail_uid_base",
+            JAIL_UID_BASE,
+            JAIL_UID_BASES,
+            source,
+        )?,
         common,
         binary: source.path(raw.binary.as_ref(), "firecracker.binary", surroundings)?,
         seccomp: seccomp.unwrap_or(true),
-        vsock_base_cid: first_cid(&raw.vsock_base_cid, source)?,
+        vsock_base_cid: number(
+            raw.vsock_base_cid.as_ref(),
+            "firecracker.vsock_base_cid",
+            FIRST_CID,
+            FIRST_CIDS,
+            source,
+        )?,
         bridge_name: parsed(&raw.bridge_name, "firecracker.bridge_name", BRIDGE_NAME, source)?,
         bridge_cidr: parsed(&raw.bridge_cidr, "firecracker.bridge_cidr", BRIDGE_CIDR, source)?,
         tap_prefix: parsed(&raw.tap_prefix, "firecracker.tap_prefix", TAP_PREFIX, source)?,
@@ -68,12 +97,17 @@ pub(in super::super) fn firecracker(
     }
 }
 
-fn first_cid(value: &Value<i64>, source: Source<'_>) -> Result<u32, LoadConfigError> {
-    let number = value.as_ref().map_or(FIRST_CID, |value| value.value);
-    u32::try_from(number).ok().filter(|_| FIRST_CIDS.contains(&number)).ok_or_else(|| {
-        let (low, high) = (FIRST_CIDS.start(), FIRST_CIDS.end());
-        let problem = format!("must be between {low} and {high}; got {number}");
-        source.error(value.as_ref().map(|value| value.referenced), "firecracker.vsock_base_cid", problem)
+fn number(
+    value: Option<&Spanned<i64>>,
+    key: &str,
+    default: i64,
+    allowed: RangeInclusive<i64>,
+    source: Source<'_>,
+) -> Result<u32, LoadConfigError> {
+    let number = value.map_or(default, |value| value.value);
+    u32::try_from(number).ok().filter(|_| allowed.contains(&number)).ok_or_else(|| {
+        let problem = format!("must be between {} and {}; got {number}", allowed.start(), allowed.end());
+        source.error(value.map(|value| value.referenced), key, problem)
     })
 }
 

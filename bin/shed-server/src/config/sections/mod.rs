@@ -29,6 +29,18 @@ pub enum Accel {
     Tcg,
 }
 
+/// Whether Firecracker is started by its jailer, which needs root.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JailerChoice {
+    /// Where that is possible.
+    #[default]
+    Auto,
+    /// Always; a host where it is not possible runs no sheds.
+    Always,
+    /// Never.
+    Never,
+}
+
 /// What every backend's section has. All paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommonSection {
@@ -84,6 +96,14 @@ pub struct FirecrackerSection {
     pub binary: Option<Utf8PathBuf>,
     /// Whether Firecracker confines itself with the system call filters it was built with.
     pub seccomp: bool,
+    /// Whether Firecracker is started by its jailer.
+    pub jailer: JailerChoice,
+    /// The jailer's program; none means the one beside Firecracker's.
+    pub jailer_path: Option<Utf8PathBuf>,
+    /// The machines' jails, on the file system of their disks.
+    pub jail_dir: Utf8PathBuf,
+    /// The user of the first jailed machine; the others' follow.
+    pub jail_uid_base: u32,
     /// The vsock context id of the first machine.
     pub vsock_base_cid: u32,
     /// The bridge that all machines are on.

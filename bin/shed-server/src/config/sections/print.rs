@@ -10,7 +10,7 @@ use shed_types::GoDuration;
 
 use super::{
     super::print::quoted,
-    {Accel, CommonSection, FirecrackerSection, QemuSection},
+    {Accel, CommonSection, FirecrackerSection, JailerChoice, QemuSection},
 };
 
 /// Writes a path, or what stands for it when there is none.
@@ -39,6 +39,10 @@ impl fmt::Display for FirecrackerSection {
         writeln!(f, "firecracker:")?;
         path(f, "binary", self.binary.as_deref(), "the one in PATH and the usual places")?;
         writeln!(f, "  seccomp: {}", if self.seccomp { "on" } else { "off" })?;
+        writeln!(f, "  jailer: {}", self.jailer.as_str())?;
+        path(f, "jailer_path", self.jailer_path.as_deref(), "the one beside Firecracker")?;
+        writeln!(f, "  jail_dir: {}", quoted(self.jail_dir.as_str()))?;
+        writeln!(f, "  jail_uid_base: {}", self.jail_uid_base)?;
         writeln!(f, "  vsock_base_cid: {}", self.vsock_base_cid)?;
         writeln!(f, "  bridge_name: {}", self.bridge_name)?;
         writeln!(f, "  bridge_cidr: {}", self.bridge_cidr)?;
@@ -91,6 +95,18 @@ fn timeout(f: &mut fmt::Formatter<'_>, key: &str, value: Option<Duration>, defau
     match value {
         Some(value) => writeln!(f, "  {key}: {}", GoDuration::saturating_from(value)),
         None => writeln!(f, "  # {key}: {default}"),
+    }
+}
+
+impl JailerChoice {
+    /// Returns the choice as it is written in server.yaml.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Always => "always",
+            Self::Never => "never",
+        }
     }
 }
 

@@ -1,11 +1,11 @@
-//! The command line of the process that serves one directory: a pure function, and how such a process is recognised.
+//! The command line of the process that serves one directory: a pure function.
 //!
 //! Whoever asks in the guest, the host sees one user: the one whom the directory belongs to (see [`Cage`]). Files of that
 //! user are [`GUEST_ID`]'s in the guest, files of anybody else are nobody's. So what root or `shed` makes in the guest
 //! belongs to the directory's owner, and a chown in the guest changes nothing.
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_types::{LaunchId, ShedName};
+use shed_types::ShedName;
 
 use super::super::sockets::SocketPaths;
 use crate::DiskAccess;
@@ -172,33 +172,6 @@ const fn capabilities(seen: Ids) -> &'static str {
     if seen.uid == 0 { "-mknod:-setfcap:-fsetid:-chown:-setuid:-setgid" } else { "-mknod:-setfcap:-fsetid" }
 }
 
-/// What the processes of a shed have as their program's name in the process table. It names the shed by its sockets, so
-/// that two servers of one host do not take each other's.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Marker(String);
-
-impl Marker {
-    /// Returns the mark of all launches of a shed.
-    pub(in super::super) fn of_shed(socket_dir: &Utf8Path, shed: &ShedName) -> Self {
-        Self(format!("shed-share:{}:", SocketPaths::new(socket_dir, shed).link.with_extension("")))
-    }
-
-    /// Returns the mark of one launch.
-    pub(in super::super) fn of_launch(&self, launch: LaunchId) -> Self {
-        Self(format!("{}{launch}:", self.0))
-    }
-
-    /// Returns the name of the process that serves one share of a launch.
-    pub(super) fn process(&self, tag: &str) -> String {
-        format!("{}{tag}", self.0)
-    }
-
-    /// Whether `words` is the command line of such a process.
-    pub(super) fn fits(&self, words: &[Vec<u8>]) -> bool {
-        words.first().is_some_and(|name| name.starts_with(self.0.as_bytes()))
-    }
-}
-
 /// Where the socket of a share is while its two ends are being connected.
 pub(super) fn socket_path(socket_dir: &Utf8Path, shed: &ShedName) -> Utf8PathBuf {
     SocketPaths::new(socket_dir, shed).link.with_extension("fs")
@@ -270,18 +243,6 @@ mod tests {
         assert_eq!(Cage::choices(ANN, Ids::ROOT), [user]);
         assert_eq!(Cage::choices(ANN, ANN), [user]);
         assert!(Cage::choices(Ids::ROOT, Ids::ROOT).iter().all(|cage| cage.seen() == Ids::ROOT));
-    }
-
-    #[test]
-    fn a_process_is_told_by_shed_launch_and_server() {
-        let (one, other) = (LaunchId::generate(), LaunchId::generate());
-        let shed = |name: &str| Marker::of_shed("/run/s".into(), &name.parse().unwrap());
-        let words = vec![shed("api").of_launch(one).process("workspace").into_bytes(), b"--fd=9".to_vec()];
-        assert!(shed("api").fits(&words) && shed("api").of_launch(one).fits(&words));
-        assert!(!shed("api").of_launch(other).fits(&words));
-        assert!(!shed("ap").fits(&words) && !shed("api-2").fits(&words));
-        assert!(!Marker::of_shed("/run/t".into(), &"api".parse().unwrap()).fits(&words));
-        assert!(!shed("api").fits(&words[1..]) && !shed("api").fits(&[]));
     }
 
     proptest! {

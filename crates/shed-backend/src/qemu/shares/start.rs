@@ -5,11 +5,14 @@ use std::{fs, io, os::unix::fs::MetadataExt, os::unix::net::UnixStream};
 use camino::{Utf8Path, Utf8PathBuf};
 
 use super::{
-    Daemons, Marker, Shares,
+    Shares,
     daemon::{self, Daemon, StartError},
     options::{self, Cage, Ids, Options},
 };
-use crate::{Share, StartVmError, VmSpec, launch};
+use crate::{
+    Share, StartVmError, VmSpec, launch,
+    shares::{Daemons, Marker},
+};
 
 /// Starts one process a share and returns the connections to them, in the order of the shares.
 ///
