@@ -8,8 +8,8 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 /// Descriptors that are never given to clients: those of machines (a few each), of files, of the guests' connections.
 const OWN: u64 = 256;
 
-/// Below this many, the log says what it means.
-const LOW: u64 = 4096;
+/// Below this many, the log says what it means, and `doctor` what to do.
+pub(crate) const LOW: u64 = 4096;
 
 /// Most connections and most streams, however many files the system allows: what they take of memory is bounded, too.
 const MOST: u64 = 16384;
@@ -47,6 +47,11 @@ impl Capacity {
         let share = usize::try_from(share.clamp(FEWEST, MOST)).unwrap_or(usize::MAX);
         Self { connections: share, ssh: share / 4, streams: share }
     }
+}
+
+/// Returns how many files a process of this user may have open at most, when it raises its limit; nothing where there is none.
+pub(crate) fn most_descriptors() -> Option<u64> {
+    getrlimit(Resource::Nofile).maximum
 }
 
 /// Raises the limit of open files as far as the system lets this process. The usual soft limit of 1024 is from the days

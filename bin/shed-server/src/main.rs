@@ -1,5 +1,7 @@
 //! The command line of shed-server. Errors are printed once, here, with their causes.
 
+mod host_commands;
+
 use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
@@ -11,7 +13,7 @@ use shed_server::serve_share::{self, ServeShareArgs};
 use shed_server::{
     capacity,
     config::{self, Config, Surroundings},
-    host_check::HostCheck,
+    doctor,
     logging::{self, LogFormat},
     pull_images,
     serve::{self, Ended},
@@ -37,8 +39,15 @@ struct Cli {
 enum Command {
     /// Answer requests until SIGTERM or SIGINT; machines keep running after it
     Serve(ServeArgs),
-    /// Say whether this host can run sheds, and what is missing; exit code 1 if anything is
-    Check(ConfigArgs),
+    /// Say whether this host can run sheds, and what to do about what is in the way; exit code 1 if anything failed
+    #[command(alias = "check")]
+    Doctor(DoctorArgs),
+    /// Make this host ready for sheds (Linux, as root): KVM, network, directories, capability; again and again if you like
+    Setup(host_commands::SetupArgs),
+    /// Run the server as a service of systemd: of the system as root, else of your own
+    Install(host_commands::InstallArgs),
+    /// Stop the service and remove its unit; sheds, images and running machines stay
+    Uninstall(host_commands::UninstallArgs),
     /// Pull the images that server.yaml names by reference, before a create has to wait for one; exit code 1 if any failed
     PullImages(PullImagesArgs),
     /// Serve a host directory to the guest at the other end of the standard input; the server starts this itself
@@ -54,6 +63,15 @@ struct ConfigArgs {
     /// Read this file instead of ./server.yaml, ~/.config/shed/server.yaml or /etc/shed/server.yaml
     #[arg(long, value_name = "FILE", env = "SHED_CONFIG")]
     config: Option<Utf8PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -94,19 +112,28 @@ fn main() -> ExitCode {
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(args) => serve(&args),
-        Command::Check(args) => {
-            let config = load(args.config.as_deref())?;
-            let check = runtime()?.block_on(HostCheck::run(&config));
-            print(&check)?;
-            Ok(if check.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::Doctor(args) => {
+            let report = match load(args.config.config.as_deref()) {
+                Ok(config) => runtime()?.block_on(doctor::run(&config)),
+                Err(error) => doctor::unreadable(error.as_ref()),
+            };
+            if args.json {
+                print(&format_args!("{}\n", report.to_json()))?;
+            } else {
+                print(&report)?;
+            }
+            Ok(exit_code(report.is_good()))
         }
+        Command::Setup(args) => Ok(exit_code(host_commands::setup(&args)?)),
+        Command::Install(args) => Ok(exit_code(host_commands::install(&args)?)),
+        Command::Uninstall(args) => Ok(exit_code(host_commands::uninstall(&args)?)),
         Command::PullImages(args) => {
             let config = load(args.config.config.as_deref())?;
             let registry = Registry::new(config.registries.clone());
             let runtime = runtime()?;
             let pulled = runtime.block_on(pull_images::run(&config, args.variant.as_deref(), &registry))?;
             print(&pulled)?;
-            Ok(if pulled.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            Ok(exit_code(pulled.is_good()))
         }
         #[cfg(target_os = "linux")]
         Command::ServeShare(args) => {
@@ -118,6 +145,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+const fn exit_code(is_good: bool) -> ExitCode {
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {

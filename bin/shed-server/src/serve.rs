@@ -33,6 +33,7 @@ use crate::{
     host_key::{HostKey, HostKeyError},
     http::{self, App},
     metrics::Metrics,
+    notify,
     ssh::{self, Ssh, term::Terms},
 };
 
@@ -87,7 +88,7 @@ pub enum ServeError {
     HostKey(#[from] HostKeyError),
     #[error(transparent)]
     Backend(#[from] ChooseBackendError),
-    #[error("this host cannot run sheds; `shed-server check` says more")]
+    #[error("this host cannot run sheds; `shed-server doctor` says more")]
     Host(#[source] CheckHostError),
     #[error("the sheds cannot be served")]
     Open(#[from] OpenShedsError),
@@ -167,6 +168,7 @@ pub async fn run(config: &Config, ready_file: Option<&Utf8Path>) -> Result<Ended
         shed_state::atomic::write(path, text.as_bytes(), 0o644)
             .map_err(|source| ServeError::ReadyFile { path: path.to_owned(), source })?;
     }
+    notify::ready();
     let server = Server::new(sheds, info, &host_key, config.terms.clone());
     server.answer(&http, &ssh, signals.next()).await;
     tracing::info!(

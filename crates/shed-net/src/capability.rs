@@ -18,6 +18,12 @@ pub(crate) fn present() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN))
 }
 
+/// Whether this process has more than whoever started it gave it: set-user-ID, or capabilities of its file (getauxval(3), AT_SECURE).
+pub(crate) fn from_file() -> bool {
+    // SAFETY: it takes an integer and reads what the kernel has put on the stack at the start.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Lets the program that this process is about to execute have what this process has. Root's programs have it anyway, and where
 /// there is none, the program says so better than we could.
 ///

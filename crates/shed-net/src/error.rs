@@ -138,3 +138,12 @@ pub enum RemoveError {
         source: NftError,
     },
 }
+
+/// Why it is not known how much of the network is there.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error("the devices of this host could not be listed")]
+    Netlink(#[from] NetlinkError),
+    #[error("the rules of this host could not be listed")]
+    Rules(#[from] NftError),
+}

@@ -41,6 +41,8 @@ mod resolver;
 mod rules;
 mod settings;
 #[cfg(target_os = "linux")]
+mod state;
+#[cfg(target_os = "linux")]
 mod sysctl;
 #[cfg(target_os = "linux")]
 mod taps;
@@ -52,7 +54,7 @@ pub use capability::may_administer;
 #[cfg(target_os = "linux")]
 pub use check::{Finding, Verdict};
 #[cfg(target_os = "linux")]
-pub use error::{BridgeError, ListError, MtuError, NftError, RemoveError, TapError};
+pub use error::{BridgeError, ListError, LookError, MtuError, NftError, RemoveError, TapError};
 #[cfg(target_os = "linux")]
 pub use host::{Host, HostTap};
 pub use lease::{Exhausted, Lease, LeaseIndex, Mac, ParseTapError, choose};
@@ -63,5 +65,7 @@ pub use network::{GuestNetwork, ParseNetworkError};
 #[cfg(target_os = "linux")]
 pub use resolver::{DnsError, dns_servers};
 pub use settings::{NetSettings, SettingsError};
+#[cfg(target_os = "linux")]
+pub use state::HostState;
 #[cfg(target_os = "linux")]
 pub use tun::TapOwner;

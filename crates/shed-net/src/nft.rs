@@ -1,7 +1,9 @@
 //! Runs `nft`, which takes and gives JSON (libnftables-json(5)). What is applied in one run is applied whole or not at all.
 
 use std::{
-    env, io,
+    env,
+    ffi::OsString,
+    io,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -38,7 +40,9 @@ pub(crate) struct Nft {
 impl Nft {
     /// Finds the program.
     pub(crate) fn find() -> Result<Self, NftError> {
-        let path = env::var_os("PATH").unwrap_or_default();
+        // Whoever starts a program that has the capability from its file also sets PATH, and could give the capability to anything.
+        let path =
+            if capability::from_file() { OsString::new() } else { env::var_os("PATH").unwrap_or_default() };
         let places: Vec<PathBuf> = env::split_paths(&path)
             .filter(|place| place.is_absolute())
             .chain(USUAL_PLACES.map(PathBuf::from))

@@ -133,6 +133,15 @@ pub fn network(section: &FirecrackerSection, ports: &[TcpPort]) -> NetSettings {
     .expect("the configuration's check has put them together")
 }
 
+/// Returns the host's network of the Firecracker sheds of this server, as its configuration says.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn host_network(config: &Config) -> shed_net::Host {
+    let ports: Vec<TcpPort> =
+        [config.http_port, config.ssh_port].into_iter().filter_map(TcpPort::new).collect();
+    shed_net::Host::new(network(&config.firecracker, &ports))
+}
+
 fn qemu_config(section: &QemuSection) -> QemuConfig {
     QemuConfig {
         binary: section.binary.clone(),

@@ -23,7 +23,7 @@ use shed_registry::RegistrySettings;
 use shed_types::{BackendChoice, CredentialName, KnownHost};
 
 use crate::ssh::term::Terms;
-pub use locate::{LocateConfigError, Surroundings, locate};
+pub use locate::{LocateConfigError, Surroundings, User, locate};
 pub use sections::{Accel, CommonSection, FirecrackerSection, JailerChoice, QemuSection};
 
 /// Largest server.yaml that is read, in bytes; a real one has a few hundred.

@@ -42,7 +42,7 @@ async fn a_key_that_cannot_be_used_ends_the_start_with_what_to_do() {
     fs::write(&key, "not a key").unwrap();
     for (mode, words) in [(0o600, "OpenSSH's format"), (0o644, "chmod 600")] {
         fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
-        for (command, code) in [("serve", 1), ("check", 1)] {
+        for (command, code) in [("serve", 1), ("doctor", 1)] {
             let output = process::run(&[command], dir).await;
             assert_eq!(output.status.code(), Some(code));
             let text = format!("{}{}", process::stderr(&output), String::from_utf8_lossy(&output.stdout));

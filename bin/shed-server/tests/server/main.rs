@@ -5,10 +5,13 @@ mod api;
 mod common;
 mod connect;
 mod create;
+mod doctor;
 mod events;
 mod exec;
 mod files;
 mod fuzz;
+#[cfg(target_os = "linux")]
+mod host_commands;
 mod host_key;
 mod images;
 mod manners;

@@ -17,13 +17,13 @@ use tokio::{
 use crate::common::{PATIENCE, connect, read_reply};
 
 /// Answers what QEMU's monitor is asked before the first machine, and nothing else.
-const QEMU: &str = r#"#!/bin/sh
+pub(crate) const QEMU: &str = r#"#!/bin/sh
 echo '{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": ""}, "capabilities": []}}'
 read capabilities
 read quit
 "#;
 
-fn write_program(path: &Utf8Path, text: &str) {
+pub(crate) fn write_program(path: &Utf8Path, text: &str) {
     std::fs::write(path, text).unwrap();
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
@@ -185,43 +185,6 @@ async fn the_configuration_in_force_can_be_printed() {
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("name: \"here\"\n") && text.contains("http_port: 8080\n"), "{text}");
-}
-
-#[tokio::test]
-async fn check_lists_what_is_missing_and_fails_and_passes_when_all_is_there() {
-    let dir = TempDir::new().unwrap();
-    let dir = Utf8Path::from_path(dir.path()).unwrap();
-    let missing = dir.join("no-qemu");
-    let config = |binary: &Utf8Path| {
-        format!(
-            "ssh_host_key: {dir}/k\nqemu: {{accel: tcg, binary: {binary}, images_dir: {dir}/g, instance_dir: {dir}/i, \
-             socket_dir: {dir}/s}}\n"
-        )
-    };
-    std::fs::write(dir.join("server.yaml"), config(&missing)).unwrap();
-    let output = run(&["check"], dir).await;
-    assert_eq!(output.status.code(), Some(1));
-    let text = String::from_utf8(output.stdout).unwrap();
-    for what in ["machine monitor", "kernel", "initramfs", "default image"] {
-        assert!(text.lines().any(|line| line.starts_with(&format!("MISSING  {what} "))), "{what}:\n{text}");
-    }
-
-    let qemu = dir.join("qemu");
-    write_program(&qemu, QEMU);
-    write_program(&dir.join("mke2fs"), "#!/bin/sh\necho 'mke2fs 1.47.2 (1-Jan-2025)' >&2\n");
-    std::fs::create_dir(dir.join("g")).unwrap();
-    for file in ["k", "n", "base-rootfs.ext4"] {
-        std::fs::write(dir.join("g").join(file), "x").unwrap();
-    }
-    let text = format!(
-        "{},  kernel_path: {dir}/g/k, initrd_path: {dir}/g/n}}\n",
-        config(&qemu).trim_end().trim_end_matches('}')
-    );
-    std::fs::write(dir.join("server.yaml"), text).unwrap();
-    let output = run(&["check"], dir).await;
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("ok       accelerator      TCG"), "{text}");
 }
 
 #[tokio::test]

@@ -166,7 +166,7 @@ pub(super) fn probe() -> HostFacts {
 ///
 /// # Errors
 /// When it has none; why not, as the end of a sentence.
-pub(crate) fn real_kvm() -> Result<(), String> {
+pub fn real_kvm() -> Result<(), String> {
     let facts = probe();
     match choose_best(None, facts.arch == "x86_64" && !facts.cpu_virtualization, &facts) {
         Chosen { accelerator: Accelerator::Kvm, .. } => Ok(()),

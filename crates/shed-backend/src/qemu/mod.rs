@@ -30,7 +30,7 @@ use shed_protocol::NetworkIdentity;
 use shed_types::{BackendKind, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
 
-pub(crate) use self::accelerator::real_kvm;
+pub use self::accelerator::real_kvm;
 use self::{
     accelerator::Chosen,
     command_line::{MemoryKind, Surroundings},

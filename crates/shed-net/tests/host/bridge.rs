@@ -1,6 +1,6 @@
 //! The bridge and its rules: made once however often, never over what is somebody else's.
 
-use shed_net::{BridgeError, Host, TapOwner};
+use shed_net::{BridgeError, Host, HostState, TapOwner};
 
 use crate::stage::{Elsewhere, host, in_namespace, link, ruleset, settings_of, sh, shed, sheds};
 
@@ -33,6 +33,34 @@ in_namespace! {
         assert!(addresses.contains("172.30.0.1/24") && addresses.lines().count() == 1, "{addresses}");
         assert!(sh("ip -o link show shed-br0").contains(",UP"));
         host.remove_all().await.unwrap();
+    }
+}
+
+in_namespace! {
+    async fn how_much_is_there_is_seen_without_changing_it() {
+        let host = host();
+        assert_eq!(host.state().await.unwrap(), HostState::Absent);
+        host.ensure_bridge().await.unwrap();
+        sheds(&host, 1).await;
+        let whole = ruleset();
+        assert_eq!(host.state().await.unwrap(), HostState::Ready);
+        assert_eq!(ruleset(), whole);
+        for damage in [
+            "nft flush ruleset",
+            "ip link set shed-br0 down",
+            "ip addr flush dev shed-br0",
+            "sysctl -q -w net.ipv4.ip_forward=0",
+            "nft list tables netdev | sed 's/^/delete /' | nft -f -",
+        ] {
+            sh(damage);
+            assert_eq!(host.state().await.unwrap(), HostState::Partial, "{damage}");
+            host.ensure_bridge().await.unwrap();
+            assert_eq!(host.state().await.unwrap(), HostState::Ready, "{damage}");
+        }
+        sh("ip link delete shed-br0");
+        assert_eq!(host.state().await.unwrap(), HostState::Partial);
+        host.remove_all().await.unwrap();
+        assert_eq!(host.state().await.unwrap(), HostState::Absent);
     }
 }
 
