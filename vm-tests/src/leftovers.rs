@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs};
 use camino::Utf8Path;
 use shed_types::BackendKind;
 
-use crate::{SHORT, Stage, wait_for};
+use crate::{L1, SHORT, Stage, wait_for};
 
 /// Files that a shed's directory may hold.
 const SHED_FILES: [&str; 8] = [
@@ -21,6 +21,9 @@ const SHED_FILES: [&str; 8] = [
 
 /// What the programs are called that run machines.
 const VMMS: [&str; 2] = ["qemu-system", "firecracker"];
+
+/// What the jailer adds to Firecracker's command line.
+const JAILED: &str = " --start-time-us";
 
 /// What must be there of one shed, and all that may.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,19 +49,23 @@ pub struct VmmProcess {
     pub pid: u32,
     /// Its command line, words joined with spaces.
     pub command_line: String,
-    /// Its root directory, which a jail has of its own; empty where that is not known.
-    pub root: String,
 }
 
 impl VmmProcess {
-    /// Whether this is the machine of the shed with this directory.
+    /// Whether this is the machine of the shed with this directory: its files are there, or its launch is on record there.
     fn is_of(&self, directory: &Utf8Path) -> bool {
-        let jail = format!("/{}/", directory.file_name().unwrap_or_default());
-        self.command_line.contains(&format!("{directory}/")) || self.is_jailed() && self.root.contains(&jail)
+        if !self.is_jailed() {
+            return self.command_line.contains(&format!("{directory}/"));
+        }
+        let record = fs::read(directory.join("metadata.json")).unwrap_or_default();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap_or_default();
+        let launch = record["vm"]["launch_id"].as_str();
+        launch.is_some_and(|launch| self.command_line.contains(&format!(" --id {launch} ")))
     }
 
+    /// Whether it runs in a jail, where paths begin with its own root. The jailer tells when it began.
     fn is_jailed(&self) -> bool {
-        self.root.len() > 1
+        self.command_line.contains(JAILED)
     }
 }
 
@@ -73,11 +80,10 @@ pub fn vmm_processes(dir: &Utf8Path) -> Vec<VmmProcess> {
             let command_line = fs::read(entry.path().join("cmdline")).ok()?;
             let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
             let program = command_line.split(' ').next()?.rsplit('/').next()?.to_owned();
-            let root = fs::read_link(entry.path().join("root")).unwrap_or_default();
-            let root = root.to_string_lossy().into_owned();
-            let ours = command_line.contains(dir.as_str()) || root.starts_with(dir.as_str());
+            // In an L1 all jails are ours.
+            let ours = command_line.contains(dir.as_str()) || L1::is_here() && command_line.contains(JAILED);
             let is_vmm = VMMS.iter().any(|vmm| program.starts_with(vmm));
-            (ours && is_vmm).then_some(VmmProcess { pid, command_line, root })
+            (ours && is_vmm).then_some(VmmProcess { pid, command_line })
         })
         .collect()
 }
@@ -92,8 +98,7 @@ fn serving_processes(sockets: &Utf8Path) -> Vec<VmmProcess> {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let command_line = fs::read(entry.path().join("cmdline")).ok()?;
             let command_line = String::from_utf8_lossy(&command_line).replace('\0', " ");
-            let root = String::new();
-            command_line.starts_with(&mark).then_some(VmmProcess { pid, command_line, root })
+            command_line.starts_with(&mark).then_some(VmmProcess { pid, command_line })
         })
         .collect();
     found.sort_by_key(|process| process.pid);
