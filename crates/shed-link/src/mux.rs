@@ -314,6 +314,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Driver<T> {
                 Some(request) => request,
                 None => match self.requests.opens.poll_recv(cx) {
                     Poll::Ready(Some(request)) => request,
+                    // What lingers wakes this when it has ended.
+                    Poll::Ready(None) if !self.lingering.is_empty() => return Poll::Pending,
                     Poll::Ready(None) => return Poll::Ready(MuxClosed::Unused),
                     Poll::Pending => return Poll::Pending,
                 },
