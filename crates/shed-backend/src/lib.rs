@@ -149,6 +149,12 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// Returns whether the machine ended because its guest was reset, where a machine does not outlive that. Asked as
+    /// [`Self::has_crashed`] is.
+    async fn was_reset(&self) -> bool {
+        false
+    }
+
     /// Resolves when a shared directory is served no longer although the machine runs; never for one that has none.
     /// Whatever in the guest uses the directory hangs then, until the machine is started anew.
     async fn share_lost(&self) {

@@ -119,15 +119,15 @@ impl Boot {
         self.finish(record, vm, &mark).await
     }
 
-    /// Starts the machine and waits for its guest. A VMM that crashes meanwhile, or loses the timer of a processor, is
-    /// started once more: such faults of the VMM are rare and depend on its timing, and nothing of the user's has run
+    /// Starts the machine and waits for its guest. A VMM that crashes meanwhile, loses the timer of a processor, or resets its
+    /// guest before that has said a word, is started once more: such faults of the VMM are rare and depend on its timing, and nothing of the user's has run
     /// yet.
     async fn launch(&self, record: ShedRecord) -> Result<Booted, BootShedError> {
         let first = self.launch_once(&record).await?;
         match first {
             Launch::Booted(booted) => Ok(*booted),
             Launch::Crashed(error) => {
-                tracing::warn!(shed = %record.name, %error, "the VMM failed; starting it once more");
+                tracing::warn!(shed = %record.name, %error, "the machine failed; starting it once more");
                 match self.launch_once(&record).await? {
                     Launch::Booted(booted) => Ok(*booted),
                     Launch::Crashed(error) => Err(error),
@@ -150,7 +150,11 @@ impl Boot {
         let vm = started.map_err(|source| BootShedError::Start { shed: record.name.clone(), source })?;
         match self.finish(record.clone(), Arc::clone(&vm), &mark).await {
             Ok(booted) => Ok(Launch::Booted(Box::new(booted))),
-            Err(error @ BootShedError::Ended { .. }) if vm.has_crashed().await => Ok(Launch::Crashed(error)),
+            Err(error @ BootShedError::Ended { .. })
+                if vm.has_crashed().await || vm.was_reset().await && mark.ended_without_a_word() =>
+            {
+                Ok(Launch::Crashed(error))
+            }
             // Its disks must be free before another machine gets them.
             Err(error @ BootShedError::Stalled { .. }) if vm.kill(Duration::ZERO).await.is_ok() => {
                 Ok(Launch::Crashed(error))

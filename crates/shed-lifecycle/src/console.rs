@@ -40,6 +40,9 @@ pub(crate) struct ConsoleMark {
     vmm: (Utf8PathBuf, u64),
 }
 
+/// What a guest says that got to its first program, or whose kernel gives up.
+const LAST_WORDS: [&str; 3] = ["shed-init:", "Kernel panic", "not syncing"];
+
 impl ConsoleMark {
     /// Marks the present end of a shed's logs.
     pub(crate) fn now(files: &InstanceFiles) -> Self {
@@ -52,6 +55,14 @@ impl ConsoleMark {
     pub(crate) fn has_lost_its_timer(&self) -> bool {
         let lines = tail_since(&self.console.0, self.console.1);
         lines.iter().filter(|line| line.contains(TIMER_LOST)).count() >= 2
+    }
+
+    /// Tells whether a guest said neither that it came to its first program nor why it did not, since the mark. A kernel that
+    /// cannot boot panics in words; one that is reset without any has lost its processor's state, which virtualisation
+    /// within virtualisation now and then does to machines that start side by side.
+    pub(crate) fn ended_without_a_word(&self) -> bool {
+        let lines = tail_since(&self.console.0, self.console.1);
+        !lines.iter().any(|line| LAST_WORDS.iter().any(|words| line.contains(words)))
     }
 
     /// Describes what was written since the mark, for the end of an error message.

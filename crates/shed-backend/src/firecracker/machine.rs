@@ -196,7 +196,8 @@ pub(super) fn arguments_but_id(
         ("--config-file", config_file.to_string()),
         // Otherwise it would be in the middle of the console.
         ("--log-path", spec.vmm_log.to_string()),
-        ("--level", "Warn".to_owned()),
+        // It warns of each port that a booting kernel tries.
+        ("--level", "Error".to_owned()),
     ];
     for (option, value) in pairs {
         args.extend([option.to_owned(), value]);

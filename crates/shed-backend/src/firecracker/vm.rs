@@ -83,6 +83,12 @@ impl FirecrackerVm {
         self.place.sockets()
     }
 
+    /// How the process ended, when it has; nothing for one that another server has started.
+    async fn exit_status(&self) -> Option<ExitStatus> {
+        let mut exit = self.exit.clone()?;
+        exit.wait_for(Option::is_some).await.ok().and_then(|status| *status)
+    }
+
     /// Sends SIGKILL and does not wait.
     pub(super) fn kill_now(&self) -> io::Result<()> {
         self.process.signal(Signal::KILL)
@@ -143,9 +149,12 @@ impl Vm for FirecrackerVm {
     }
 
     async fn has_crashed(&self) -> bool {
-        let Some(mut exit) = self.exit.clone() else { return false };
-        let status = exit.wait_for(Option::is_some).await.map(|status| *status);
-        status.is_ok_and(|status| status.is_some_and(is_crash))
+        self.exit_status().await.is_some_and(is_crash)
+    }
+
+    async fn was_reset(&self) -> bool {
+        // A guest's reset is a wish that Firecracker fulfils by ending.
+        self.exit_status().await.is_some_and(|status| status.success())
     }
 
     async fn share_lost(&self) {

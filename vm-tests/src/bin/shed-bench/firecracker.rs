@@ -156,7 +156,7 @@ impl Bare {
             Command::new("firecracker")
                 .args(["--api-sock", self.dir.join("api").as_str()])
                 .args(["--config-file", self.dir.join("vm.json").as_str()])
-                .args(["--log-path", self.dir.join("vmm.log").as_str(), "--level", "Warn"])
+                .args(["--log-path", self.dir.join("vmm.log").as_str(), "--level", "Error"])
                 .stdin(Stdio::null())
                 .stdout(output.try_clone()?)
                 .stderr(output)
