@@ -9,7 +9,7 @@ git config --global advice.detachedHead false
 git init -q one
 cd one
 mkdir -p src/deep
-for i in $(seq 500); do echo "file $i" >"src/f$i"; done
+for i in $(seq 150); do echo "file $i" >"src/f$i"; done
 ln -s f1 src/link
 printf '#!/bin/sh\necho run\n' >run && chmod +x run
 git add .

@@ -25,6 +25,9 @@ const HOST: Ipv4Addr = Ipv4Addr::new(172, 30, 0, 1);
 /// Bytes that go into a guest and out again.
 const BULK: usize = 20_000_000;
 
+/// Connections into one guest at once; the longest answer has a megabyte.
+const TUNNELS: usize = 20;
+
 /// How many sheds are made at once.
 const MANY: usize = 5;
 
@@ -112,6 +115,30 @@ fn a_shed_on_firecracker_is_a_shed() {
         tunnel.write_all(b"question").unwrap();
         tunnel.shut().unwrap();
         assert_eq!(tunnel.rest().unwrap(), b"got question");
+    });
+    promises.keep("many connections to the guest at once are whole, each to its last byte", || {
+        cli.start_service(
+            SHED,
+            "many",
+            "my $s = listen_on('127.0.0.1', 7003); ready(); $SIG{CHLD} = 'IGNORE'; \
+             while (1) { my $c = take($s); next if fork(); \
+                 my $n = read_all($c); say($c, 'y' x $n); close $c; exit 0; }",
+        );
+        thread::scope(|scope| {
+            let asked = (0..TUNNELS).map(|index| {
+                let http = &http;
+                scope.spawn(move || {
+                    let mut tunnel =
+                        http.tunnel(SHED, 7003).unwrap_or_else(|reply| panic!("{}", reply.text()));
+                    tunnel.write_all((index * 50_000).to_string().as_bytes()).unwrap();
+                    tunnel.shut().unwrap();
+                    let answer = tunnel.rest().unwrap();
+                    assert!(answer.len() == index * 50_000 && answer.iter().all(|byte| *byte == b'y'));
+                })
+            });
+            let asked: Vec<_> = asked.collect();
+            asked.into_iter().for_each(|asked| asked.join().expect("a whole answer"));
+        });
     });
     promises.keep("what was written and synced is there after stop and start, at the same address", || {
         cli.sh(SHED, "echo one > /workspace/one; sync");

@@ -251,13 +251,8 @@ fn lost_server(machine: &VsockMachine, share: &Utf8Path, server: &mut vm_tests::
         (ended == "2").then_some(())
     });
     drop((reader, writer));
-    for command in [
-        "ls /workspace",
-        "cat /workspace/t/log",
-        "touch /workspace/new",
-        "stat /workspace/t",
-        "cd /workspace",
-    ] {
+    // The guest's kernel may still know of a name, as when it only changes into a directory; it gets no file's content.
+    for command in ["ls /workspace", "cat /workspace/t/log", "touch /workspace/new", "stat /workspace/t"] {
         let done = machine.run("root", &["timeout", "60", "sh", "-c", command], Vec::new(), SHORT * 4);
         assert!(done.code != 0 && done.code != 124, "{command}: {} {}", done.code, done.err());
     }
