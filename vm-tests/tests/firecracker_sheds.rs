@@ -295,6 +295,8 @@ fn five_sheds_on_firecracker_at_once() {
         addresses.dedup();
         assert_eq!(addresses.len(), MANY, "{addresses:?}");
         for name in &names {
+            // What they still start they start all at once, on one processor that is emulated.
+            cli.wait_for_exec(name, BOOT * 2);
             assert_eq!(cli.sh(name, "hostname"), *name);
         }
         let expected: Vec<_> = names.iter().map(|name| Expect::Running(name)).collect();
@@ -306,6 +308,7 @@ fn five_sheds_on_firecracker_at_once() {
         let server = stage.serve();
         for name in &names {
             assert_eq!(server.http().status(name), "running");
+            cli.wait_for_exec(name, BOOT * 2);
             assert_eq!(cli.sh(name, "hostname"), *name);
         }
         for name in &names {
