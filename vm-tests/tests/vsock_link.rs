@@ -225,7 +225,7 @@ fn tcp(machine: &VsockMachine) {
         assert!(answer.contains("refused"), "{answer}");
     };
     machine.wait("a service", BOOT, asked);
-    machine.sh("pkill -f /tmp/service.py || true");
+    machine.sh("pkill -f '[/]tmp/service.py' || true");
 }
 
 async fn open(machine: &VsockMachine, port: GuestPort) -> MuxStream {
