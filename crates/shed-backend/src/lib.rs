@@ -3,7 +3,7 @@
 //! `shed-lifecycle` is the only caller: it prepares a shed's directory, hands a [`VmSpec`] over and gets a [`Vm`]
 //! back. A backend starts, finds, watches and ends VMM processes and opens streams into their guests; it knows no
 //! shed states, no HTTP and no images. Differences between backends are data ([`Capabilities`]); nothing outside
-//! the server's `backends.rs` asks which backend it is talking to.
+//! the server's room `backends` asks which backend it is talking to.
 
 pub mod conformance;
 mod error;
