@@ -19,9 +19,17 @@ const LAST_LINES: (usize, usize) = (5, 400);
 /// Most steps of a setup: there are five kinds.
 const STEPS: usize = 8;
 
+/// Most extensions whose states are kept.
+const EXTENSIONS: usize = 64;
+
 /// Returns a health report as it may be shown.
 pub(crate) fn report(report: HealthReport) -> HealthReport {
-    HealthReport { metrics: report.metrics.as_ref().map(metrics), setup: report.setup.map(setup), ..report }
+    HealthReport {
+        metrics: report.metrics.as_ref().map(metrics),
+        setup: report.setup.map(setup),
+        extensions: report.extensions.into_iter().take(EXTENSIONS).collect(),
+        ..report
+    }
 }
 
 /// Returns an event as it may be shown.
@@ -143,6 +151,7 @@ mod tests {
             started_at: at,
             metrics: Some(metrics),
             setup: Some(setup),
+            extensions: std::collections::BTreeMap::new(),
         });
         let metrics = report.metrics.unwrap();
         assert_eq!((metrics.cpu_percent, metrics.load), (Some(0.0), [0.0; 3]));

@@ -200,7 +200,7 @@ impl Users {
                 let pace = if watched { WATCHED_PACE } else { HEALTH_EVENT };
                 let every_ms = u64::try_from(pace.as_millis()).ok();
                 // The answer is noted by the channel itself, like every health report.
-                let request = Envelope::request(SYSTEM_HEALTH, &HealthRequest { every_ms });
+                let request = Envelope::request(SYSTEM_HEALTH, &HealthRequest { every_ms, extensions: None });
                 if let Err(error) = channel.send(&request).await {
                     return error;
                 }

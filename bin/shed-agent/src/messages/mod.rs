@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(receive(&mut host).await.unwrap().namespace, SYSTEM_HEALTH);
         // One that is too short is not refused but made longer.
         let started = std::time::Instant::now();
-        ask(&mut host, SYSTEM_HEALTH, &HealthRequest { every_ms: Some(0) }).await;
+        ask(&mut host, SYSTEM_HEALTH, &HealthRequest { every_ms: Some(0), extensions: None }).await;
         for _ in 0..2 {
             event_of(&mut host, SYSTEM_HEALTH).await;
         }

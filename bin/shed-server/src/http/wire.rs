@@ -1,5 +1,7 @@
 //! From the lifecycle's view of a shed to the JSON of the API (spec A.4).
 
+use std::collections::BTreeMap;
+
 use shed_api::{ImageTransfer, PhaseTime, Session, Shed};
 use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started, Stopped, TmuxSession};
 use shed_types::{Repo, ShedName};
@@ -25,6 +27,7 @@ pub(super) fn shed(view: ShedView) -> Shed {
             .or_else(|| view.image_path.map(camino::Utf8PathBuf::into_string)),
         last_healthy: view.last_healthy,
         started_at: view.agent_started_at,
+        extensions: BTreeMap::new(),
         error: view.error,
         timeline: Vec::new(),
         warnings: Vec::new(),

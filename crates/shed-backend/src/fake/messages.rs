@@ -1,6 +1,9 @@
 //! The fake agent's message channel: says what a test has put there, hostile or not, as the real one says what it has.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
@@ -83,7 +86,13 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
             continue;
         }
         let setup = machine.setup();
-        let plain = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup };
+        let plain = HealthReport {
+            status: HealthStatus::Ok,
+            started_at,
+            metrics: None,
+            setup,
+            extensions: BTreeMap::new(),
+        };
         let health = machine.world.host().said.entry(shed.clone()).or_default().health.clone();
         let health = health.unwrap_or_else(|| json!(plain));
         let mut event = None;
