@@ -1,15 +1,12 @@
 //! Streams to a guest's ports, over the socket that a VMM has for its vsock device.
 //!
-//! Each stream is a connection of its own. Firecracker's connections carry no half-close: the end of one direction is that
-//! of both (its src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [`mux`] in it, with that one
-//! stream, which does.
+//! Each stream is a connection of its own. Firecracker's connections carry no half-close: it takes the end of the host's
+//! direction for that of both, and two seconds after the guest has closed it drops what the host has not taken (its
+//! src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [`mux`] in it, with that one stream, whose
+//! ends end apart.
 //!
 //! A guest whose agent does not listen yet closes a connection without an answer; the agent says when it listens by a
 //! connection the other way, so nobody asks again and again.
-//!
-//! These streams carry no half-close: Firecracker takes the end of the host's direction for that of both, and passes the end
-//! of the guest's on when both have ended. Two seconds after the guest has closed it drops what the host has not taken (its
-//! src/vmm/src/devices/virtio/vsock/csm/connection.rs).
 //!
 //! Called for each machine of this backend, and by tests with another VMM whose vsock device has such a socket.
 
