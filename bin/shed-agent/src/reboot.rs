@@ -18,12 +18,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Says why the host was not told.
 #[derive(Debug, thiserror::Error)]
 enum TellRebootError {
-    #[error("the host was not told that this is a reboot: cannot start the runtime")]
-    Runtime(#[source] io::Error),
     #[error("the host was not told that this is a reboot, and the shed will be stopped: no server listens")]
     Unheard(#[source] io::Error),
     #[error("the host has not heard within {} s that this is a reboot; the shed may be stopped", PATIENCE.as_secs())]
     Late,
+    #[error("the host was not told that this is a reboot: cannot start the runtime")]
+    Runtime(#[source] io::Error),
 }
 
 /// Tells the host; for the unit.

@@ -59,6 +59,13 @@ impl Stage {
         until(|| self.starts() > starts && self.status() == ShedStatus::Running).await;
     }
 
+    /// Has the guest reboot and not come up again until a test says so.
+    async fn begin_reboot(&self) {
+        self.boots(BootFault::Never);
+        self.world.reboot(&self.api);
+        self.becomes(ShedStatus::Starting).await;
+    }
+
     /// How many machines the shed has had.
     fn starts(&self) -> u32 {
         self.world.starts(&self.api)
@@ -71,6 +78,22 @@ impl Stage {
     fn assert_at_rest(&self, starts: u32) {
         assert_eq!((self.status(), self.starts()), (ShedStatus::Stopped, starts));
         assert_eq!((self.world.running(), self.world.sockets()), (vec![], vec![]));
+    }
+
+    async fn start(&self) -> Result<Started, StartShedError> {
+        self.sheds.start(&self.api, Progress::silent()).await
+    }
+
+    /// Deletes the shed, of which nothing is left then.
+    async fn delete(&self) {
+        self.sheds.delete(&self.api).await.unwrap();
+        self.assert_gone();
+    }
+
+    fn assert_gone(&self) {
+        assert_eq!(self.sheds.get(&self.api), None);
+        assert_eq!((self.world.running(), self.world.sockets()), (vec![], vec![]));
+        assert!(!self.settings.instance_dir.join("api").exists());
     }
 }
 
@@ -118,11 +141,11 @@ async fn a_guest_gets_one_machine_for_each_reboot_and_none_when_it_was_not_up() 
     let error = stage.sheds.get(&stage.api).unwrap().error.expect("why it is stopped");
     assert!(error.contains("ended while it booted"), "{error}");
     // Nor is it started again when somebody asks for it, and it is well when its guest is.
-    let error = stage.sheds.start(&stage.api, Progress::silent()).await.unwrap_err();
+    let error = stage.start().await.unwrap_err();
     assert!(matches!(&error, StartShedError::Boot(boot) if matches!(**boot, BootShedError::Ended { .. })));
     stage.assert_at_rest(6);
     stage.boots(BootFault::None);
-    stage.sheds.start(&stage.api, Progress::silent()).await.unwrap();
+    stage.start().await.unwrap();
 }
 
 #[tokio::test]
@@ -131,28 +154,22 @@ async fn a_create_whose_guest_reboots_before_it_is_up_fails_and_leaves_nothing()
     stage.boots(BootFault::Reboots);
     let error = stage.create().await.unwrap_err();
     assert!(matches!(&error, CreateShedError::Boot(boot) if matches!(**boot, BootShedError::Ended { .. })));
-    assert_eq!((stage.starts(), stage.sheds.get(&stage.api)), (1, None));
-    assert!(!stage.settings.instance_dir.join("api").exists());
+    assert_eq!(stage.starts(), 1);
+    stage.assert_gone();
 }
 
 #[tokio::test]
 async fn a_stop_or_delete_while_the_guest_comes_up_again_wins() {
     let stage = Stage::running().await;
-    stage.boots(BootFault::Never);
-    stage.world.reboot(&stage.api);
-    stage.becomes(ShedStatus::Starting).await;
+    stage.begin_reboot().await;
     assert_eq!(stage.sheds.stop(&stage.api).await.unwrap().shed.status, ShedStatus::Stopped);
     let starts = stage.starts();
     stage.assert_at_rest(starts);
 
     stage.boots(BootFault::None);
-    stage.sheds.start(&stage.api, Progress::silent()).await.unwrap();
-    stage.boots(BootFault::Never);
-    stage.world.reboot(&stage.api);
-    stage.becomes(ShedStatus::Starting).await;
-    stage.sheds.delete(&stage.api).await.unwrap();
-    assert_eq!((stage.world.running(), stage.world.sockets()), (vec![], vec![]));
-    assert!(!stage.settings.instance_dir.join("api").exists());
+    stage.start().await.unwrap();
+    stage.begin_reboot().await;
+    stage.delete().await;
 }
 
 #[tokio::test]
@@ -166,18 +183,16 @@ async fn a_stop_or_delete_while_the_guest_goes_down_wins() {
     stage.sheds.stop(&stage.api).await.unwrap();
     stage.assert_at_rest(1);
 
-    stage.sheds.start(&stage.api, Progress::silent()).await.unwrap();
+    stage.start().await.unwrap();
     stage.world.say_reboot(&stage.api);
-    stage.sheds.delete(&stage.api).await.unwrap();
-    assert_eq!((stage.starts(), stage.world.running()), (2, vec![]));
+    stage.delete().await;
+    assert_eq!(stage.starts(), 2);
 }
 
 #[tokio::test]
 async fn who_comes_while_the_guest_reboots_waits_for_its_new_machine() {
     let stage = Stage::running().await;
-    stage.boots(BootFault::Never);
-    stage.world.reboot(&stage.api);
-    stage.becomes(ShedStatus::Starting).await;
+    stage.begin_reboot().await;
     let mut found = None;
     let come = stage.sheds.bring_up(&stage.api, |status| found = Some(status));
     let agent = async {
