@@ -155,6 +155,12 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// Returns whether the machine ended because its guest reboots, where a machine does not outlive that: it is to be
+    /// started anew. Only asked about a machine that has ended. It is the guest's word, which this server has heard.
+    async fn was_reboot(&self) -> bool {
+        false
+    }
+
     /// Resolves when a shared directory is served no longer although the machine runs; never for one that has none.
     /// Whatever in the guest uses the directory hangs then, until the machine is started anew.
     async fn share_lost(&self) {

@@ -157,6 +157,12 @@ impl Vm for FirecrackerVm {
         self.exit_status().await.is_some_and(|status| status.success())
     }
 
+    async fn was_reboot(&self) -> bool {
+        // A machine that was killed after the word did not get to its reboot. How one ended that another server has
+        // started is not known, and there the word has to do.
+        self.link.has_said_reboot() && self.exit_status().await.is_none_or(|status| status.success())
+    }
+
     async fn share_lost(&self) {
         self.shares.lost().await;
         // They end with their machine, and may be noticed first.
