@@ -179,6 +179,15 @@ fn a_shed_on_firecracker_is_a_shed() {
         stage.assert_only(&[Expect::Stopped(SHED)]);
         cli.run(&["start", SHED]).ok();
     });
+    promises.keep("what Firecracker counted of the machine that ended is among the server's metrics", || {
+        wait_for("bytes that were read", SHORT, || {
+            let metrics = http.request("GET", "/metrics", "", None).text();
+            let sample = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("shed_vmm_disk_bytes_total{direction=\"read\"} "))?;
+            (sample.parse::<f64>().expect("a number") > 1e6).then_some(())
+        });
+    });
     promises.keep("a machine and what runs in it outlive the server, and the next one has them", || {
         cli.sh(SHED, "tmux new-session -d -s work");
         let before = (boot_id(&cli, SHED), machine_of(&stage, SHED).pid);

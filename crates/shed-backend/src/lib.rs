@@ -90,6 +90,12 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Returns what the VMMs of this backend have counted of all machines since this server started; nothing where they do
+    /// not count. It may be two minutes old.
+    fn counts(&self) -> Option<VmmCounts> {
+        None
+    }
+
     /// Starts a machine and returns as soon as its VMM process runs; the guest boots meanwhile.
     ///
     /// The process is detached: it outlives the server. Its command line holds `spec.launch_id`, so [`Backend::find`]
@@ -128,6 +134,21 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     async fn remove_strays(&self, _sheds: &BTreeSet<ShedName>) -> std::io::Result<()> {
         Ok(())
     }
+}
+
+/// What VMMs count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VmmCounts {
+    /// Bytes that guests read from their disks.
+    pub disk_read_bytes: u64,
+    /// Bytes that guests wrote to their disks.
+    pub disk_written_bytes: u64,
+    /// Bytes that guests got from the network.
+    pub network_received_bytes: u64,
+    /// Bytes that guests sent to the network.
+    pub network_sent_bytes: u64,
+    /// What disks, network and guest link could not do.
+    pub failures: u64,
 }
 
 /// One running machine. All methods may be called at any time, also after the machine has ended.
