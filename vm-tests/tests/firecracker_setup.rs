@@ -149,6 +149,8 @@ fn a_bare_host_becomes_a_server_and_is_bare_again() {
             &["it is stopped", "is removed", "sheds, images and machines"],
         );
         assert_ends(&as_root(&l1, "uninstall"), 0, &["there is no /etc/systemd/system/shed-server.service"]);
+        // The server has given the network back with its last machine.
+        assert_ends(&as_root(&l1, "setup"), 0, &["done    network"]);
         assert_ends(&as_root(&l1, "setup --remove"), 0, &["are removed"]);
         assert_ends(&as_root(&l1, "setup --remove"), 0, &["was so  network"]);
         l1.assert_nothing_beyond(&before, &WATCHED);

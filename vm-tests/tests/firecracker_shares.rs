@@ -109,6 +109,13 @@ fn a_shed_on_firecracker_has_its_directory_whatever_happens() {
         assert!(shed.get("error").is_none(), "{shed}");
     });
     promises.keep("when who serves it is killed the shed says so, and a start brings the files back", || {
+        fs::write(dir.join("large"), vec![7; 16 << 20]).unwrap();
+        let loops = "(while cat /workspace/large; do :; done; touch /tmp/reader-ended) >/dev/null 2>&1 & \
+             (while echo x >>/workspace/loop; do :; done; touch /tmp/writer-ended) >/dev/null 2>&1 &";
+        cli.sh(SHED, loops);
+        wait_for("the writer to write", SHORT, || {
+            fs::metadata(dir.join("loop")).is_ok_and(|meta| meta.len() > 20).then_some(())
+        });
         for process in stage.serving() {
             kill_process(process.pid, Signal::KILL);
         }
@@ -116,6 +123,10 @@ fn a_shed_on_firecracker_has_its_directory_whatever_happens() {
         let reason =
             wait_for("the shed to say so", SHORT, || http.shed(SHED)["error"].as_str().map(str::to_owned));
         assert!(reason.contains("host directory") && reason.contains("shed start"), "{reason}");
+        // Whoever uses the files gets errors and ends, which leaves the machine fit to be stopped.
+        wait_for("those who used the files to end", SHORT * 2, || {
+            (cli.sh(SHED, "ls /tmp/*-ended 2>/dev/null | wc -l") == "2").then_some(())
+        });
         cli.run(&["stop", SHED]).ok();
         assert!(stage.serving().is_empty());
         stage.assert_only(&[Expect::Stopped(SHED)]);

@@ -151,6 +151,43 @@ fn a_shed_on_firecracker_is_a_shed() {
         assert_ne!(boot_id(&cli, SHED), before);
         assert_eq!(http.shed(SHED)["ip_address"], "172.30.0.2");
     });
+    promises.keep("a reboot from inside is a reboot: another machine, the same files and address", || {
+        for (user, command) in [("shed", &["sudo", "-n", "systemctl", "reboot"][..]), ("root", &["reboot"])] {
+            cli.sh(SHED, &format!("echo {user} > /workspace/before"));
+            let before = (boot_id(&cli, SHED), machine_of(&stage, SHED).pid);
+            let _cut_off = cli.run(&[&["exec", "-u", user, SHED, "--"], command].concat());
+            // Nobody runs a command meanwhile: that would start a shed that has stopped.
+            wait_for("the shed to run in another machine", BOOT, || {
+                let shed = http.shed(SHED);
+                assert_ne!(shed["status"], "stopped", "{shed}");
+                let pid = shed["pid"].as_u64();
+                (shed["status"] == "running" && pid != Some(u64::from(before.1))).then_some(())
+            });
+            assert_ne!(boot_id(&cli, SHED), before.0);
+            assert_eq!(
+                cli.sh(SHED, "cat /workspace/one /workspace/before; hostname"),
+                format!("one\n{user}\n{SHED}")
+            );
+            assert_eq!(http.shed(SHED)["ip_address"], "172.30.0.2");
+            stage.assert_only(&[Expect::Running(SHED)]);
+            assert_eq!(taps().len(), 1);
+        }
+    });
+    promises.keep("a power-off from inside reads as stopped, also after a reboot", || {
+        let _cut_off = cli.exec(SHED, &["sudo", "-n", "systemctl", "poweroff"]);
+        wait_for("the shed to read stopped", BOOT, || (http.status(SHED) == "stopped").then_some(()));
+        stage.assert_only(&[Expect::Stopped(SHED)]);
+        cli.run(&["start", SHED]).ok();
+    });
+    promises.keep("what Firecracker counted of the machine that ended is among the server's metrics", || {
+        wait_for("bytes that were read", SHORT, || {
+            let metrics = http.request("GET", "/metrics", "", None).text();
+            let sample = metrics
+                .lines()
+                .find_map(|line| line.strip_prefix("shed_vmm_disk_bytes_total{direction=\"read\"} "))?;
+            (sample.parse::<f64>().expect("a number") > 1e6).then_some(())
+        });
+    });
     promises.keep("a machine and what runs in it outlive the server, and the next one has them", || {
         cli.sh(SHED, "tmux new-session -d -s work");
         let before = (boot_id(&cli, SHED), machine_of(&stage, SHED).pid);

@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use camino::Utf8Path;
-use vm_tests::{Cli, Expect, Http, Promises, SHORT, Stage, image_without_init, skipped, wait_for};
+use vm_tests::{BOOT, Cli, Expect, Http, Promises, SHORT, Stage, image_without_init, skipped, wait_for};
 
 /// Where Debian and others put a busybox that is linked statically.
 const BUSYBOX: [&str; 3] = ["/bin/busybox", "/usr/bin/busybox", "/usr/local/bin/busybox"];
@@ -61,6 +61,18 @@ fn prove(promises: &mut Promises, stage: &Stage, cli: &Cli, http: Http, image: &
         assert!(begun.elapsed() < SHORT, "it took {:?}", begun.elapsed());
         stage.assert_only(&[Expect::Stopped(&shed)]);
         cli.run(&["start", &shed]).ok();
+        assert_eq!(cli.sh(&shed, "cat /kept /workspace/too"), "kept\ntoo");
+    });
+    promises.keep(&about("the signal that `reboot` sends to PID 1 reboots it"), || {
+        let boot = ["cat", "/proc/sys/kernel/random/boot_id"];
+        let before = cli.exec(&shed, &boot).ok().out();
+        cli.run(&["exec", "-u", "root", &shed, "--", "sh", "-c", "kill -TERM 1"]);
+        wait_for("the rebooted guest to answer", BOOT, || {
+            // Asked for first, since a command starts a shed that has stopped.
+            assert_ne!(http.status(&shed), "stopped");
+            let asked = cli.exec(&shed, &boot);
+            (asked.code == 0 && asked.out() != before).then_some(())
+        });
         assert_eq!(cli.sh(&shed, "cat /kept /workspace/too"), "kept\ntoo");
     });
     promises.keep(&about("the disk was unmounted, not torn away"), || {

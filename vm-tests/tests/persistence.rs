@@ -105,8 +105,8 @@ fn files_and_machines_outlive_what_happens_to_the_server() {
         cli.run(&["start", SHED]).ok();
         assert_eq!(cli.sh(SHED, "cat /workspace/one"), "one");
     });
-    promises.keep("a reboot from inside comes back, in the same shed", || {
-        let before = boot_id(&cli);
+    promises.keep("a reboot from inside comes back, in the same shed and machine", || {
+        let (before, machine) = (boot_id(&cli), machine_of(&stage, SHED).pid);
         let _cut_off = cli.exec(SHED, &["sudo", "-n", "systemctl", "reboot"]);
         wait_for("the rebooted guest to answer", BOOT, || {
             let asked = cli.exec(SHED, &["cat", "/proc/sys/kernel/random/boot_id"]);
@@ -117,6 +117,7 @@ fn files_and_machines_outlive_what_happens_to_the_server() {
         });
         assert_eq!(cli.sh(SHED, "cat /workspace/one"), "one");
         assert_eq!(server.as_ref().expect("a server").http().status(SHED), "running");
+        assert_eq!(machine_of(&stage, SHED).pid, machine);
         stage.assert_only(&[Expect::Running(SHED)]);
     });
     promises.keep("a power-off from inside reads as stopped, and start brings the files back", || {

@@ -51,7 +51,7 @@ async fn is_healthy(frames: &mut Framed<MuxStream, FrameCodec>) {
 #[test]
 fn the_link_carries_what_firecrackers_does() {
     let begun = Instant::now();
-    let Some(machine) = VsockMachine::boot("base") else { return };
+    let Some(mut machine) = VsockMachine::boot("base") else { return };
     let mut promises = Promises::new();
 
     promises.keep("an open before the boot waits for the agent, and the agent answers", || {
@@ -131,6 +131,13 @@ fn the_link_carries_what_firecrackers_does() {
             let counts: Vec<usize> = seen.lines().map(|line| line.parse().expect("a number")).collect();
             (counts[0] < 40 && counts[1] == 0).then_some(())
         });
+    });
+    promises.keep("a guest that reboots has said so before its machine ends", || {
+        assert!(!machine.has_said_reboot());
+        let rebooting = machine.begin("root", &["systemctl", "reboot"]);
+        machine.wait_for_end();
+        assert!(machine.has_said_reboot(), "{}", machine.console());
+        drop(rebooting);
     });
     promises.finish();
 }

@@ -1,7 +1,8 @@
 //! The agent: runs in each shed as root, and does there what the host asks for (spec B).
 //!
 //! `shed-agent serve` is the service, started by systemd through the unit that shed-init installs. `shed-agent pid1`
-//! is the init of an image that has none; it starts `serve` and restarts it. The host is trusted, but what it sends is
+//! is the init of an image that has none; it starts `serve` and restarts it. `shed-agent tell-reboot` runs right before a
+//! reboot where the host has to know of it. The host is trusted, but what it sends is
 //! bounded all the same; what runs in the shed is not trusted and gets no way to the host here.
 //!
 //! The binary is static and must never call into NSS (getpwnam, getaddrinfo and their kin), which loads libraries of
@@ -28,6 +29,7 @@ mod mounts;
 mod network;
 mod pid1;
 mod power_off;
+mod reboot;
 mod serve;
 mod setup;
 mod share_streams;
@@ -47,12 +49,13 @@ pub fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("serve") => serve::run(),
         Some("pid1") => pid1::run(),
+        Some("tell-reboot") => reboot::run(),
         Some("--version") => {
             log::to_stdout(concat!("shed-agent ", env!("CARGO_PKG_VERSION"), "\n"));
             ExitCode::SUCCESS
         }
         _ => {
-            log::to_stdout("usage: shed-agent serve | pid1 | --version\n");
+            log::to_stdout("usage: shed-agent serve | pid1 | tell-reboot | --version\n");
             ExitCode::from(2)
         }
     }

@@ -24,6 +24,11 @@ const UNIT: &str = include_str!("../../../guest/units/shed-agent.service");
 
 const UNIT_NAME: &str = "shed-agent.service";
 
+/// The unit that tells the host of a reboot, in a machine that ends with one.
+const REBOOT_UNIT: &str = include_str!("../../../guest/units/shed-reboot.service");
+
+const REBOOT_UNIT_NAME: &str = "shed-reboot.service";
+
 /// Units of systemd's with which a machine ends, for good.
 const LAST_UNITS: [&str; 2] = ["systemd-poweroff.service", "systemd-halt.service"];
 
@@ -60,9 +65,7 @@ pub(crate) fn choose(root: &Path, cmdline: &Cmdline) -> Result<Init, BootError> 
 /// Puts the agent's unit where systemd finds it, and what makes the machine end as it must, for this boot only.
 pub(crate) fn install_units(root: &Path, ending: Ending) -> io::Result<()> {
     let units = inside(root, "/run/systemd/system");
-    let wants = units.join("sysinit.target.wants");
-    fs::create_dir_all(&wants)?;
-    fs::write(units.join(UNIT_NAME), UNIT)?;
+    install_unit(&units, UNIT_NAME, UNIT, "sysinit.target")?;
     match ending {
         Ending::PowerOff => {}
         Ending::Restart => {
@@ -71,9 +74,18 @@ pub(crate) fn install_units(root: &Path, ending: Ending) -> io::Result<()> {
                 fs::create_dir_all(&more)?;
                 fs::write(more.join("shed.conf"), RESTART_INSTEAD)?;
             }
+            install_unit(&units, REBOOT_UNIT_NAME, REBOOT_UNIT, "reboot.target")?;
         }
     }
-    match symlink(Path::new("..").join(UNIT_NAME), wants.join(UNIT_NAME)) {
+    Ok(())
+}
+
+/// Writes a unit and has a target want it.
+fn install_unit(units: &Path, name: &str, content: &str, wanted_by: &str) -> io::Result<()> {
+    let wants = units.join(format!("{wanted_by}.wants"));
+    fs::create_dir_all(&wants)?;
+    fs::write(units.join(name), content)?;
+    match symlink(Path::new("..").join(name), wants.join(name)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
@@ -147,8 +159,11 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let more = root.path().join("run/systemd/system/systemd-poweroff.service.d/shed.conf");
         install_units(root.path(), Ending::PowerOff).unwrap();
-        assert!(!more.exists());
+        let reboot = root.path().join("run/systemd/system/reboot.target.wants/shed-reboot.service");
+        assert!(!more.exists() && !reboot.exists());
         install_units(root.path(), Ending::Restart).unwrap();
         assert_eq!(fs::read_to_string(more).unwrap(), RESTART_INSTEAD);
+        assert_eq!(fs::read_to_string(reboot).unwrap(), REBOOT_UNIT);
+        assert!(REBOOT_UNIT.contains(&format!("ExecStart={AGENT} tell-reboot\n")));
     }
 }

@@ -14,7 +14,6 @@ pub mod capacity;
 pub mod config;
 mod connection;
 pub mod doctor;
-pub mod finding;
 mod guest_peer;
 pub mod host_key;
 pub mod http;
@@ -22,6 +21,7 @@ pub mod logging;
 pub mod metrics;
 mod notify;
 pub mod pull_images;
+pub mod report;
 pub mod serve;
 #[cfg(target_os = "linux")]
 pub mod serve_share;

@@ -21,7 +21,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt, io,
     io::Write,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -87,6 +90,8 @@ pub enum BootFault {
     CrashesOnce,
     /// The VMM crashes before the agent has answered, always.
     Crashes,
+    /// The guest reboots before its agent has answered.
+    Reboots,
 }
 
 /// What a guest does when asked to power off.
@@ -152,6 +157,8 @@ struct Machine {
     world: FakeWorld,
     /// Whether the agent answers.
     ready: watch::Sender<bool>,
+    /// Whether the guest has said that it reboots. Its machine does not outlive that.
+    reboots: AtomicBool,
     ended: CancellationToken,
     /// The last setup that it was asked for.
     occasion: Mutex<Option<Occasion>>,
@@ -237,6 +244,27 @@ impl FakeWorld {
     pub fn crash(&self, shed: &ShedName) {
         for machine in self.machines_of(shed) {
             machine.end();
+        }
+    }
+
+    /// Makes the guests of `shed` say that they reboot, and go on running until something ends them.
+    pub fn say_reboot(&self, shed: &ShedName) {
+        for machine in self.machines_of(shed) {
+            machine.reboots.store(true, Ordering::Release);
+        }
+    }
+
+    /// Has the guests of `shed` reboot, in a VMM that ends instead of starting them again.
+    pub fn reboot(&self, shed: &ShedName) {
+        for machine in self.machines_of(shed) {
+            machine.reboot();
+        }
+    }
+
+    /// Has the guests of `shed` power off by themselves.
+    pub fn power_off(&self, shed: &ShedName) {
+        for machine in self.machines_of(shed) {
+            machine.power_off(AskedBy::User);
         }
     }
 
@@ -328,6 +356,12 @@ impl Machine {
         self.ended.cancel();
     }
 
+    fn reboot(&self) {
+        self.reboots.store(true, Ordering::Release);
+        self.print_console("reboot: Restarting system\n");
+        self.end();
+    }
+
     /// How its setup stands, as its health reports have it: always at an end.
     fn setup(&self) -> Option<SetupReport> {
         let occasion = *self.occasion.lock().unwrap_or_else(PoisonError::into_inner);
@@ -356,6 +390,12 @@ impl Machine {
                 }
                 BootFault::CrashesOnce | BootFault::Crashes => {}
                 BootFault::Slow(time) => sleep(time).await,
+                BootFault::Reboots => {
+                    // Past the hand-over, so that nobody takes it for a fault of the VMM.
+                    self.print_console("shed-init: root assembled\n");
+                    self.reboot();
+                    return;
+                }
                 BootFault::Never => {
                     self.print_console("shed-init: waiting for a disk that never comes\n");
                     std::future::pending::<()>().await;
@@ -379,7 +419,9 @@ impl Machine {
     /// What the guest does when it is told to power off.
     fn power_off(self: &Arc<Self>, asked_by: AskedBy) {
         let time = match (self.faults.power_off, asked_by) {
-            (PowerOffFault::None, _) | (PowerOffFault::IgnoredByAgent, AskedBy::Button) => Duration::ZERO,
+            (PowerOffFault::None, _) | (PowerOffFault::IgnoredByAgent, AskedBy::Button | AskedBy::User) => {
+                Duration::ZERO
+            }
             (PowerOffFault::Slow(time), _) => time,
             (PowerOffFault::Ignored, _) | (PowerOffFault::IgnoredByAgent, AskedBy::Agent) => return,
         };
@@ -401,6 +443,7 @@ impl Machine {
 enum AskedBy {
     Agent,
     Button,
+    User,
 }
 
 /// A backend of a [`FakeWorld`].
@@ -450,7 +493,8 @@ impl FakeBackend {
             | BootFault::Never
             | BootFault::NeverIdentified
             | BootFault::MountFails
-            | BootFault::Dies(_) => false,
+            | BootFault::Dies(_)
+            | BootFault::Reboots => false,
         };
         host.last_pid += 1;
         let identity = VmIdentity {
@@ -465,6 +509,7 @@ impl FakeBackend {
             crashes,
             world: self.world.clone(),
             ready: watch::Sender::new(false),
+            reboots: AtomicBool::new(false),
             ended: CancellationToken::new(),
             occasion: Mutex::default(),
         });
@@ -557,6 +602,10 @@ impl Vm for FakeVm {
 
     async fn has_crashed(&self) -> bool {
         self.0.crashes
+    }
+
+    async fn was_reboot(&self) -> bool {
+        self.0.reboots.load(Ordering::Acquire)
     }
 
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {

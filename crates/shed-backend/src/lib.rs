@@ -90,6 +90,12 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         None
     }
 
+    /// Returns what the VMMs of this backend have counted of all machines since this server started; nothing where they do
+    /// not count. It may be two minutes old.
+    fn counts(&self) -> Option<VmmCounts> {
+        None
+    }
+
     /// Starts a machine and returns as soon as its VMM process runs; the guest boots meanwhile.
     ///
     /// The process is detached: it outlives the server. Its command line holds `spec.launch_id`, so [`Backend::find`]
@@ -130,6 +136,21 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// What VMMs count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VmmCounts {
+    /// Bytes that guests read from their disks.
+    pub disk_read_bytes: u64,
+    /// Bytes that guests wrote to their disks.
+    pub disk_written_bytes: u64,
+    /// Bytes that guests got from the network.
+    pub network_received_bytes: u64,
+    /// Bytes that guests sent to the network.
+    pub network_sent_bytes: u64,
+    /// What disks, network and guest link could not do.
+    pub failures: u64,
+}
+
 /// One running machine. All methods may be called at any time, also after the machine has ended.
 #[async_trait::async_trait]
 pub trait Vm: Send + Sync + std::fmt::Debug {
@@ -152,6 +173,12 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// Returns whether the machine ended because its guest was reset, where a machine does not outlive that. Asked as
     /// [`Self::has_crashed`] is.
     async fn was_reset(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the machine ended because its guest reboots, where a machine does not outlive that: it is to be
+    /// started anew. Only asked about a machine that has ended. It is the guest's word, which this server has heard.
+    async fn was_reboot(&self) -> bool {
         false
     }
 

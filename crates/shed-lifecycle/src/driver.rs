@@ -352,13 +352,17 @@ impl Driver {
             answer(reply, Err(StartShedError::Broken { shed: self.record.name.clone(), reason }));
             return;
         }
+        self.state = self.starting(progress, vec![(until, reply)]);
+    }
+
+    fn starting(&mut self, progress: Progress, replies: Vec<(Until, StartReply)>) -> State {
         self.record.status = RecordStatus::Starting;
         self.record.vm = Some(self.new_launch(&Project::START));
         self.record.last_error = None;
         let (boot, progress) = self.boot(progress);
         let record = self.record.clone();
         let boot = Box::pin(async move { boot.start(record).await });
-        self.state = State::Working(Work::Starting { boot, progress, replies: vec![(until, reply)] });
+        State::Working(Work::Starting { boot, progress, replies })
     }
 
     async fn begin_stop(&mut self, reply: StopReply) {
@@ -727,19 +731,38 @@ impl Driver {
         self.delete(AfterDelete::CreateFailed(reply, CreateShedError::Boot(cancelled.into()), Vec::new()));
     }
 
+    /// A running machine has ended by itself: the shed is stopped, or is started again because its guest reboots.
+    ///
+    /// Only a machine that was up gets here; one that ends before fails the start that waits for it, whatever its guest
+    /// says. So a guest that does nothing but reboot gets one start for each time that it came up.
     async fn machine_ended(&mut self) {
-        tracing::info!(shed = %self.record.name, "the machine ended");
-        let before = std::mem::replace(&mut self.state, State::Stopped);
-        if let Err(error) = self.context.ensure_no_vm(&self.record).await {
+        let State::Running(machine, settling) = std::mem::replace(&mut self.state, State::Stopped) else {
+            return;
+        };
+        let reboots = machine.vm.was_reboot().await;
+        tracing::info!(shed = %self.record.name, reboots, "the machine ended");
+        drop(machine);
+        let cleared = self.context.ensure_no_vm(&self.record).await;
+        if let Err(error) = &cleared {
             tracing::warn!(shed = %self.record.name, error = %error, "what the machine left could not be removed");
         }
-        self.set_stopped().await;
-        if let State::Running(_, settling) = before
-            && let (Some(waiters), _) = settling.leave()
-        {
+        if reboots && cleared.is_ok() && unusable(&self.context.files(&self.record.name)).is_none() {
+            tracing::info!(shed = %self.record.name, "the guest reboots; starting its machine anew");
+            self.forget_guest();
+            self.state = self.starting(Progress::silent(), Vec::new());
+        } else {
+            self.set_stopped().await;
+        }
+        if let (Some(waiters), _) = settling.leave() {
             self.publish();
             self.tell_unsettled(waiters, Unsettled::MachineEnded);
         }
+    }
+
+    /// What was known of a guest is not true of the next one.
+    fn forget_guest(&self) {
+        let _before = self.health.send_replace(Health::default());
+        self.pid.set(None);
     }
 
     /// Tells everybody that looks at the shed that its directory hangs: what uses it in the guest cannot tell.
@@ -759,8 +782,7 @@ impl Driver {
         let lost = local_dir::lost(&self.record.name);
         self.record.last_error = self.record.last_error.take().filter(|error| *error != lost);
         self.state = State::Stopped;
-        let _before = self.health.send_replace(Health::default());
-        self.pid.set(None);
+        self.forget_guest();
         self.save().await;
     }
 

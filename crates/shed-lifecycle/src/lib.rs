@@ -84,6 +84,7 @@ pub use prune::{
 pub use pulls::{PullEnd, PullResult};
 pub use sessions::{AllSessions, KillSessionError, ListSessionsError, TmuxError};
 pub use settings::Settings;
+pub use shed_backend::VmmCounts;
 pub use sheds::Sheds;
 pub use space::Space;
 pub use status::{GuestState, ShedNews, ShedReport, ShedWatch};

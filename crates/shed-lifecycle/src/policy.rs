@@ -4,7 +4,8 @@
 //!
 //! ```text
 //!   Creating --agent ready--> Running --stop--> Stopping --> Stopped --start--> Starting --agent ready--> Running
-//!      `--any failure--> (gone)   `--machine ends----------> Stopped <--failure---'
+//!      `--any failure--> (gone)   |--machine ends----------> Stopped <--failure---|
+//!                                 `--guest reboots, where that ends its machine--> Starting
 //!   any of them --delete--> Deleting --> (gone)
 //! ```
 

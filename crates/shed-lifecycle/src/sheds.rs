@@ -8,7 +8,7 @@ use std::{
 
 use camino::Utf8Path;
 use jiff::Timestamp;
-use shed_backend::{Backend, GuestStream, Vm};
+use shed_backend::{Backend, GuestStream, Vm, VmmCounts};
 use shed_image::ImageStore;
 use shed_protocol::Occasion;
 use shed_registry::Registry;
@@ -313,6 +313,12 @@ impl Sheds {
     /// When it cannot be one, whatever this server has.
     pub fn parse_image(&self, text: &str) -> Result<AskedImage, AskedImageError> {
         AskedImage::parse(text, self.settings().home.as_deref())
+    }
+
+    /// Returns what the machine monitors have counted since this server started, where they count.
+    #[must_use]
+    pub fn vmm_counts(&self) -> Option<VmmCounts> {
+        self.inner.context.backend.counts()
     }
 
     /// Has somebody told of the end of each pull; only the first is.

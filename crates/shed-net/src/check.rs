@@ -2,7 +2,7 @@
 
 use std::{fs, fs::OpenOptions, io};
 
-use shed_types::error_chain;
+use shed_types::{Finding, error_chain};
 
 use crate::{
     capability,
@@ -19,42 +19,12 @@ use crate::{
 /// Tables of the older iptables, which `nft` does not list. Only root may read it.
 const LEGACY_TABLES: &str = "/proc/net/ip_tables_names";
 
-/// How it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// All right.
-    Pass,
-    /// Something may not work.
-    Warn,
-    /// No shed can have a network.
-    Fail,
+fn warn(item: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding::warn(item, text).remedy(remedy)
 }
 
-/// One thing that was looked at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding {
-    /// What, in two words.
-    pub item: &'static str,
-    /// How it is.
-    pub verdict: Verdict,
-    /// A sentence, without a full stop.
-    pub text: String,
-    /// What to do about it, where there is something to be done.
-    pub remedy: Option<String>,
-}
-
-impl Finding {
-    fn pass(item: &'static str, text: impl Into<String>) -> Self {
-        Self { item, verdict: Verdict::Pass, text: text.into(), remedy: None }
-    }
-
-    fn warn(item: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { item, verdict: Verdict::Warn, text: text.into(), remedy: Some(remedy.into()) }
-    }
-
-    fn fail(item: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { item, verdict: Verdict::Fail, text: text.into(), remedy: Some(remedy.into()) }
-    }
+fn fail(item: &'static str, text: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding::fail(item, text).remedy(remedy)
 }
 
 impl Host {
@@ -76,7 +46,7 @@ impl Host {
             Ok(found) => found,
             Err(error) => {
                 let remedy = "allow the server AF_NETLINK sockets (RestrictAddressFamilies of its unit)";
-                return vec![Finding::fail("bridge", error_chain(&error), remedy)];
+                return vec![fail("bridge", error_chain(&error), remedy)];
             }
         };
         let network = self.settings().network();
@@ -85,7 +55,7 @@ impl Host {
             Finding::pass("other networks", format!("none overlaps with {network}"))
         } else {
             let text = format!("{} overlaps with {network}", others.join(", "));
-            Finding::fail("other networks", text, "set another firecracker.bridge_cidr in server.yaml")
+            fail("other networks", text, "set another firecracker.bridge_cidr in server.yaml")
         };
         let bridge = links.iter().find(|link| link.name == self.settings().bridge().as_str());
         vec![self.check_bridge(bridge), overlap, packets(Self::mtu().await)]
@@ -98,7 +68,7 @@ impl Host {
             None => {
                 Finding::pass(ITEM, format!("{name} is not there yet; the server makes it when it starts"))
             }
-            Some(link) if !self.is_our_bridge(link) => Finding::fail(
+            Some(link) if !self.is_our_bridge(link) => fail(
                 ITEM,
                 format!("{name} was not made by this server: {}", described(link)),
                 format!(
@@ -106,7 +76,7 @@ impl Host {
                 ),
             ),
             Some(link) if !link.up => {
-                Finding::warn(ITEM, format!("{name} is down"), "restart the server, which sets it up")
+                warn(ITEM, format!("{name} is down"), "restart the server, which sets it up")
             }
             Some(link) => {
                 let network = self.settings().network();
@@ -121,12 +91,12 @@ impl Host {
             Ok(nft) => nft,
             Err(error) => {
                 let remedy = "apt-get install nftables, or what your distribution has for it";
-                return vec![Finding::fail(ITEM, error.to_string(), remedy)];
+                return vec![fail(ITEM, error.to_string(), remedy)];
             }
         };
         let version = match nft.version().await {
             Ok(version) => Finding::pass(ITEM, format!("{} ({version})", nft.program().display())),
-            Err(error) => Finding::fail(ITEM, error_chain(&error), "reinstall the package nftables"),
+            Err(error) => fail(ITEM, error_chain(&error), "reinstall the package nftables"),
         };
         vec![version, self.check_own_rules(&nft).await, self.check_firewalls(&nft).await]
     }
@@ -144,7 +114,7 @@ impl Host {
         };
         let (taps, is_ours, chains) = match look.await {
             Ok(found) => found,
-            Err(text) => return Finding::warn(ITEM, text, "run this again as root to have them looked at"),
+            Err(text) => return warn(ITEM, text, "run this again as root to have them looked at"),
         };
         if !is_ours {
             return Finding::pass(ITEM, "there are none without a bridge");
@@ -162,7 +132,7 @@ impl Host {
                     format!("the rules of {} are gone: these guests are held to no address", free.join(", "))
                 }
             };
-            return Finding::fail(
+            return fail(
                 ITEM,
                 text,
                 "restart the server, which brings them back, and see who flushes all rules",
@@ -187,7 +157,7 @@ impl Host {
             Ok::<_, NftError>(())
         };
         if let Err(error) = look.await {
-            return Finding::warn(ITEM, error_chain(&error), "run this again as root to have them looked at");
+            return warn(ITEM, error_chain(&error), "run this again as root to have them looked at");
         }
         if let Some((_first, remedy)) = dropping.first() {
             let chains: Vec<String> = dropping.iter().map(|(chain, _remedy)| chain.to_string()).collect();
@@ -195,7 +165,7 @@ impl Host {
                 "{} drops what is forwarded unless it is told otherwise, and does not name {bridge}: guests do not get out",
                 chains.join(", ")
             );
-            return Finding::warn(ITEM, text, remedy.clone());
+            return warn(ITEM, text, remedy.clone());
         }
         let legacy =
             fs::read_to_string(LEGACY_TABLES).is_ok_and(|names| names.lines().any(|name| name == "filter"));
@@ -204,7 +174,7 @@ impl Host {
             let remedy = format!(
                 "see `iptables-legacy -S FORWARD`; with policy DROP: `iptables-legacy -I FORWARD -i {bridge} -j ACCEPT` and `iptables-legacy -I FORWARD -o {bridge} -j ACCEPT`"
             );
-            return Finding::warn(ITEM, text, remedy);
+            return warn(ITEM, text, remedy);
         }
         Finding::pass(ITEM, "none drops what the bridge forwards")
     }
@@ -215,7 +185,7 @@ fn capability() -> Finding {
     if capability::present() {
         return Finding::pass(ITEM, "CAP_NET_ADMIN is there");
     }
-    Finding::fail(
+    fail(
         ITEM,
         "CAP_NET_ADMIN is missing, so no bridge, TAP or rule can be made",
         "sudo setcap cap_net_admin+ep \"$(command -v shed-server)\", or AmbientCapabilities=CAP_NET_ADMIN in its unit",
@@ -234,19 +204,19 @@ fn tap_driver() -> Finding {
         }
         _other => "sudo modprobe tun".to_owned(),
     };
-    Finding::fail(ITEM, format!("{device} cannot be opened: {error}"), remedy)
+    fail(ITEM, format!("{device} cannot be opened: {error}"), remedy)
 }
 
 fn forwarding() -> Finding {
     const ITEM: &str = "forwarding";
     match sysctl::is_on(sysctl::IP_FORWARD) {
         Ok(true) => Finding::pass(ITEM, "the host forwards IPv4"),
-        Ok(false) => Finding::warn(
+        Ok(false) => warn(
             ITEM,
             "the host does not forward IPv4; the server turns it on when it starts, where it may",
             "sudo sysctl -w net.ipv4.ip_forward=1",
         ),
-        Err(error) => Finding::fail(ITEM, format!("{}: {error}", sysctl::IP_FORWARD), "mount /proc"),
+        Err(error) => fail(ITEM, format!("{}: {error}", sysctl::IP_FORWARD), "mount /proc"),
     }
 }
 
@@ -254,11 +224,9 @@ fn packets(mtu: Result<u16, crate::MtuError>) -> Finding {
     const ITEM: &str = "MTU";
     match mtu {
         Ok(mtu) => Finding::pass(ITEM, format!("packets of {mtu} bytes leave this host whole")),
-        Err(error) => Finding::warn(
-            ITEM,
-            error_chain(&error),
-            "look at `ip route get 1.1.1.1`; 1500 is taken meanwhile",
-        ),
+        Err(error) => {
+            warn(ITEM, error_chain(&error), "look at `ip route get 1.1.1.1`; 1500 is taken meanwhile")
+        }
     }
 }
 
@@ -269,6 +237,6 @@ fn name_servers() -> Finding {
             let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
             Finding::pass(ITEM, format!("guests ask {}", servers.join(", ")))
         }
-        Err(error) => Finding::warn(ITEM, error.to_string(), "set firecracker.dns in server.yaml"),
+        Err(error) => warn(ITEM, error.to_string(), "set firecracker.dns in server.yaml"),
     }
 }

@@ -7,6 +7,7 @@
 //! Numbers and layouts are those of the behaviour specification, section B. Messages change only by adding; the
 //! golden files in `tests/` keep what was once sent readable for ever.
 
+pub mod agent_word;
 pub mod connect;
 pub mod credentials;
 pub mod exec;
@@ -21,6 +22,7 @@ pub mod publish;
 pub mod setup;
 pub mod timeouts;
 
+pub use agent_word::AgentWord;
 pub use connect::{ConnectReply, ParseConnectError};
 pub use credentials::{
     CredentialChanged, CredentialTaken, CredentialsWatched, WatchCredentials, WatchedCredential,

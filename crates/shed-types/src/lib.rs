@@ -7,6 +7,7 @@
 mod backend_kind;
 mod digest;
 mod error_chain;
+mod finding;
 mod go_duration;
 mod guest_path;
 mod ids;
@@ -22,6 +23,7 @@ mod sizes;
 pub use backend_kind::{BackendChoice, BackendKind, ParseBackendError};
 pub use digest::{Digest, DigestAlgorithm, ParseDigestError};
 pub use error_chain::error_chain;
+pub use finding::{Finding, Verdict};
 pub use go_duration::{GoDuration, ParseGoDurationError};
 pub use guest_path::{GuestPath, ParseGuestPathError};
 pub use ids::LaunchId;

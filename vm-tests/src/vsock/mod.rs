@@ -182,6 +182,21 @@ impl VsockMachine {
         self.wait("an exec request to be sent", SHORT, exec::begin(stream, user, command)).expect("a stream")
     }
 
+    /// Returns whether the guest has said that it reboots.
+    #[must_use]
+    pub fn has_said_reboot(&self) -> bool {
+        self.link.has_said_reboot()
+    }
+
+    /// Waits until the machine has ended, as it does when its guest reboots.
+    ///
+    /// # Panics
+    /// When it does not within the time of a boot.
+    #[track_caller]
+    pub fn wait_for_end(&mut self) {
+        wait_for("the machine to end", BOOT, || self.qemu.try_wait().expect("a child"));
+    }
+
     /// Returns the guest's console.
     #[must_use]
     pub fn console(&self) -> String {
@@ -209,7 +224,7 @@ fn arguments(guest: &Utf8Path, image: &Utf8Path, disk: &Utf8Path, dir: &Utf8Path
     let kernel = guest.join("vmlinux");
     let initrd = guest.join("initrd.img");
     let words = "console=ttyS0 quiet panic=1 cryptomgr.notests no_timer_check tsc=reliable systemd.show_status=false \
-                 shed.link=vsock";
+                 shed.link=vsock shed.power-off=restart";
     let console = format!("file,id=console,path={dir}/console.log");
     let vhost = format!("socket,id=vsock,path={dir}/vhost");
     let memory_size = format!("size={MEMORY_MB}M");

@@ -18,7 +18,7 @@ use std::{
 
 use rustix::process::{Pid, WaitOptions, wait};
 
-use self::signals::{Event, Signals};
+use self::signals::{End, Event, Signals};
 use crate::{
     inheritance::{self, Ignored},
     log, network,
@@ -48,12 +48,12 @@ pub(crate) fn run() -> ExitCode {
     if let Err(error) = network::bring_up_loopback() {
         log::error(&format!("cannot bring up lo: {error}"));
     }
-    supervise(&signals);
-    shutdown::power_off(&signals)
+    let end = supervise(&signals);
+    shutdown::shut_down(&signals, end)
 }
 
-/// Keeps the service running and reaps; returns when the machine is to be powered off.
-fn supervise(signals: &Signals) {
+/// Keeps the service running and reaps; returns when the machine is to end.
+fn supervise(signals: &Signals) -> End {
     let mut service = Service::Down { since: None };
     loop {
         let now = Instant::now();
@@ -68,7 +68,7 @@ fn supervise(signals: &Signals) {
             }
         };
         match signals.wait(patience) {
-            Event::PowerOff => return,
+            Event::End(end) => return end,
             Event::Child => reap(&mut service),
             Event::Nothing => {}
         }

@@ -1,4 +1,4 @@
-//! Ends everything and powers the machine off, losing as little as possible.
+//! Ends everything and then the machine, losing as little as possible.
 
 use std::{
     fs,
@@ -14,8 +14,9 @@ use rustix::{
 
 use super::{
     mounts,
-    signals::{Event, Signals},
+    signals::{End, Event, Signals},
 };
+use crate::reboot::tell;
 
 /// How long processes have to end by themselves after SIGTERM.
 const TERM_GRACE: Duration = Duration::from_secs(5);
@@ -23,19 +24,29 @@ const TERM_GRACE: Duration = Duration::from_secs(5);
 /// How long they have to be gone after SIGKILL; one in an uninterruptible wait may never be.
 const KILL_GRACE: Duration = Duration::from_secs(2);
 
-/// Powers off in order: processes, data, mounts. Does not return.
-pub(super) fn power_off(signals: &Signals) -> ExitCode {
+/// Ends in order: processes, data, mounts, the machine. Does not return.
+pub(super) fn shut_down(signals: &Signals, end: End) -> ExitCode {
     end_all(libc::SIGTERM, TERM_GRACE, signals);
     end_all(libc::SIGKILL, KILL_GRACE, signals);
     rustix::fs::sync();
     mounts::settle();
-    power_off_now()
+    match end {
+        End::PowerOff => power_off_now(),
+        End::Reboot => {
+            // As late as can be, for the machine must end after it.
+            let _logged = tell();
+            end_with(RebootCommand::Restart)
+        }
+    }
 }
 
 /// Powers off at once.
 pub(super) fn power_off_now() -> ! {
     rustix::fs::sync();
-    let command = last_command(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    end_with(last_command(&fs::read_to_string("/proc/cmdline").unwrap_or_default()))
+}
+
+fn end_with(command: RebootCommand) -> ! {
     loop {
         // Returns only when it fails, and PID 1 must not end.
         let _refused = reboot(command);
@@ -70,7 +81,7 @@ fn end_all(signal: libc::c_int, grace: Duration, signals: &Signals) {
             return;
         }
         match signals.wait(Some(left)) {
-            Event::Child | Event::PowerOff | Event::Nothing => {}
+            Event::Child | Event::End(_) | Event::Nothing => {}
         }
     }
 }

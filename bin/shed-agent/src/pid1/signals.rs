@@ -5,17 +5,31 @@ use std::{io, mem::MaybeUninit, ptr, time::Duration};
 /// What a signal means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// The machine is to be powered off.
-    PowerOff,
+    /// The machine is to come to its end.
+    End(End),
     /// A child has ended.
     Child,
     /// No signal came in time.
     Nothing,
 }
 
-/// Signals that ask for a power-off: the agent's own (SIGPWR, also a UPS's), a user's, and the kernel's for
-/// Ctrl-Alt-Del.
-const POWER_OFF: [libc::c_int; 3] = [libc::SIGPWR, libc::SIGTERM, libc::SIGINT];
+/// How the machine is to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    PowerOff,
+    Reboot,
+}
+
+/// Signals that ask for an end: the agent's own (SIGPWR, also a UPS's); the kernel's for Ctrl-Alt-Del (SIGINT), which some
+/// hosts press for a power button; and those of `halt`, `poweroff` and `reboot` of busybox and toybox (busybox:
+/// init/halt.c), which images without an init are most likely to have.
+const ENDS: [(libc::c_int, End); 5] = [
+    (libc::SIGPWR, End::PowerOff),
+    (libc::SIGINT, End::PowerOff),
+    (libc::SIGUSR1, End::PowerOff),
+    (libc::SIGUSR2, End::PowerOff),
+    (libc::SIGTERM, End::Reboot),
+];
 
 /// The set of blocked signals.
 pub(super) struct Signals(libc::sigset_t);
@@ -29,7 +43,7 @@ impl Signals {
         let (set, result) = unsafe {
             libc::sigemptyset(set.as_mut_ptr());
             let mut set = set.assume_init();
-            for signal in POWER_OFF.into_iter().chain([libc::SIGCHLD]) {
+            for signal in ENDS.map(|(signal, _)| signal).into_iter().chain([libc::SIGCHLD]) {
                 libc::sigaddset(&raw mut set, signal);
             }
             (set, libc::sigprocmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()))
@@ -47,8 +61,10 @@ impl Signals {
         // SAFETY: the set is initialised, the timeout null or alive through the call, and no information is asked for.
         match unsafe { libc::sigtimedwait(&raw const self.0, ptr::null_mut(), timeout) } {
             libc::SIGCHLD => Event::Child,
-            signal if POWER_OFF.contains(&signal) => Event::PowerOff,
-            _ => Event::Nothing,
+            signal => match ENDS.into_iter().find(|(asks, _)| *asks == signal) {
+                Some((_, end)) => Event::End(end),
+                None => Event::Nothing,
+            },
         }
     }
 }
@@ -63,14 +79,16 @@ mod tests {
         let taken = std::thread::spawn(|| {
             let signals = Signals::block().unwrap();
             assert_eq!(signals.wait(Some(Duration::from_millis(1))), Event::Nothing);
-            for signal in [libc::SIGPWR, libc::SIGCHLD] {
+            for signal in [libc::SIGPWR, libc::SIGTERM, libc::SIGCHLD] {
                 // SAFETY: the signal goes to this thread, which has blocked it.
                 assert_eq!(unsafe { libc::pthread_kill(libc::pthread_self(), signal) }, 0);
             }
-            [signals.wait(None), signals.wait(None)]
+            [signals.wait(None), signals.wait(None), signals.wait(None)]
         });
-        let mut taken = taken.join().unwrap();
-        taken.sort_by_key(|event| *event == Event::PowerOff);
-        assert_eq!(taken, [Event::Child, Event::PowerOff]);
+        // The kernel chooses the order.
+        let taken = taken.join().unwrap();
+        for event in [Event::Child, Event::End(End::PowerOff), Event::End(End::Reboot)] {
+            assert!(taken.contains(&event), "{taken:?}");
+        }
     }
 }

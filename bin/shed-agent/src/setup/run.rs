@@ -89,17 +89,16 @@ impl Run {
         let occasion = self.request.occasion;
         self.state.setups.reports.begin(occasion, steps[0]);
         announce::changed(&self.state);
-        let (place, user) = (self.ground().logs.clone(), self.user.clone());
-        let opened = apart(FILES, move || LogDir::open(&place, &user), drop).await;
-        match opened.map_err(io::Error::from).flatten() {
-            Ok(logs) => self.logs = Some(Arc::new(logs)),
-            Err(error) => self.warn(steps[0], &format!("its logs are not kept: {error}")),
-        }
-        let mut provision = None;
+        let (mut provision, mut opened) = (None, false);
         for (at, &step) in steps.iter().enumerate() {
             let end = if self.stop.is_cancelled() {
                 StepEnd::Failed(failure("the shed was stopped before it began"))
             } else {
+                // A shed without a project has nothing to log, and is ready the sooner.
+                if !opened && self.has_program(step, provision.as_ref()) {
+                    opened = true;
+                    self.open_logs(step).await;
+                }
                 self.step(step, &mut provision).await
             };
             let failed = matches!(end, StepEnd::Failed(_));
@@ -116,6 +115,24 @@ impl Run {
             if failed {
                 return;
             }
+        }
+    }
+
+    /// Whether a step may run programs, whose output is kept.
+    fn has_program(&self, step: Step, provision: Option<&Provision>) -> bool {
+        match step {
+            Step::Clone => self.request.clone.is_some(),
+            Step::Provision => false,
+            Step::Install | Step::Startup | Step::Shutdown => provision.is_some(),
+        }
+    }
+
+    async fn open_logs(&mut self, step: Step) {
+        let (place, user) = (self.ground().logs.clone(), self.user.clone());
+        let opened = apart(FILES, move || LogDir::open(&place, &user), drop).await;
+        match opened.map_err(io::Error::from).flatten() {
+            Ok(logs) => self.logs = Some(Arc::new(logs)),
+            Err(error) => self.warn(step, &format!("its logs are not kept: {error}")),
         }
     }
 

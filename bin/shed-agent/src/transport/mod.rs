@@ -7,7 +7,7 @@ mod vsock;
 use std::fs;
 
 pub(crate) use virtio::VirtioPort;
-pub(crate) use vsock::{VsockPorts, VsockStream};
+pub(crate) use vsock::{VsockPorts, VsockStream, tell_reboot};
 
 /// What the machine has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,8 +5,13 @@
 
 use std::{io, time::Duration};
 
+use shed_protocol::AgentWord;
 use shed_types::GuestPort;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+    time::sleep,
+};
 pub(crate) use tokio_vsock::VsockStream;
 use tokio_vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockAddr, VsockListener};
 
@@ -15,8 +20,8 @@ use crate::log;
 /// Pause after a connection that could not be taken: this process has no descriptor left, and nothing tells when it has.
 const NO_ROOM: Duration = Duration::from_millis(100);
 
-/// Where a host that waits for the agent listens; the connection says all there is to say.
-const READY: GuestPort = GuestPort::Health;
+/// Where a host listens for words of the agent.
+const WORDS: GuestPort = GuestPort::Health;
 
 /// Every port of the agent, listening.
 pub(crate) struct VsockPorts(Vec<(GuestPort, VsockListener)>);
@@ -33,8 +38,7 @@ impl VsockPorts {
 
     /// Tells a host that waits for it that the agent can be reached. A host that does not wait is none that misses it.
     pub(crate) async fn tell_ready() {
-        let address = VsockAddr::new(VMADDR_CID_HOST, READY.number());
-        let _unheard = VsockStream::connect(address).await;
+        let _unheard = say(AgentWord::Ready).await;
     }
 
     /// Gives each connection of the host to `take`; ends when a port fails.
@@ -54,6 +58,26 @@ impl VsockPorts {
             None => Ok(()),
         }
     }
+}
+
+/// Tells the host that the guest reboots, and returns when the host has heard it: what is still on its way when a machine
+/// ends is lost.
+///
+/// # Errors
+/// When no host listens.
+pub(crate) async fn tell_reboot() -> io::Result<()> {
+    let mut host = say(AgentWord::Reboot).await?;
+    match host.read(&mut [0]).await {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => Err(error),
+        // The host closes the connection, one way or the other.
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+async fn say(word: AgentWord) -> io::Result<VsockStream> {
+    let mut host = VsockStream::connect(VsockAddr::new(VMADDR_CID_HOST, WORDS.number())).await?;
+    host.write_all(word.bytes()).await?;
+    Ok(host)
 }
 
 async fn accept(listener: &VsockListener, take: impl Fn(VsockStream)) -> io::Result<()> {

@@ -4,12 +4,9 @@ use std::{io, os::unix::fs::MetadataExt};
 
 use camino::Utf8Path;
 use rustix::fs::{Access, access, statvfs};
-use shed_types::BackendKind;
+use shed_types::{BackendKind, Finding};
 
-use crate::{
-    config::CommonSection,
-    finding::{Finding, Report},
-};
+use crate::{config::CommonSection, report::Report};
 
 /// Free space below which a warning is given, in GiB: an image that is pulled takes twice its size for a while, and the
 /// larger ones have about four.
@@ -107,7 +104,7 @@ fn judge_space(bytes: u64, instances: &Utf8Path) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Verdict;
+    use shed_types::Verdict;
 
     #[test]
     fn little_space_is_a_warning() {

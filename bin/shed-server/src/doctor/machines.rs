@@ -1,12 +1,12 @@
 //! What runs the machines: the backend, its program, what runs the guest's instructions, and what confines it.
 
 use shed_backend::{Accelerator, CheckHostError};
-use shed_types::{BackendChoice, BackendKind, error_chain};
+use shed_types::{BackendChoice, BackendKind, Finding, error_chain};
 
 use crate::{
     backends::{self, Decision},
     config::{Accel, Config},
-    finding::{Finding, Report},
+    report::Report,
 };
 
 const VMM: &str = "machine monitor";
@@ -89,7 +89,7 @@ fn confinement(config: &Config, kind: BackendKind, confined_by: &str) -> Finding
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::finding::Verdict;
+    use shed_types::Verdict;
 
     #[test]
     fn emulation_is_a_warning_unless_it_was_asked_for() {

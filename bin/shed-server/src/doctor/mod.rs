@@ -12,14 +12,9 @@ mod ports;
 use camino::Utf8Path;
 use shed_image::Mke2fs;
 use shed_lifecycle::{Credential, DefaultImage};
-use shed_types::{BackendKind, CredentialName, error_chain};
+use shed_types::{BackendKind, CredentialName, Finding, error_chain};
 
-use crate::{
-    backends, capacity,
-    config::Config,
-    finding::{Finding, Report},
-    host_key::HostKey,
-};
+use crate::{backends, capacity, config::Config, host_key::HostKey, report::Report};
 
 /// Looks at everything that a shed needs.
 pub async fn run(config: &Config) -> Report {

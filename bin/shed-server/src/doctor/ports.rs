@@ -10,16 +10,14 @@ use std::{
 };
 
 use shed_api::ServerInfo;
+use shed_types::Finding;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::timeout,
 };
 
-use crate::{
-    config::Config,
-    finding::{Finding, Report},
-};
+use crate::{config::Config, report::Report};
 
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -129,7 +127,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::finding::Verdict;
+    use shed_types::Verdict;
 
     const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 

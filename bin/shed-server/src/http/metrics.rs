@@ -32,7 +32,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 )]
 pub(super) async fn metrics(State(app): State<App>) -> Response {
     let sheds: Vec<_> = app.sheds.list().into_iter().map(|shed| wire::status(shed.status)).collect();
-    ([(CONTENT_TYPE, TEXT_FORMAT)], app.metrics.render(&sheds)).into_response()
+    ([(CONTENT_TYPE, TEXT_FORMAT)], app.metrics.render(&sheds, app.sheds.vmm_counts())).into_response()
 }
 
 /// Does the work of an operation and counts how it ends, also when the future is dropped.

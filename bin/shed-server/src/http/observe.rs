@@ -238,6 +238,6 @@ mod tests {
         }
         server.abort();
         let counted = r#"shed_http_requests_total{method="GET",route="/panic",status="500"} 1"#;
-        assert!(metrics.render(&[]).lines().any(|line| line == counted));
+        assert!(metrics.render(&[], None).lines().any(|line| line == counted));
     }
 }

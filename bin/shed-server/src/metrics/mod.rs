@@ -21,7 +21,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use shed_api::ShedStatus;
-use shed_lifecycle::{Phase, PhaseTiming, PullEnd, PullResult};
+use shed_lifecycle::{Phase, PhaseTiming, PullEnd, PullResult, VmmCounts};
 
 /// Route of a request that no path template matches.
 pub(crate) const UNMATCHED: &str = "unmatched";
@@ -45,6 +45,9 @@ const OPERATIONS: &str = "shed_operations_total";
 const PULLS: &str = "shed_image_pulls_total";
 const PULL_BYTES: &str = "shed_image_pull_bytes_total";
 const PULL_SECONDS: &str = "shed_image_pull_duration_seconds";
+const VMM_DISK_BYTES: &str = "shed_vmm_disk_bytes_total";
+const VMM_NETWORK_BYTES: &str = "shed_vmm_network_bytes_total";
+const VMM_FAILURES: &str = "shed_vmm_failures_total";
 const BUILD: &str = "shed_build_info";
 const MEMORY: &str = "process_resident_memory_bytes";
 const DESCRIPTORS: &str = "process_open_fds";
@@ -260,10 +263,14 @@ impl Metrics {
         self.upkeep(1);
     }
 
-    /// Returns everything in the text format, version 0.0.4, given the status of each shed.
+    /// Returns everything in the text format, version 0.0.4, given the status of each shed and what their machine monitors
+    /// have counted.
     #[must_use]
-    pub fn render(&self, sheds: &[ShedStatus]) -> String {
+    pub fn render(&self, sheds: &[ShedStatus], counted: Option<VmmCounts>) -> String {
         self.record(|| {
+            if let Some(counted) = counted {
+                vmm(counted);
+            }
             for status in STATUSES {
                 let count = sheds.iter().filter(|shed| **shed == status).count();
                 set(&gauge!(SHEDS, "status" => status.as_str()), count as u64);
@@ -294,6 +301,22 @@ impl Metrics {
             self.inner.handle.run_upkeep();
         }
     }
+}
+
+/// Takes over what machine monitors have counted.
+fn vmm(counted: VmmCounts) {
+    let VmmCounts {
+        disk_read_bytes,
+        disk_written_bytes,
+        network_received_bytes,
+        network_sent_bytes,
+        failures,
+    } = counted;
+    counter!(VMM_DISK_BYTES, "direction" => "read").absolute(disk_read_bytes);
+    counter!(VMM_DISK_BYTES, "direction" => "write").absolute(disk_written_bytes);
+    counter!(VMM_NETWORK_BYTES, "direction" => "receive").absolute(network_received_bytes);
+    counter!(VMM_NETWORK_BYTES, "direction" => "send").absolute(network_sent_bytes);
+    counter!(VMM_FAILURES).absolute(failures);
 }
 
 /// Something that is open; counted until it is dropped.
@@ -329,6 +352,18 @@ fn begin(version: &str) {
     describe_counter!(PULLS, "Images that were got from registries for creates, by how that ended.");
     describe_counter!(PULL_BYTES, "Bytes that came from registries.");
     describe_histogram!(PULL_SECONDS, "Seconds that it took to get an image, conversion included.");
+    describe_counter!(
+        VMM_DISK_BYTES,
+        "Bytes that guests read from and wrote to their disks, as Firecracker counts them."
+    );
+    describe_counter!(
+        VMM_NETWORK_BYTES,
+        "Bytes that guests got from and sent to the network, as Firecracker counts them."
+    );
+    describe_counter!(
+        VMM_FAILURES,
+        "What guests' disks, network and link could not do, as Firecracker counts it."
+    );
     describe_gauge!(BUILD, "1, with the server's version.");
     describe_gauge!(MEMORY, "Resident memory of the server in bytes.");
     describe_gauge!(DESCRIPTORS, "Open file descriptors of the server.");
@@ -408,8 +443,8 @@ mod tests {
         let (one, other) = (Metrics::new("1"), Metrics::new("2"));
         one.operation(Operation::Stop, Outcome::Ok);
         let sample = r#"shed_operations_total{operation="stop",result="ok"}"#;
-        assert_eq!(value(&one.render(&[]), sample), Some(1.0));
-        assert_eq!(value(&other.render(&[]), sample), Some(0.0));
+        assert_eq!(value(&one.render(&[], None), sample), Some(1.0));
+        assert_eq!(value(&other.render(&[], None), sample), Some(0.0));
     }
 
     #[test]
@@ -417,11 +452,11 @@ mod tests {
         let metrics = Metrics::new("1");
         let sample = r#"shed_streams_open{kind="exec"}"#;
         let (one, two) = (metrics.stream(StreamKind::Exec), metrics.stream(StreamKind::Exec));
-        assert_eq!(value(&metrics.render(&[]), sample), Some(2.0));
+        assert_eq!(value(&metrics.render(&[], None), sample), Some(2.0));
         drop(one);
-        assert_eq!(value(&metrics.render(&[]), sample), Some(1.0));
+        assert_eq!(value(&metrics.render(&[], None), sample), Some(1.0));
         drop(two);
-        assert_eq!(value(&metrics.render(&[]), sample), Some(0.0));
+        assert_eq!(value(&metrics.render(&[], None), sample), Some(0.0));
     }
 
     #[test]
@@ -430,7 +465,7 @@ mod tests {
         for _ in 0..UPKEEP * 3 + 7 {
             metrics.request(&Method::GET, "/api/info", StatusCode::OK, Duration::from_millis(2));
         }
-        let text = metrics.render(&[ShedStatus::Running, ShedStatus::Running]);
+        let text = metrics.render(&[ShedStatus::Running, ShedStatus::Running], None);
         let count = r#"shed_http_request_duration_seconds_count{method="GET",route="/api/info"}"#;
         assert_eq!(value(&text, count), Some(f64::from(3 * 1024 + 7)));
         assert_eq!(value(&text, r#"shed_sheds{status="running"}"#), Some(2.0));

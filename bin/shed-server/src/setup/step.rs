@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::finding::OneLine;
+use crate::report::OneLine;
 
 /// Width of the column that names the step.
 const WIDTH: usize = 16;

@@ -7,7 +7,7 @@
 //! - Firecracker chooses its disks' serial numbers from their files; shed-init is told which belongs to which.
 //! - The balloon is empty and lets go when the guest needs memory; a later server can use it, as it can set limits of disks
 //!   and network by the API.
-//! - A guest that reboots or panics ends its machine: Firecracker has no reset.
+//! - A guest that reboots or panics ends its machine: Firecracker has no reset. One that reboots says so before (`link`).
 
 use std::{fs, io, os::unix::fs::MetadataExt};
 

@@ -7,6 +7,7 @@
 mod api;
 mod appear;
 mod config;
+mod counts;
 mod disks;
 mod jail;
 mod link;
@@ -34,6 +35,7 @@ pub use self::{
     shares::{ShareRecord, ShareState},
 };
 use self::{
+    counts::Totals,
     jail::{Confinement, Jails},
     network::Network,
     place::Place,
@@ -44,7 +46,7 @@ use self::{
 };
 use crate::{
     Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, LeaseError, StartVmError,
-    Vm, VmIdentity, VmSpec,
+    Vm, VmIdentity, VmSpec, VmmCounts,
     launch::{self, Launched, Program},
     process::{self, ProcessId, WatchedProcess},
     qemu::real_kvm,
@@ -58,6 +60,8 @@ pub struct FirecrackerBackend {
     network: Arc<Network>,
     jails: Option<Jails>,
     share_server: ShareServer,
+    /// What its machines have counted.
+    totals: Arc<Totals>,
     /// What this host offers, found out once.
     host: OnceCell<Host>,
 }
@@ -77,7 +81,7 @@ impl FirecrackerBackend {
         let network = Arc::new(Network::new(config.network.clone(), config.dns.clone()));
         let jails = Jails::of(&config);
         let share_server = ShareServer::new(config.share_server.clone());
-        Self { config, network, share_server, jails, host: OnceCell::new() }
+        Self { config, network, share_server, jails, totals: Arc::default(), host: OnceCell::new() }
     }
 
     async fn host(&self) -> Result<&Host, CheckHostError> {
@@ -137,6 +141,10 @@ impl Backend for FirecrackerBackend {
         self.share_server.check()
     }
 
+    fn counts(&self) -> Option<VmmCounts> {
+        Some(self.totals.counts())
+    }
+
     fn mount_kind(&self) -> MountKind {
         MountKind::NineP
     }
@@ -192,7 +200,7 @@ impl Backend for FirecrackerBackend {
         let shares = Shares::keep(offers, &link, self.marker(&spec.shed).of_launch(spec.launch_id));
         let shed = spec.shed.clone();
         let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
-        let vm = vm.reporting(exit);
+        let vm = vm.reporting(exit).counting(machine::metrics_path(spec), Arc::clone(&self.totals));
         // They go with the machine from here on.
         tap.keep();
         jail.keep();
@@ -231,7 +239,7 @@ impl Backend for FirecrackerBackend {
         let offers = self.share_server.of_launch(spec, &self.config.socket_dir);
         let shares = Shares::keep(offers, &link, self.marker(&shed).of_launch(launch_id));
         let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
-        Ok(Some(Arc::new(vm)))
+        Ok(Some(Arc::new(vm.counting(machine::metrics_path(spec), Arc::clone(&self.totals)))))
     }
 
     async fn remove_leftovers(&self, shed: &ShedName) -> io::Result<()> {

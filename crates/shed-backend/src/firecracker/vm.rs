@@ -2,6 +2,7 @@
 
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
+use camino::Utf8PathBuf;
 use shed_types::{GuestPort, ShedName};
 use tokio::{
     sync::watch,
@@ -11,7 +12,13 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use super::{
-    api, appear::appears, link::GuestLink, network::Network, place::Place, shares::Shares,
+    api,
+    appear::appears,
+    counts::{self, Totals},
+    link::GuestLink,
+    network::Network,
+    place::Place,
+    shares::Shares,
     sockets::SocketPaths,
 };
 use crate::{
@@ -38,6 +45,8 @@ pub(super) struct FirecrackerVm {
     ended: CancellationToken,
     /// How the process ended; only for one that this server has started.
     exit: Option<watch::Receiver<Option<ExitStatus>>>,
+    /// Reads what it counts.
+    _counter: Option<AbortOnDropHandle<()>>,
     _watcher: AbortOnDropHandle<()>,
 }
 
@@ -62,12 +71,29 @@ impl FirecrackerVm {
             ended.clone(),
         );
         let watcher = AbortOnDropHandle::new(tokio::spawn(watcher));
-        Self { shed, identity, process, link, shares, place, ended, exit: None, _watcher: watcher }
+        Self {
+            shed,
+            identity,
+            process,
+            link,
+            shares,
+            place,
+            ended,
+            exit: None,
+            _counter: None,
+            _watcher: watcher,
+        }
     }
 
     /// Lets the machine say how its process ended.
     pub(super) fn reporting(self, exit: watch::Receiver<Option<ExitStatus>>) -> Self {
         Self { exit: Some(exit), ..self }
+    }
+
+    /// Adds what the machine counts, which it writes to this file, to the totals while it runs.
+    pub(super) fn counting(self, file: Utf8PathBuf, totals: Arc<Totals>) -> Self {
+        let counter = tokio::spawn(counts::keep(file, totals, self.ended.clone()));
+        Self { _counter: Some(AbortOnDropHandle::new(counter)), ..self }
     }
 
     /// Returns when Firecracker has made the machine.
@@ -155,6 +181,12 @@ impl Vm for FirecrackerVm {
     async fn was_reset(&self) -> bool {
         // A guest's reset is a wish that Firecracker fulfils by ending.
         self.exit_status().await.is_some_and(|status| status.success())
+    }
+
+    async fn was_reboot(&self) -> bool {
+        // A machine that was killed after the word did not get to its reboot. How one ended that another server has
+        // started is not known, and there the word has to do.
+        self.link.has_said_reboot() && self.exit_status().await.is_none_or(|status| status.success())
     }
 
     async fn share_lost(&self) {

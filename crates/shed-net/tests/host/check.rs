@@ -1,6 +1,7 @@
 //! What the doctor says.
 
-use shed_net::{Finding, Host, Verdict};
+use shed_net::Host;
+use shed_types::{Finding, Verdict};
 
 use crate::stage::{Elsewhere, host, in_namespace, settings_of, sh, sheds, snapshot};
 

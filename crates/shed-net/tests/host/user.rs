@@ -3,7 +3,8 @@
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set, set_capabilities,
 };
-use shed_net::{BridgeError, TapOwner, Verdict};
+use shed_net::{BridgeError, TapOwner};
+use shed_types::Verdict;
 
 use crate::stage::{As, host, in_namespace, lease, shed};
 

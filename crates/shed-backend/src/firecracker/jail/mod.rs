@@ -8,6 +8,7 @@
 //! standard input: it reads nothing there, but its end is what unlocks the disk, whoever ends it and however.
 
 mod furnish;
+mod interpreter;
 mod policy;
 mod remove;
 

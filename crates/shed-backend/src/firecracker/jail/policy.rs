@@ -15,6 +15,7 @@ use shed_types::NetworkLease;
 use super::{
     super::config::{FirecrackerConfig, Jailer, Seccomp},
     Jails,
+    interpreter::interpreter,
 };
 use crate::{CheckHostError, programs::is_program};
 
@@ -159,6 +160,13 @@ fn program(config: &FirecrackerConfig, firecracker: &Utf8Path) -> Result<JailerP
     let resolved = firecracker
         .canonicalize_utf8()
         .map_err(|error| format!("{firecracker} cannot be resolved: {error}"))?;
+    if let Some(linker) =
+        interpreter(&resolved).map_err(|error| format!("{resolved} cannot be read: {error}"))?
+    {
+        return Err(format!(
+            "{resolved} needs {linker} and libraries, which are not in a jail; its project's releases are static"
+        ));
+    }
     let name = resolved.file_name().ok_or_else(|| format!("{resolved} has no name"))?.to_owned();
     let binary = match &config.jailer_binary {
         Some(binary) if binary.is_absolute() && is_program(binary) => binary.clone(),
