@@ -142,13 +142,13 @@ mod tests {
     use crate::config::Policy;
 
     /// Counts who is asked and says what it is told to, when it is told to.
-    struct Told1 {
+    struct Scripted {
         asked: AtomicUsize,
         say: watch::Receiver<Option<Verdict>>,
     }
 
     #[async_trait::async_trait]
-    impl Gate for Told1 {
+    impl Gate for Scripted {
         fn name(&self) -> &'static str {
             "test"
         }
@@ -166,9 +166,9 @@ mod tests {
         Asked { server: "http://s:8080".into(), shed, payload: serde_json::Value::Null }
     }
 
-    fn approver(policy: Policy) -> (Arc<Told1>, Approver, watch::Sender<Option<Verdict>>) {
+    fn approver(policy: Policy) -> (Arc<Scripted>, Approver, watch::Sender<Option<Verdict>>) {
         let (say, heard) = watch::channel(None);
-        let gate = Arc::new(Told1 { asked: AtomicUsize::new(0), say: heard });
+        let gate = Arc::new(Scripted { asked: AtomicUsize::new(0), say: heard });
         let config = ApprovalConfig { policy, session_ttl: Duration::from_secs(60) };
         (gate.clone(), Approver::new(config, gate), say)
     }
