@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use policy::{Grants, ShedKey};
-pub use queue::{Queue, UnknownQuestion};
+pub use queue::{Queue, UnknownQuestion, Waiting};
 
 use crate::{
     answer::{Asked, Told},
@@ -111,7 +111,7 @@ impl Approver {
             tokio::select! {
                 verdict = &mut answer => {
                     if verdict == Verdict::Approved {
-                        self.lock().approve(who, policy::now());
+                        self.lock().approve(who.clone(), policy::now());
                         self.granted.send_replace(());
                     }
                     return verdict;
