@@ -27,7 +27,10 @@ pub struct Asked {
 impl std::fmt::Debug for Asked {
     /// Leaves out the payload: what is to be signed is not for logs.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Asked").field("server", &self.server).field("shed", &self.shed).finish_non_exhaustive()
+        f.debug_struct("Asked")
+            .field("server", &self.server)
+            .field("shed", &self.shed)
+            .finish_non_exhaustive()
     }
 }
 

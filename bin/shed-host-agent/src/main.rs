@@ -95,8 +95,11 @@ fn main() -> ExitCode {
 fn act(command: Command) -> anyhow::Result<()> {
     let surroundings = Surroundings::of_process()?;
     // One thread that waits, and some that sign, read keys and write the log.
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).max_blocking_threads(16).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(16)
+        .enable_all()
+        .build();
     let runtime = runtime.context("could not start the threads")?;
     let done = match command {
         Command::Run(args) => {
@@ -148,7 +151,9 @@ async fn approvals(surroundings: &Surroundings, command: Approvals) -> anyhow::R
         Approvals::Watch => return watch(surroundings).await,
     };
     match order(surroundings, asked).await?.first().await? {
-        Report::Waiting { waiting } if json => print(&format!("{}\n", serde_json::to_string_pretty(&waiting)?)),
+        Report::Waiting { waiting } if json => {
+            print(&format!("{}\n", serde_json::to_string_pretty(&waiting)?))
+        }
         Report::Waiting { waiting } => print(&show::waiting(&waiting)),
         Report::Done { what } => print(&format!("{what}\n")),
         other @ (Report::Status(_) | Report::Failed { .. }) => unexpected(&other),

@@ -37,8 +37,8 @@ impl Surroundings {
     /// When the current directory is gone or not UTF-8.
     pub fn of_process() -> Result<Self, PlacesError> {
         let current_dir = env::current_dir().map_err(PlacesError::CurrentDir)?;
-        let current_dir =
-            Utf8PathBuf::try_from(current_dir).map_err(|error| PlacesError::CurrentDir(error.into_io_error()))?;
+        let current_dir = Utf8PathBuf::try_from(current_dir)
+            .map_err(|error| PlacesError::CurrentDir(error.into_io_error()))?;
         let path = env::var("PATH").unwrap_or_default();
         Ok(Self {
             current_dir,

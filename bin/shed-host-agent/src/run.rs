@@ -51,7 +51,8 @@ pub async fn run(config: Config, surroundings: &Surroundings) -> anyhow::Result<
     let listeners = TaskTracker::new();
     for server in &config.servers {
         for extension in &offer.extensions {
-            let namespace: Namespace = extension.namespace().parse().context("an extension has a bad namespace")?;
+            let namespace: Namespace =
+                extension.namespace().parse().context("an extension has a bad namespace")?;
             let (extension, desk) = (Arc::clone(extension), desk.clone());
             let listener = bus::run(server.clone(), namespace, extension, desk, links.clone(), stop.clone());
             drop(listeners.spawn(listener));

@@ -3,11 +3,7 @@
 use std::fmt::Write;
 
 use shed_extensions::ssh::Mode;
-use shed_host_agent::{
-    approval::Waiting,
-    bus::LinkState,
-    control::AgentStatus,
-};
+use shed_host_agent::{approval::Waiting, bus::LinkState, control::AgentStatus};
 
 /// Returns how the agent is, in some lines.
 pub(crate) fn status(status: &AgentStatus) -> String {

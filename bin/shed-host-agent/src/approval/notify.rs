@@ -36,7 +36,9 @@ impl Notifier {
                     tracing::debug!("notify-send did not show a question");
                 }
             })),
-            Err(error) => tracing::warn!(%error, program = %self.program, "the desktop cannot be told of a question"),
+            Err(error) => {
+                tracing::warn!(%error, program = %self.program, "the desktop cannot be told of a question")
+            }
         }
     }
 }

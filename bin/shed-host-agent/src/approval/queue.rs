@@ -30,7 +30,9 @@ pub struct Waiting {
 
 /// No such question waits: it was answered, its time is up, or it never was.
 #[derive(Debug, thiserror::Error)]
-#[error("no request {0:?} waits for approval; it was answered already or its time is up; see `shed-host-agent approvals list`")]
+#[error(
+    "no request {0:?} waits for approval; it was answered already or its time is up; see `shed-host-agent approvals list`"
+)]
 pub struct UnknownQuestion(String);
 
 /// The questions that wait. Clones are the same queue.
@@ -69,8 +71,10 @@ impl Queue {
     #[must_use]
     pub fn waiting(&self) -> Vec<Waiting> {
         let waiting = self.0.lock();
-        let mut list: Vec<_> =
-            waiting.iter().map(|(id, entry)| Waiting { id: id.clone(), question: entry.question.clone() }).collect();
+        let mut list: Vec<_> = waiting
+            .iter()
+            .map(|(id, entry)| Waiting { id: id.clone(), question: entry.question.clone() })
+            .collect();
         list.sort_by_key(|waiting| waiting.question.asked_at);
         list
     }
@@ -121,7 +125,10 @@ impl Gate for Queue {
 
     async fn ask(&self, who: &ShedKey, question: Question) -> Verdict {
         let Some((place, answered)) = self.add(who, &question) else {
-            tracing::warn!(shed = question.shed, "a request is denied, because too many of this shed wait for approval");
+            tracing::warn!(
+                shed = question.shed,
+                "a request is denied, because too many of this shed wait for approval"
+            );
             return Verdict::Denied;
         };
         tracing::info!(id = place.id, "{}; see `shed-host-agent approvals`", question.text());

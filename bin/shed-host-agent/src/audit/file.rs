@@ -106,7 +106,8 @@ mod tests {
             assert_eq!(fs::read(&path).unwrap(), [b'x'; 9]);
             assert_eq!(fs::metadata(aside(&path, 1)).unwrap().len(), MOST - 1 - number);
         }
-        let lengths: Vec<_> = (1..=4).map(|n| fs::metadata(aside(&path, n)).map(|m| MOST - 1 - m.len()).ok()).collect();
+        let lengths: Vec<_> =
+            (1..=4).map(|n| fs::metadata(aside(&path, n)).map(|m| MOST - 1 - m.len()).ok()).collect();
         assert_eq!(lengths, [Some(5), Some(4), Some(3), None]);
     }
 }

@@ -199,7 +199,11 @@ mod tests {
     }
 
     fn read(path: &Utf8Path) -> Vec<serde_json::Value> {
-        std::fs::read_to_string(path).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        std::fs::read_to_string(path)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     }
 
     #[tokio::test]
@@ -219,7 +223,10 @@ mod tests {
         assert_eq!(lines[0]["result"], "ok");
         assert_eq!((&lines[0]["shed"], &lines[0]["ns"]), (&"api".into(), &"ssh-agent".into()));
         assert_eq!((&lines[0]["approval"], &lines[0]["detail"]), (&"prompt".into(), &"k".into()));
-        assert_eq!((&lines[1]["result"], &lines[1]["detail"]), (&"denied".into(), &"k: approval denied".into()));
+        assert_eq!(
+            (&lines[1]["result"], &lines[1]["detail"]),
+            (&"denied".into(), &"k: approval denied".into())
+        );
         assert_eq!((&lines[2]["result"], &lines[2]["approval"]), (&"error".into(), &"none".into()));
         assert!(lines[2]["detail"].as_str().unwrap().chars().count() <= DETAIL + 1);
         assert!(!std::fs::read_to_string(&path).unwrap().contains("hunter2"));

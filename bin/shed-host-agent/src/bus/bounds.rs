@@ -28,7 +28,8 @@ impl Bounds {
     /// Takes a place, unless there is none for this shed.
     pub(super) fn enter(&self, who: &ShedKey) -> Option<Place> {
         let mut counts = self.lock();
-        if counts.values().sum::<usize>() >= IN_ALL || counts.get(who).is_some_and(|count| *count >= PER_SHED) {
+        if counts.values().sum::<usize>() >= IN_ALL || counts.get(who).is_some_and(|count| *count >= PER_SHED)
+        {
             return None;
         }
         *counts.entry(who.clone()).or_default() += 1;

@@ -67,7 +67,10 @@ impl Desk {
     pub async fn finish(&self, limit: Duration) {
         self.tasks.close();
         if timeout(limit, self.tasks.wait()).await.is_err() {
-            tracing::warn!(requests = self.tasks.len(), "requests are left unanswered; their sheds get a time-out");
+            tracing::warn!(
+                requests = self.tasks.len(),
+                "requests are left unanswered; their sheds get a time-out"
+            );
         }
     }
 
@@ -115,7 +118,11 @@ impl Desk {
         if is_logged
             && let Err(error) = self.audit.write(asked, origin.extension.namespace(), &told, result).await
         {
-            tracing::error!(shed, error = error_chain(&error), "a request is refused, because it cannot be logged");
+            tracing::error!(
+                shed,
+                error = error_chain(&error),
+                "a request is refused, because it cannot be logged"
+            );
             return failure(&internal("the host agent cannot write its audit log, so it answers nothing"));
         }
         match answer {
@@ -143,7 +150,12 @@ async fn send(origin: &Origin, id: String, asked: &Asked, payload: Value) {
     };
     if let Err(error) = origin.client.respond(&origin.namespace, &response).await {
         let (server, shed) = (&origin.server, clean(&asked.shed.name, 64));
-        tracing::warn!(server, shed, error = clean(&error_chain(&error), 300), "an answer did not reach its shed");
+        tracing::warn!(
+            server,
+            shed,
+            error = clean(&error_chain(&error), 300),
+            "an answer did not reach its shed"
+        );
     }
 }
 

@@ -6,8 +6,8 @@
 mod backoff;
 mod bounds;
 mod desk;
-mod listen;
 mod links;
+mod listen;
 
 pub use desk::Desk;
 pub use links::{Link, LinkState, Links};

@@ -9,7 +9,8 @@ use shed_extensions::ssh::Mode;
 use shed_types::GoDuration;
 
 use super::{
-    ApprovalConfig, AwsConfig, AwsShed, Config, DockerConfig, LoadConfigError, LoggingConfig, Policy, SshConfig,
+    ApprovalConfig, AwsConfig, AwsShed, Config, DockerConfig, LoadConfigError, LoggingConfig, Policy,
+    SshConfig,
     file::{AwsFile, DockerFile, ExtensionsFile, LoggingFile, SshFile, Value},
 };
 use crate::places::Surroundings;
@@ -61,10 +62,18 @@ impl Source<'_> {
     ) -> Result<Vec<ServerAddress>, LoadConfigError> {
         let (key, written) = match (one, many) {
             (Some(_), Some(many)) => {
-                return Err(self.bad(&many, "servers", "is the same as `server`, for several; keep one of the two"));
+                return Err(self.bad(
+                    &many,
+                    "servers",
+                    "is the same as `server`, for several; keep one of the two",
+                ));
             }
             (_, Some(many)) if many.value.is_empty() => {
-                return Err(self.bad(&many, "servers", "is empty; name a server, or leave it out for http://localhost:8080"));
+                return Err(self.bad(
+                    &many,
+                    "servers",
+                    "is empty; name a server, or leave it out for http://localhost:8080",
+                ));
             }
             (_, Some(many)) if many.value.len() > SERVERS => {
                 return Err(self.bad(&many, "servers", format!("has more than {SERVERS} servers")));
@@ -77,7 +86,8 @@ impl Source<'_> {
         };
         let mut servers: Vec<ServerAddress> = Vec::new();
         for text in written {
-            let server = text.value.trim().parse().map_err(|error| self.bad(&text, key, format!("{error}")))?;
+            let server =
+                text.value.trim().parse().map_err(|error| self.bad(&text, key, format!("{error}")))?;
             if servers.contains(&server) {
                 return Err(self.bad(&text, key, format!("{server} is there twice")));
             }
@@ -102,12 +112,20 @@ impl Source<'_> {
             Some(text) => {
                 Policy::ALL.into_iter().find(|policy| policy.as_str() == text.value).ok_or_else(|| {
                     let allowed = Policy::ALL.map(Policy::as_str).join(", ");
-                    self.bad(text, "ssh.approval.policy", format!("must be one of {allowed}; got {:?}", text.value))
+                    self.bad(
+                        text,
+                        "ssh.approval.policy",
+                        format!("must be one of {allowed}; got {:?}", text.value),
+                    )
                 })?
             }
         };
-        let session_ttl =
-            self.duration(raw.session_ttl.as_ref(), "ssh.approval.session_ttl", 4 * HOUR, MINUTE / 60..=24 * HOUR)?;
+        let session_ttl = self.duration(
+            raw.session_ttl.as_ref(),
+            "ssh.approval.session_ttl",
+            4 * HOUR,
+            MINUTE / 60..=24 * HOUR,
+        )?;
         let approval = raw.enabled.unwrap_or(false).then_some(ApprovalConfig { policy, session_ttl });
         Ok(SshConfig { mode, approval })
     }
@@ -145,7 +163,8 @@ impl Source<'_> {
         if value.value.starts_with("arn:aws") && value.value.contains(":role/") && is_line(&value.value) {
             return Ok(Some(value.value.clone()));
         }
-        let problem = format!("{:?} is no ARN of a role, like arn:aws:iam::123456789012:role/dev", value.value);
+        let problem =
+            format!("{:?} is no ARN of a role, like arn:aws:iam::123456789012:role/dev", value.value);
         Err(self.bad(value, key, problem))
     }
 
@@ -181,18 +200,23 @@ impl Source<'_> {
     ) -> Result<Duration, LoadConfigError> {
         let Some(value) = value else { return Ok(default) };
         let parsed = value.value.parse::<GoDuration>();
-        let parsed =
-            parsed.map_err(|error| self.bad(value, key, format!("{:?} is no duration: {error}", value.value)))?;
+        let parsed = parsed
+            .map_err(|error| self.bad(value, key, format!("{:?} is no duration: {error}", value.value)))?;
         match parsed.to_duration().filter(|duration| limits.contains(duration)) {
             Some(duration) => Ok(duration),
             None => {
-                let [low, high] = [limits.start(), limits.end()].map(|limit| GoDuration::saturating_from(*limit));
+                let [low, high] =
+                    [limits.start(), limits.end()].map(|limit| GoDuration::saturating_from(*limit));
                 Err(self.bad(value, key, format!("must be from {low} to {high}; got {}", value.value)))
             }
         }
     }
 
-    fn path(self, value: Option<&Spanned<String>>, key: &str) -> Result<Option<Utf8PathBuf>, LoadConfigError> {
+    fn path(
+        self,
+        value: Option<&Spanned<String>>,
+        key: &str,
+    ) -> Result<Option<Utf8PathBuf>, LoadConfigError> {
         let Some(value) = value.filter(|value| !value.value.is_empty()) else { return Ok(None) };
         let text = value.value.as_str();
         let path = match (text.strip_prefix("~/"), &self.surroundings.home) {

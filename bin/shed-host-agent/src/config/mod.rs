@@ -124,7 +124,9 @@ pub struct LoggingConfig {
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadConfigError {
-    #[error("there is no configuration at {path}, which --config asks for; write one, or leave --config out for the defaults")]
+    #[error(
+        "there is no configuration at {path}, which --config asks for; write one, or leave --config out for the defaults"
+    )]
     NotThere { path: Utf8PathBuf },
     #[error("could not read {path}")]
     Read {
@@ -154,7 +156,9 @@ pub enum LoadConfigError {
         /// What is wrong, with the value and what is allowed.
         problem: String,
     },
-    #[error("the home directory is unknown, so there is no place for the audit log; set HOME, or logging.path in extensions.yaml")]
+    #[error(
+        "the home directory is unknown, so there is no place for the audit log; set HOME, or logging.path in extensions.yaml"
+    )]
     NoHome,
 }
 
@@ -187,13 +191,15 @@ fn read(path: &Utf8Path) -> Result<Option<String>, LoadConfigError> {
 
 fn parse(path: &Utf8Path, text: &str) -> Result<file::ExtensionsFile, LoadConfigError> {
     // Comments alone are an empty document, which has every default.
-    serde_saphyr::from_str::<Option<file::ExtensionsFile>>(text).map(Option::unwrap_or_default).map_err(|error| {
-        let at = error.location().map(|at| (at.line(), at.column()));
-        let line = at.and_then(|(line, _)| text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?));
-        LoadConfigError::Parse {
-            place: at.map_or(path.to_string(), |(line, column)| format!("{path}:{line}:{column}")),
-            reason: UserMessageFormatter.format_message(error.without_snippet()).into_owned(),
-            line: line.unwrap_or_default().trim().to_owned(),
-        }
-    })
+    serde_saphyr::from_str::<Option<file::ExtensionsFile>>(text).map(Option::unwrap_or_default).map_err(
+        |error| {
+            let at = error.location().map(|at| (at.line(), at.column()));
+            let line = at.and_then(|(line, _)| text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?));
+            LoadConfigError::Parse {
+                place: at.map_or(path.to_string(), |(line, column)| format!("{path}:{line}:{column}")),
+                reason: UserMessageFormatter.format_message(error.without_snippet()).into_owned(),
+                line: line.unwrap_or_default().trim().to_owned(),
+            }
+        },
+    )
 }

@@ -20,7 +20,10 @@ fn a_file_that_is_not_there_means_the_defaults_unless_it_was_asked_for() {
     assert_eq!(config.ssh, SshConfig { mode: None, approval: None });
     assert_eq!(config.logging.audit.unwrap(), home.join(".local/share/shed/extensions-audit.log"));
     assert_eq!(config.aws.source_profile, "default");
-    assert_eq!((config.aws.session_duration.as_secs(), config.aws.cache_refresh_before.as_secs()), (3600, 300));
+    assert_eq!(
+        (config.aws.session_duration.as_secs(), config.aws.cache_refresh_before.as_secs()),
+        (3600, 300)
+    );
     assert_eq!(config.docker, DockerConfig::default());
     let error = load(Some("none.yaml".into()), &surroundings).unwrap_err();
     assert!(matches!(&error, LoadConfigError::NotThere { path } if path.starts_with(home)), "{error}");

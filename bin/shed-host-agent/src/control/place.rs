@@ -19,7 +19,9 @@ const LOCK: &str = "host-agent.lock";
 /// Why the agent does not have its place.
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
-    #[error("another shed-host-agent runs already; see `shed-host-agent status`, or end it first ({path} is locked)")]
+    #[error(
+        "another shed-host-agent runs already; see `shed-host-agent status`, or end it first ({path} is locked)"
+    )]
     Held { path: Utf8PathBuf },
     #[error("{path} is not a directory of this user; remove it, or set XDG_RUNTIME_DIR to one that is")]
     NotOurs { path: Utf8PathBuf },

@@ -30,7 +30,9 @@ const MAX_FILE: u64 = 64 << 10;
 /// Why a file's key is not used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Skipped {
-    #[error("{0} is encrypted, and the host agent asks for no passphrase; add it to an SSH agent with ssh-add")]
+    #[error(
+        "{0} is encrypted, and the host agent asks for no passphrase; add it to an SSH agent with ssh-add"
+    )]
     Encrypted(Utf8PathBuf),
     #[error("{0} can be read by others; make it your own with chmod 600")]
     TooOpen(Utf8PathBuf),
@@ -132,7 +134,8 @@ mod tests {
 
     fn make(home: &Utf8Path, name: &str, arguments: &[&str]) {
         let path = home.join(".ssh").join(name);
-        let made = Command::new("ssh-keygen").args(["-q", "-C", "me", "-f", path.as_str()]).args(arguments).status();
+        let made =
+            Command::new("ssh-keygen").args(["-q", "-C", "me", "-f", path.as_str()]).args(arguments).status();
         assert!(made.unwrap().success());
     }
 

@@ -88,7 +88,10 @@ impl Ssh {
             None => match self.agent.keys().await {
                 Ok(keys) => Ok(Found::Agent(keys)),
                 Err(error) => {
-                    tracing::debug!(error = error_chain(&error), "no agent answers; keys are read from files");
+                    tracing::debug!(
+                        error = error_chain(&error),
+                        "no agent answers; keys are read from files"
+                    );
                     Ok(self.local().await)
                 }
             },

@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn keys_and_signatures_are_read_as_they_are() {
         let blob = [text(b"sk-ssh-ed25519@openssh.com"), text(&[7; 32]), text(b"ssh:")].concat();
-        let message = [&[IDENTITIES_ANSWER, 0, 0, 0, 1], text(&blob).as_slice(), &text(b"me\x1b[2J")].concat();
+        let message =
+            [&[IDENTITIES_ANSWER, 0, 0, 0, 1], text(&blob).as_slice(), &text(b"me\x1b[2J")].concat();
         let keys = read_keys(&message).unwrap();
         let expected = Key {
             format: "sk-ssh-ed25519@openssh.com".into(),
@@ -149,7 +150,10 @@ mod tests {
     #[test]
     fn a_request_has_its_length_and_its_bound() {
         let message = sign_request(b"key", b"data", 4).unwrap();
-        assert_eq!(message.len(), 4 + usize::try_from(u32::from_be_bytes(*message.first_chunk().unwrap())).unwrap());
+        assert_eq!(
+            message.len(),
+            4 + usize::try_from(u32::from_be_bytes(*message.first_chunk().unwrap())).unwrap()
+        );
         assert!(message.ends_with(&[0, 0, 0, 4]));
         assert_eq!(sign_request(b"key", &vec![0; MAX_MESSAGE], 0), Err(WireError::TooLong));
     }
