@@ -50,7 +50,15 @@ impl Bus {
                 drop(tokio::spawn(async move { serve(stream, &listener, &held, &answered).await }));
             }
         });
-        Self { port, listener, held, answers, early: HashMap::new(), sent: 0, _task: AbortOnDropHandle::new(task) }
+        Self {
+            port,
+            listener,
+            held,
+            answers,
+            early: HashMap::new(),
+            sent: 0,
+            _task: AbortOnDropHandle::new(task),
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -162,7 +170,10 @@ async fn serve(
     if held.borrow().0 {
         let body = r#"{"error":{"code":"PLUGIN_LISTENER_EXISTS","message":"another listener"}}"#;
         let head = "HTTP/1.1 409 Conflict\r\ncontent-type: application/json\r\nconnection: close";
-        stream.write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("{head}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes())
+            .await
+            .unwrap();
         held.send_modify(|state| state.1 += 1);
         return;
     }

@@ -53,7 +53,9 @@ impl World {
         // It prints its socket when it listens.
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         for key in keys {
-            let added = Command::new("ssh-add").args(["-q", self.home.join(key).as_str()]).env("SSH_AUTH_SOCK", &socket);
+            let added = Command::new("ssh-add")
+                .args(["-q", self.home.join(key).as_str()])
+                .env("SSH_AUTH_SOCK", &socket);
             assert!(added.status().unwrap().success());
         }
         Running(child)
@@ -61,7 +63,11 @@ impl World {
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command.args(arguments).env_clear().env("HOME", &self.home).env("XDG_RUNTIME_DIR", self.home.join("run"));
+        command
+            .args(arguments)
+            .env_clear()
+            .env("HOME", &self.home)
+            .env("XDG_RUNTIME_DIR", self.home.join("run"));
         command.env("SSH_AUTH_SOCK", self.home.join("run/agent.sock"));
         command.stdin(Stdio::null());
         command
@@ -110,7 +116,8 @@ impl World {
     /// Has OpenSSH verify what a shed got: a signature over the frame of sshsig (OpenSSH's PROTOCOL.sshsig).
     pub(crate) fn verify(&self, blob: &[u8], data: &[u8], answer: &Value) {
         let format = answer["format"].as_str().unwrap_or_else(|| panic!("{answer}"));
-        let signature = [text(format.as_bytes()), text(&STANDARD.decode(answer["blob"].as_str().unwrap()).unwrap())];
+        let signature =
+            [text(format.as_bytes()), text(&STANDARD.decode(answer["blob"].as_str().unwrap()).unwrap())];
         let whole = [
             b"SSHSIG\0\0\0\x01".to_vec(),
             text(blob),
@@ -127,8 +134,13 @@ impl World {
         let kind = String::from_utf8(blob[4..4 + usize::from(blob[3])].to_vec()).unwrap();
         fs::write(dir.join("allowed"), format!("me {kind} {}\n", STANDARD.encode(blob))).unwrap();
         let mut verify = Command::new("ssh-keygen");
-        verify.args(["-Y", "verify", "-I", "me", "-n", "file", "-f"]).arg(dir.join("allowed")).arg("-s").arg(dir.join("sig"));
-        let mut child = verify.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        verify
+            .args(["-Y", "verify", "-I", "me", "-n", "file", "-f"])
+            .arg(dir.join("allowed"))
+            .arg("-s")
+            .arg(dir.join("sig"));
+        let mut child =
+            verify.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(data).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{format}: {output:?}");
