@@ -52,7 +52,7 @@ impl Source<'_> {
             Some(file) => format!("{file}:{}:{}", at.line(), at.column()),
             None => "default".to_owned(),
         };
-        LoadConfigError::Value { place, key: key.to_owned(), problem: problem.into() }
+        LoadConfigError::Wrong { place, problem: format!("{key}: {}", problem.into()) }
     }
 
     fn servers(

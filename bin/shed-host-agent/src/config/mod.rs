@@ -136,24 +136,12 @@ pub enum LoadConfigError {
     },
     #[error("{path} is longer than {MAX_FILE} bytes, which no extensions.yaml is")]
     TooLong { path: Utf8PathBuf },
-    /// The text is no YAML, or has a key or type that does not belong there.
-    #[error("{place}: {reason}; the line is `{line}`")]
-    Parse {
+    /// It is no YAML, or something in it does not belong there or is not allowed.
+    #[error("{place}: {problem}")]
+    Wrong {
         /// `file:line:column`.
         place: String,
-        /// What is wrong.
-        reason: String,
-        /// The line, as it stands in the file.
-        line: String,
-    },
-    /// One value is not allowed.
-    #[error("{place}: {key}: {problem}")]
-    Value {
-        /// `file:line:column`, or the file when the value is a default.
-        place: String,
-        /// The key with its section, like `ssh.mode`.
-        key: String,
-        /// What is wrong, with the value and what is allowed.
+        /// What is wrong, with the key or the line it stands in, and what is allowed.
         problem: String,
     },
     #[error(
@@ -193,12 +181,15 @@ fn parse(path: &Utf8Path, text: &str) -> Result<file::ExtensionsFile, LoadConfig
     // Comments alone are an empty document, which has every default.
     serde_saphyr::from_str::<Option<file::ExtensionsFile>>(text).map(Option::unwrap_or_default).map_err(
         |error| {
-            let at = error.location().map(|at| (at.line(), at.column()));
-            let line = at.and_then(|(line, _)| text.lines().nth(usize::try_from(line).ok()?.checked_sub(1)?));
-            LoadConfigError::Parse {
-                place: at.map_or(path.to_string(), |(line, column)| format!("{path}:{line}:{column}")),
-                reason: UserMessageFormatter.format_message(error.without_snippet()).into_owned(),
-                line: line.unwrap_or_default().trim().to_owned(),
+            let reason = UserMessageFormatter.format_message(error.without_snippet());
+            let Some(at) = error.location() else {
+                return LoadConfigError::Wrong { place: path.to_string(), problem: reason.into_owned() };
+            };
+            let before = usize::try_from(at.line()).unwrap_or(usize::MAX).saturating_sub(1);
+            let line = text.lines().nth(before).unwrap_or_default().trim();
+            LoadConfigError::Wrong {
+                place: format!("{path}:{}:{}", at.line(), at.column()),
+                problem: format!("{reason}; the line is `{line}`"),
             }
         },
     )

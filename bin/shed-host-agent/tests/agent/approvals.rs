@@ -9,18 +9,11 @@ use serde_json::{Value, json};
 
 use crate::{
     bus::Bus,
-    world::{World, sign},
+    world::{World, begin, sign},
 };
 
-async fn begin(policy: &str) -> (World, Bus, Vec<u8>) {
-    let mut world = World::new();
-    let blob = world.key(".ssh/id_ed25519", "ed25519", "");
-    let bus = Bus::start().await;
-    let approval = format!("ssh: {{approval: {{enabled: true, policy: {policy}, session_ttl: 1h}}}}");
-    world.configure(&format!("server: {}\n{approval}\n", bus.url()));
-    world.start();
-    bus.listened().await;
-    (world, bus, blob)
+async fn asking(policy: &str) -> (World, Bus, Vec<u8>) {
+    begin(&format!("ssh: {{approval: {{enabled: true, policy: {policy}, session_ttl: 1h}}}}")).await
 }
 
 /// Reads lines of `approvals watch` until one is about this shed, and returns its id.
@@ -32,7 +25,7 @@ fn next_of(lines: &mut impl Iterator<Item = std::io::Result<String>>, shed: &str
 
 #[tokio::test]
 async fn a_request_waits_for_its_own_answer_and_delays_no_other() {
-    let (world, mut bus, blob) = begin("per-request").await;
+    let (world, mut bus, blob) = asking("per-request").await;
     let mut watch = world.command(&["approvals", "watch"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
 
@@ -65,7 +58,7 @@ async fn a_request_waits_for_its_own_answer_and_delays_no_other() {
 
 #[tokio::test]
 async fn a_yes_is_good_for_the_shed_alone_and_a_shed_that_floods_waits_alone() {
-    let (world, mut bus, blob) = begin("per-shed").await;
+    let (world, mut bus, blob) = asking("per-shed").await;
     let mut watch = world.command(&["approvals", "watch"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
     let waiting: Vec<_> = (0..8).map(|_| bus.send("api", &sign(&blob, b"x", 0))).collect();

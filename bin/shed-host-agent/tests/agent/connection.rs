@@ -4,16 +4,12 @@ use serde_json::json;
 
 use crate::{
     bus::Bus,
-    world::{World, mode},
+    world::{World, begin, mode},
 };
 
 #[tokio::test]
 async fn the_agent_comes_back_after_a_broken_stream_and_gives_way_while_another_listens() {
-    let mut world = World::new();
-    let mut bus = Bus::start().await;
-    world.configure(&format!("server: {}\n", bus.url()));
-    world.start();
-    bus.listened().await;
+    let (mut world, mut bus, _blob) = begin("").await;
     bus.hang_up();
     bus.listened().await;
     assert_eq!(bus.ask("api", &json!({"operation": "ping"})).await["status"], "ok");
@@ -33,11 +29,7 @@ async fn the_agent_comes_back_after_a_broken_stream_and_gives_way_while_another_
 
 #[tokio::test]
 async fn an_event_without_an_end_breaks_the_connection_and_not_the_agent() {
-    let mut world = World::new();
-    let mut bus = Bus::start().await;
-    world.configure(&format!("server: {}\n", bus.url()));
-    world.start();
-    bus.listened().await;
+    let (mut world, mut bus, _blob) = begin("").await;
     bus.write(&format!("event: message\ndata: {}", "x".repeat(2 << 20)));
     bus.left().await;
     bus.listened().await;

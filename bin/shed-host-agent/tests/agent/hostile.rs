@@ -5,17 +5,12 @@ use serde_json::{Value, json};
 
 use crate::{
     bus::Bus,
-    world::{World, sign},
+    world::{World, begin, sign},
 };
 
 #[tokio::test]
 async fn nonsense_gets_an_error_and_harms_nobody() {
-    let mut world = World::new();
-    let blob = world.key(".ssh/id_ed25519", "ed25519", "");
-    let mut bus = Bus::start().await;
-    world.configure(&format!("server: {}\n", bus.url()));
-    world.start();
-    bus.listened().await;
+    let (world, mut bus, blob) = begin("").await;
     // Not of the bus at all: passed over.
     for data in ["{}", "[]", "no json", r#"{"type":"response"}"#] {
         bus.write(&format!("event: message\ndata: {data}\n\n"));
@@ -74,12 +69,7 @@ async fn a_shed_that_floods_is_refused_and_delays_no_other() {
 
 #[tokio::test]
 async fn no_secret_is_in_the_log_or_the_audit() {
-    let mut world = World::new();
-    let blob = world.key(".ssh/id_ed25519", "ed25519", "");
-    let mut bus = Bus::start().await;
-    world.configure(&format!("server: {}\n", bus.url()));
-    world.start();
-    bus.listened().await;
+    let (world, mut bus, blob) = begin("").await;
     let request = sign(&blob, b"very secret", 0);
     let answer = bus.ask("api", &request).await;
     let private = std::fs::read_to_string(world.home.join(".ssh/id_ed25519")).unwrap();

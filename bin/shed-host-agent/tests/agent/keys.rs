@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     bus::Bus,
-    world::{World, mode, sign},
+    world::{World, begin, mode, sign},
 };
 
 const KINDS: [(&str, &str); 3] = [("id_ed25519", "ed25519"), ("id_rsa", "rsa"), ("id_ecdsa", "ecdsa")];
@@ -103,12 +103,7 @@ async fn keys_in_files_sign_and_encrypted_ones_are_passed_over() {
 
 #[tokio::test]
 async fn what_cannot_be_logged_is_not_given() {
-    let mut world = World::new();
-    let blob = world.key(".ssh/id_ed25519", "ed25519", "");
-    let mut bus = Bus::start().await;
-    world.configure(&format!("server: {}\n", bus.url()));
-    world.start();
-    bus.listened().await;
+    let (world, mut bus, blob) = begin("").await;
     std::fs::remove_file(world.audit_path()).unwrap();
     std::fs::create_dir(world.audit_path()).unwrap();
     let refused = bus.ask("api", &sign(&blob, b"x", 0)).await;

@@ -11,6 +11,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
 
+use crate::bus::Bus;
+
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_shed-host-agent");
 
@@ -157,6 +159,17 @@ impl Drop for World {
             eprintln!("{}", fs::read_to_string(self.home.join("log")).unwrap_or_default());
         }
     }
+}
+
+/// Makes a user with one key in a file, whose agent runs and listens; returns the key's public part as well.
+pub(crate) async fn begin(configuration: &str) -> (World, Bus, Vec<u8>) {
+    let mut world = World::new();
+    let blob = world.key(".ssh/id_ed25519", "ed25519", "");
+    let bus = Bus::start().await;
+    world.configure(&format!("server: {}\n{configuration}\n", bus.url()));
+    world.start();
+    bus.listened().await;
+    (world, bus, blob)
 }
 
 /// A process that ends with this.
