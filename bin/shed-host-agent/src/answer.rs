@@ -60,14 +60,20 @@ pub trait Extension: Send + Sync {
 /// # Errors
 /// `INTERNAL_ERROR` for operations that are not known, and payloads that are not as they should be.
 pub fn read_request<T: DeserializeOwned>(asked: &Asked, told: &mut Told) -> Result<T, Failure> {
-    let operation = asked.payload.get("operation").and_then(serde_json::Value::as_str);
-    told.operation = clean(operation.unwrap_or_default(), OPERATION);
+    told.operation = operation(asked);
     T::deserialize(&asked.payload).map_err(|error| {
         let what = if told.operation.is_empty() { "a request without an operation" } else { &told.operation };
         // The error may repeat what the guest has sent, of whatever length.
         let why = clean(&error.to_string(), 200);
         Failure::new(Code::InternalError, format!("the host agent cannot read {what}: {why}"))
     })
+}
+
+/// Returns what is asked, cleaned; empty when the payload does not say.
+#[must_use]
+pub fn operation(asked: &Asked) -> String {
+    let operation = asked.payload.get("operation").and_then(serde_json::Value::as_str);
+    clean(operation.unwrap_or_default(), OPERATION)
 }
 
 /// Makes the payload of an answer.

@@ -21,6 +21,13 @@ pub struct Offer {
     pub not_offered: Vec<NotOffered>,
 }
 
+impl std::fmt::Debug for Offer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let namespaces: Vec<_> = self.extensions.iter().map(|extension| extension.namespace()).collect();
+        f.debug_struct("Offer").field("namespaces", &namespaces).finish_non_exhaustive()
+    }
+}
+
 /// Approval is on, but there is no way to ask anybody.
 #[derive(Debug, thiserror::Error)]
 #[error(

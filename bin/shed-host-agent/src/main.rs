@@ -22,6 +22,7 @@ use shed_host_agent::{
 };
 use shed_types::error_chain;
 use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Answers sheds that ask for the use of this machine's keys and credentials, which never leave it.
 #[derive(Debug, Parser)]
@@ -123,7 +124,6 @@ fn log(debug: bool) {
     let filter = tracing_subscriber::filter::Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("shed_host_agent", level);
-    use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())

@@ -19,7 +19,7 @@ use serde::Serialize;
 use shed_extensions::{Code, Failure};
 
 use crate::{
-    answer::{APPROVAL_DENIED, Asked, Told},
+    answer::{self, APPROVAL_DENIED, Asked, Told},
     clean::clean,
 };
 
@@ -129,7 +129,7 @@ impl Audit {
     ) -> Result<(), AuditError> {
         let Some(kept) = &self.0 else { return Ok(()) };
         let Some(times) = kept.count_refusal(asked, Instant::now()) else { return Ok(()) };
-        let told = Told::default();
+        let told = Told { operation: answer::operation(asked), ..Told::default() };
         let failure = Failure::new(failure.code, format!("{} (refused: {times})", failure.error));
         kept.append(line(asked, namespace, &told, Err(&failure))).await
     }

@@ -23,7 +23,8 @@ fn next_of(lines: &mut impl Iterator<Item = std::io::Result<String>>, shed: &str
     line.split(' ').next().unwrap().to_owned()
 }
 
-#[tokio::test]
+// The bus runs on another thread than the one that waits for what a program prints.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_waits_for_its_own_answer_and_delays_no_other() {
     let (world, mut bus, blob) = asking("per-request").await;
     let mut watch = world.command(&["approvals", "watch"]).stdout(Stdio::piped()).spawn().unwrap();
@@ -56,7 +57,8 @@ async fn a_request_waits_for_its_own_answer_and_delays_no_other() {
     assert_eq!((&audit[1]["result"], &audit[1]["shed"]), (&json!("denied"), &json!("api")));
 }
 
-#[tokio::test]
+// The bus runs on another thread than the one that waits for what a program prints.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_yes_is_good_for_the_shed_alone_and_a_shed_that_floods_waits_alone() {
     let (world, mut bus, blob) = asking("per-shed").await;
     let mut watch = world.command(&["approvals", "watch"]).stdout(Stdio::piped()).spawn().unwrap();

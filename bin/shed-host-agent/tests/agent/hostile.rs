@@ -1,6 +1,5 @@
 //! What no honest shed sends.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
@@ -80,7 +79,7 @@ async fn no_secret_is_in_the_log_or_the_audit() {
         private.lines().nth(2).unwrap(),
     ];
     for secret in secrets {
-        assert!(STANDARD.decode(secret).is_ok() || !secret.is_empty());
+        assert!(secret.len() > 8, "{secret}");
         assert!(!written.contains(secret), "{secret}");
     }
     if cfg!(target_os = "linux") {
