@@ -68,7 +68,8 @@ pub async fn run(config: Config, surroundings: &Surroundings) -> anyhow::Result<
         links,
         not_offered: offer.not_offered,
     });
-    let control = AbortOnDropHandle::new(tokio::spawn(server::serve(place.listen()?, queue, agent)));
+    let control = server::serve(place.listen()?, queue.clone(), agent);
+    let control = AbortOnDropHandle::new(tokio::spawn(control));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "shed-host-agent runs");
 
     tokio::select! {
@@ -79,6 +80,7 @@ pub async fn run(config: Config, surroundings: &Surroundings) -> anyhow::Result<
     // Namespaces are given back first, so that nothing new comes; what is here may still be answered.
     stop.cancel();
     listeners.wait().await;
+    queue.deny_all();
     desk.finish(GRACE).await;
     drop(control);
     drop(place);

@@ -91,6 +91,15 @@ impl Queue {
         Ok(entry.question)
     }
 
+    /// Denies everything that waits, because nobody will be asked any more.
+    pub fn deny_all(&self) {
+        for (_, entry) in std::mem::take(&mut *self.0.lock()) {
+            // Whoever does not wait any more needs no answer.
+            let _gone = entry.answer.send(Verdict::Denied);
+        }
+        self.0.changes.send_replace(());
+    }
+
     /// Returns what is told of each change.
     #[must_use]
     pub fn changes(&self) -> watch::Receiver<()> {
@@ -224,7 +233,8 @@ mod tests {
             task.abort();
         }
         wait_for(&queue, 1).await;
-        other.abort();
-        wait_for(&queue, 0).await;
+        queue.deny_all();
+        assert_eq!(other.await.unwrap(), Verdict::Denied);
+        assert!(queue.waiting().is_empty());
     }
 }

@@ -86,3 +86,15 @@ async fn a_yes_is_good_for_the_shed_alone_and_a_shed_that_floods_waits_alone() {
     let remembered = world.audit().iter().filter(|line| line["approval"] == "remembered").count();
     assert_eq!(remembered, 8);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_ends_denies_what_waits() {
+    let (mut world, mut bus, blob) = asking("per-session").await;
+    let mut watch = world.command(&["approvals", "watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let id = bus.send("api", &sign(&blob, b"x", 0));
+    next_of(&mut lines, "api");
+    assert!(world.end("-TERM"), "{}", world.log());
+    assert_eq!(bus.answer(&id).await["error"], "approval denied");
+    assert_eq!(watch.wait().unwrap().code(), Some(1));
+}
