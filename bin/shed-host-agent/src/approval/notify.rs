@@ -37,7 +37,7 @@ impl Notifier {
                 }
             })),
             Err(error) => {
-                tracing::warn!(%error, program = %self.program, "the desktop cannot be told of a question")
+                tracing::warn!(%error, program = %self.program, "the desktop cannot be told of a question");
             }
         }
     }

@@ -17,7 +17,7 @@ const LIST_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why the agent has not done what it was asked for.
 #[derive(Debug, thiserror::Error)]
-pub enum AgentError {
+pub(super) enum AgentError {
     #[error("SSH_AUTH_SOCK names no socket; start an SSH agent, or set ssh.mode to local-keys")]
     NoSocket,
     #[error("the SSH agent at {socket} cannot be talked to")]

@@ -48,7 +48,7 @@ pub(super) struct LocalKey {
 
 /// Why a key does not sign.
 #[derive(Debug, thiserror::Error)]
-pub enum SignError {
+pub(super) enum SignError {
     #[error("the key cannot sign so: flags {0:#x} are not known")]
     Flags(u32),
     #[error("an RSA key signs with SHA-256 or SHA-512 only; SHA-1, which was asked for, is broken")]

@@ -24,7 +24,7 @@ const SIGN_RESPONSE: u8 = 14;
 
 /// Why an agent's answer cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
+pub(super) enum WireError {
     #[error("the agent refuses")]
     Refused,
     #[error("the agent's answer is not of the SSH agent protocol")]
