@@ -29,7 +29,7 @@ async fn the_agent_comes_back_after_a_broken_stream_and_gives_way_while_another_
 
 #[tokio::test]
 async fn an_event_without_an_end_breaks_the_connection_and_not_the_agent() {
-    let (mut world, mut bus, _blob) = begin("").await;
+    let (_world, mut bus, _blob) = begin("").await;
     bus.write(&format!("event: message\ndata: {}", "x".repeat(2 << 20)));
     bus.left().await;
     bus.listened().await;

@@ -55,10 +55,9 @@ impl World {
         // It prints its socket when it listens.
         child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         for key in keys {
-            let added = Command::new("ssh-add")
-                .args(["-q", self.home.join(key).as_str()])
-                .env("SSH_AUTH_SOCK", &socket);
-            assert!(added.status().unwrap().success());
+            let mut add = Command::new("ssh-add");
+            add.args(["-q", self.home.join(key).as_str()]).env("SSH_AUTH_SOCK", &socket);
+            assert!(add.status().unwrap().success());
         }
         Running(child)
     }
