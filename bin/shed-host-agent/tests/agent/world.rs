@@ -155,7 +155,8 @@ impl Drop for World {
             let _status = agent.wait().unwrap();
         }
         if std::thread::panicking() {
-            eprintln!("{}", fs::read_to_string(self.home.join("log")).unwrap_or_default());
+            let log = fs::read(self.home.join("log")).unwrap_or_default();
+            let _shown = std::io::stderr().write_all(&log);
         }
     }
 }
