@@ -3,7 +3,10 @@
 //! The host dials, sends [`HelloRequest`], gets [`HelloReply`]; then [`Identify`] makes the machine the shed it is;
 //! health events flow for as long as the channel is open (spec B.4, B.5; design §4, §5).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -37,8 +40,8 @@ pub const SYSTEM_LOGS_CLOSE: &str = "system:logs-close";
 /// Namespace of [`PowerOff`].
 pub const SYSTEM_POWER_OFF: &str = "system:power-off";
 
-/// One message (spec A.9).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One message (spec A.9). Its debug text is without the payload, which may hold what is not to be logged.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// UUIDv7, made by the sender.
     pub id: Uuid,
@@ -65,6 +68,21 @@ pub struct Envelope {
 
 const fn yes() -> bool {
     true
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, namespace, kind, in_reply_to, is_final, timestamp, payload: _, shed } = self;
+        f.debug_struct("Envelope")
+            .field("id", id)
+            .field("namespace", namespace)
+            .field("kind", kind)
+            .field("in_reply_to", in_reply_to)
+            .field("is_final", is_final)
+            .field("timestamp", timestamp)
+            .field("shed", shed)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The shed that a message of the plugin bus comes from.
@@ -332,6 +350,13 @@ mod tests {
         assert_eq!(reply.kind, EnvelopeKind::Response);
         assert_eq!(reply.namespace, request.namespace);
         assert_ne!(reply.id, request.id);
+    }
+
+    #[test]
+    fn what_a_message_says_is_in_no_debug_text() {
+        let envelope = Envelope::event("ssh-agent", &"hunter2");
+        let text = format!("{envelope:?}");
+        assert!(text.contains("ssh-agent") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]

@@ -39,6 +39,10 @@ const fn request() -> EnvelopeKind {
     EnvelopeKind::Request
 }
 
+/// Most requests of one guest that wait for their responses at a time. The agent refuses more; the server, which does not
+/// trust it, drops them.
+pub const MAX_IN_FLIGHT: usize = 64;
+
 /// Why a publish failed: the `code` of the error body `{"error": {"code", "message"}}` (spec A.1, B.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]

@@ -23,8 +23,10 @@ use super::{AskedBy, BootFault, Machine, agent::Frames};
 pub(super) struct Said {
     /// Payload of health reports; absent means that all is well.
     pub(super) health: Option<Value>,
-    /// Namespaces and payloads of events; each channel is told all of them after its hello.
-    pub(super) events: watch::Sender<Vec<(String, Value)>>,
+    /// What is said unasked; each channel is told all of it after its hello.
+    pub(super) events: watch::Sender<Vec<Envelope>>,
+    /// Responses of listeners, in order.
+    pub(super) responses: Vec<Envelope>,
     pub(super) logs: FakeLogs,
     /// What was asked of the pace of health reports, in order.
     pub(super) paces: Vec<u64>,
@@ -38,6 +40,7 @@ impl Default for Said {
         Self {
             health: None,
             events: watch::Sender::new(Vec::new()),
+            responses: Vec::new(),
             logs: FakeLogs::default(),
             paces: Vec::new(),
             readers: BTreeSet::new(),
@@ -82,6 +85,10 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
             continue;
         }
         let request: Envelope = frame.parse()?;
+        if request.kind == EnvelopeKind::Response {
+            machine.world.host().said.entry(shed.clone()).or_default().responses.push(request);
+            continue;
+        }
         if request.kind != EnvelopeKind::Request {
             continue;
         }
@@ -146,13 +153,13 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
 
 async fn tell(
     frames: &mut Frames,
-    events: &watch::Receiver<Vec<(String, Value)>>,
+    events: &watch::Receiver<Vec<Envelope>>,
     told: &mut usize,
 ) -> Result<(), FrameError> {
     let news = events.borrow().get(*told..).unwrap_or_default().to_vec();
     *told += news.len();
-    for (namespace, payload) in news {
-        frames.send(Frame::json(FrameKind::Message, &Envelope::event(&namespace, &payload))).await?;
+    for envelope in news {
+        frames.send(Frame::json(FrameKind::Message, &envelope)).await?;
     }
     Ok(())
 }
