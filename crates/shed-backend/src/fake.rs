@@ -297,6 +297,7 @@ impl FakeWorld {
     }
 
     /// Makes guests of `shed` tell an event, on the channel that is open and on each later one.
+    #[expect(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
     pub fn tell(&self, shed: &ShedName, namespace: &str, payload: Value) {
         self.say(shed, Envelope::event(namespace, &payload));
     }

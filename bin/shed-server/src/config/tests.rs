@@ -456,7 +456,7 @@ fn the_file_that_was_asked_for_wins_and_must_exist() {
 #[test]
 fn extensions_are_namespaces_and_none_of_our_own() {
     let config = load_text("extensions: {enabled: [ssh-agent, acme.x]}").unwrap();
-    let enabled: Vec<_> = config.extensions.enabled.iter().map(|name| name.as_str()).collect();
+    let enabled: Vec<_> = config.extensions.enabled.iter().map(shed_types::Namespace::as_str).collect();
     assert_eq!((config.extensions.bus, enabled), (true, vec!["acme.x", "ssh-agent"]));
     assert!(!load_text("extensions: {bus: false}").unwrap().extensions.bus);
     for (entry, named) in [("''", "empty"), ("a b", "a b"), ("system:health", "reserved"), ("a, a", "twice")]
