@@ -41,6 +41,8 @@ pub struct Config {
     pub virtiofsd: Option<Utf8PathBuf>,
     /// `credentials`; otherwise none. `~` in a source is the stage's home.
     pub credentials: Option<serde_json::Value>,
+    /// `extensions`; otherwise none.
+    pub extensions: Option<serde_json::Value>,
     /// `http_port`, for a server that shall be found where the one before was; otherwise the system picks one.
     pub http_port: u16,
     /// `ssh_port`, for the same; otherwise the system picks one.
@@ -155,6 +157,9 @@ impl Stage {
         }
         if let Some(credentials) = config.credentials {
             yaml["credentials"] = credentials;
+        }
+        if let Some(extensions) = config.extensions {
+            yaml["extensions"] = extensions;
         }
         fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
     }

@@ -49,7 +49,7 @@ fn every_error_code_is_sent_with_its_status() {
         let wanted = (code.status(), code.as_str().to_owned());
         match code {
             // Each of these needs more time or another server; they come last.
-            ErrorCode::RequestTimeout | ErrorCode::ShuttingDown => {}
+            ErrorCode::RequestTimeout | ErrorCode::ShuttingDown | ErrorCode::PluginsDisabled => {}
             _ => promises.keep(&format!("{code} is {}: {}", code.status(), code.meaning()), || {
                 assert_eq!(world.provoke(code), wanted);
             }),
@@ -67,6 +67,12 @@ fn every_error_code_is_sent_with_its_status() {
     drop(server);
     promises.keep("SHUTTING_DOWN is 503: what is in progress when the server ends is told so", || {
         assert_eq!(create_cut_off_by_the_end(&mut stage), (503, "SHUTTING_DOWN".to_owned()));
+    });
+    promises.keep("PLUGINS_DISABLED is 503: a bus that is turned off has no listeners", || {
+        stage.configure(Config { extensions: Some(json!({ "bus": false })), ..Config::default() });
+        let reply = stage.serve().http().request("GET", "/api/plugins/listeners", "", None);
+        assert_eq!((reply.status, reply.error().0), (503, "PLUGINS_DISABLED".to_owned()));
+        stage.configure(Config::default());
     });
     drop(stage.serve());
     promises.keep("nothing is left", || stage.assert_only(&[]));
@@ -133,19 +139,48 @@ impl World<'_> {
             ErrorCode::HijackUnsupported => {
                 self.raw(&format!("GET /api/sheds/{RUNNING}/connect/1 HTTP/1.0\r\n{TUNNEL}\r\n"))
             }
+            ErrorCode::InvalidNamespace => self.listen("a%20b"),
+            ErrorCode::NamespaceReserved => self.listen("system:health"),
+            ErrorCode::InvalidBody => self.respond("[]"),
+            ErrorCode::MissingShed => self.respond("{}"),
+            ErrorCode::ShedNotConnected => self.respond(&answer("nobody")),
+            ErrorCode::RequestNotPending => self.respond(&answer(RUNNING)),
+            ErrorCode::NamespaceAlreadyRegistered => self.listen_twice(),
             ErrorCode::ImagePullFailed => {
                 create(json!({ "name": "fresh", "image": "127.0.0.1:1/no/registry:v1" }))
             }
             ErrorCode::ConnectFailed => tunnel(RUNNING, "1"),
             ErrorCode::ShedNotRunning => tunnel(STOPPED, "22"),
             ErrorCode::TmuxNotAvailable => self.list_sessions_without_tmux(),
-            ErrorCode::RequestTimeout | ErrorCode::ShuttingDown => unreachable!("these come last"),
+            ErrorCode::RequestTimeout | ErrorCode::ShuttingDown | ErrorCode::PluginsDisabled => {
+                unreachable!("these come last")
+            }
         }
     }
 
     fn ask(&self, method: &str, path: &str, headers: &str, body: Option<&str>) -> Seen {
         let reply = self.http.request(method, path, headers, body.map(str::as_bytes));
         (reply.status, reply.error().0)
+    }
+
+    fn listen(&self, namespace: &str) -> Seen {
+        self.ask("GET", &format!("/api/plugins/listeners/{namespace}/messages"), "", None)
+    }
+
+    fn listen_twice(&self) -> Seen {
+        let path = "/api/plugins/listeners/acme/messages";
+        let mut first = self.http.connect().expect("a connection");
+        write!(first, "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+            .expect("the request is taken");
+        wait_for("the first to listen", SHORT, || {
+            let list = self.http.request("GET", "/api/plugins/listeners", "", None).text();
+            list.contains("\"acme\"").then_some(())
+        });
+        self.listen("acme")
+    }
+
+    fn respond(&self, body: &str) -> Seen {
+        self.ask("POST", "/api/plugins/listeners/acme/respond", "", Some(body))
     }
 
     /// Sends these bytes and reads the reply to its end. The sending side stays open: a client that closes it is gone.
@@ -263,6 +298,11 @@ fn create_cut_off_by_the_end(stage: &mut Stage) -> Seen {
     drop(server);
     stage.configure(Config::default());
     (reply.status, reply.error().0)
+}
+
+/// A response to a request that nobody has made.
+fn answer(shed: &str) -> String {
+    json!({ "in_reply_to": "0192f3c4-5a6b-7c8d-9e0f-a1b2c3d4e5f6", "shed": { "name": shed } }).to_string()
 }
 
 /// Takes a reply apart.

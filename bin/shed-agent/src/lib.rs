@@ -29,6 +29,7 @@ mod mounts;
 mod network;
 mod pid1;
 mod power_off;
+mod publish;
 mod reboot;
 mod serve;
 mod setup;

@@ -4,10 +4,13 @@ use std::{io, os::fd::AsFd, process::ExitCode, sync::Arc};
 
 use shed_link::{Incoming, MuxClosed, MuxStream, Synced, guest_handshake, mux};
 use shed_types::{GuestPort, error_chain};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{
-    exec, files, health, journal, kernel_log, log, messages, setup,
+    exec, files, health, journal, kernel_log, log, messages, publish, setup,
     state::State,
     tcp,
     transport::{Link, VirtioPort, VsockPorts, VsockStream},
@@ -25,6 +28,8 @@ enum ServeError {
     Runtime(#[source] io::Error),
     #[error("cannot open the port to the host")]
     OpenPort(#[source] io::Error),
+    #[error("cannot wait for the signal to end")]
+    Signal(#[source] io::Error),
     #[error("the port to the host broke")]
     Port(#[source] io::Error),
 }
@@ -33,15 +38,18 @@ enum ServeError {
 /// thousand of them. The same as in the unit, for images whose init is the agent itself and knows no units.
 const DESCRIPTORS: u64 = 65536;
 
-/// Runs the service until it fails; whoever started it starts it again.
+/// Runs the service until it fails, after which whoever started it starts it again, or is asked to end.
 pub(crate) fn run() -> ExitCode {
     want_descriptors();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(ServeError::Runtime).and_then(|runtime| runtime.block_on(serve()));
-    if let Err(error) = result {
-        log::failed(&error);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            log::failed(&error);
+            ExitCode::FAILURE
+        }
     }
-    ExitCode::FAILURE
 }
 
 /// Raises the limit of open files, where it is lower.
@@ -60,9 +68,18 @@ fn want_descriptors() {
 
 async fn serve() -> Result<(), ServeError> {
     let state = Arc::new(State::new());
-    match Link::of_this_boot() {
-        Link::Serial => serve_serial(&state).await,
-        Link::Vsock => serve_vsock(&state).await,
+    let mut terminate = signal(SignalKind::terminate()).map_err(ServeError::Signal)?;
+    let publishing = publish::begin(&state.desk);
+    let link = async {
+        match Link::of_this_boot() {
+            Link::Serial => serve_serial(&state).await,
+            Link::Vsock => serve_vsock(&state).await,
+        }
+    };
+    tokio::select! {
+        served = link => served,
+        // Whoever waits for a response hears why there will be none.
+        _ended = async { terminate.recv().await; publishing.end().await } => Ok(()),
     }
 }
 

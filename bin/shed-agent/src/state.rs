@@ -15,6 +15,7 @@ use crate::{
     image,
     messages::outbox::Outbox,
     meter::Meter,
+    publish::desk::Desk,
     setup::{Ground, Setups},
     share_streams::ShareStreams,
 };
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) meter: Meter,
     /// Host directories that wait to be mounted.
     pub(crate) share_streams: ShareStreams,
+    /// What programs of the guest say over the plugin bus.
+    pub(crate) desk: Arc<Desk>,
     /// What is watched for the host.
     pub(crate) credentials: credentials::Watcher,
     name: Mutex<Option<String>>,
@@ -60,6 +63,7 @@ impl State {
             outbox: Arc::default(),
             meter: Meter::default(),
             share_streams: ShareStreams::default(),
+            desk: Arc::default(),
             credentials: credentials::Watcher::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),

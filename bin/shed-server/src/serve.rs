@@ -238,6 +238,8 @@ impl Server {
         let metrics = Metrics::new(&info.version);
         let counts = metrics.clone();
         sheds.when_pulled(move |end| counts.pull(end));
+        let counts = metrics.clone();
+        sheds.when_plugin_messages(move |outcome, times| counts.plugin_messages(outcome, times));
         let app = App {
             metrics,
             sheds,

@@ -282,6 +282,15 @@ fn hint_for(code: ErrorCode, shed: &str) -> Option<String> {
         ErrorCode::Forbidden => {
             Some("ask the server from its own host or another machine, not from a shed".to_owned())
         }
+        // No command listens to messages of guests; those who do read the code itself.
+        ErrorCode::InvalidNamespace
+        | ErrorCode::InvalidBody
+        | ErrorCode::MissingShed
+        | ErrorCode::NamespaceReserved
+        | ErrorCode::NamespaceAlreadyRegistered
+        | ErrorCode::ShedNotConnected
+        | ErrorCode::RequestNotPending
+        | ErrorCode::PluginsDisabled => None,
         ErrorCode::InvalidShedName
         | ErrorCode::InvalidSessionName
         | ErrorCode::InvalidPort

@@ -58,6 +58,14 @@ error_codes! {
     UnknownImage = "UNKNOWN_IMAGE", 400;
     /// This server does not run the backend that was asked for.
     BackendNotEnabled = "BACKEND_NOT_ENABLED", 400;
+    /// The namespace breaks the rules.
+    InvalidNamespace = "INVALID_NAMESPACE", 400;
+    /// The body of a response to a guest cannot be read.
+    InvalidBody = "INVALID_BODY", 400;
+    /// A response to a guest does not say which shed it is for.
+    MissingShed = "MISSING_SHED", 400;
+    /// The namespace is one of Shed's own.
+    NamespaceReserved = "NAMESPACE_RESERVED", 403;
     /// The request comes from one of the server's own guests.
     Forbidden = "FORBIDDEN", 403;
     /// No shed has this name.
@@ -68,6 +76,10 @@ error_codes! {
     SessionNotFound = "SESSION_NOT_FOUND", 404;
     /// The shed has no such unit of systemd, and its journal nothing of one.
     UnitNotFound = "UNIT_NOT_FOUND", 404;
+    /// No shed of this name has its message channel open.
+    ShedNotConnected = "SHED_NOT_CONNECTED", 404;
+    /// The shed waits for no such response: it was answered already, gave up, or never asked.
+    RequestNotPending = "REQUEST_NOT_PENDING", 404;
     /// No such path.
     NotFound = "NOT_FOUND", 404;
     /// The path exists, but not with this method.
@@ -80,6 +92,8 @@ error_codes! {
     ShedAlreadyRunning = "SHED_ALREADY_RUNNING", 409;
     /// The shed is stopped already, or has no sessions because it does not run.
     ShedAlreadyStopped = "SHED_ALREADY_STOPPED", 409;
+    /// Somebody listens to this namespace already.
+    NamespaceAlreadyRegistered = "NAMESPACE_ALREADY_REGISTERED", 409;
     /// Another request on this shed is in progress and excludes this one.
     ShedBusy = "SHED_BUSY", 409;
     /// The server's configuration names this image, sheds that name none are made from it, or something is being done with it at this moment.
@@ -108,6 +122,8 @@ error_codes! {
     TmuxNotAvailable = "TMUX_NOT_AVAILABLE", 503;
     /// The shed's image has no journal, or too many read it.
     LogsNotAvailable = "LOGS_NOT_AVAILABLE", 503;
+    /// The server's configuration has turned the plugin bus off.
+    PluginsDisabled = "PLUGINS_DISABLED", 503;
     /// The server is shutting down.
     ShuttingDown = "SHUTTING_DOWN", 503;
     /// The shed's disk is full.

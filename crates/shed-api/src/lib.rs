@@ -11,6 +11,7 @@ mod files;
 mod golden;
 mod image;
 mod logs;
+mod plugin;
 mod server;
 mod session;
 mod shed;
@@ -23,6 +24,10 @@ pub use error_code::{ErrorBody, ErrorCode, ErrorDetail};
 pub use files::{FilesReport, TAR};
 pub use image::{Image, ImageList, ImagePruneReport, ImageSource, PrunedBlobs};
 pub use logs::{LogEvent, LogLine, MAX_LOG_LINES};
+pub use plugin::{
+    ExtensionInGuest, ExtensionOnHost, ExtensionState, PluginListener, PluginListenerList, PluginMessage,
+    PluginMessageKind, PluginResponse, PluginShed, PluginShedList, PluginTarget,
+};
 pub use server::{ServerInfo, SshHostKey};
 pub use session::{Session, SessionList};
 pub use shed::{CreateShedRequest, PhaseTime, Shed, ShedList, ShedStatus};

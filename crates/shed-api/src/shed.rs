@@ -1,7 +1,11 @@
 //! Sheds on the wire (spec A.4).
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+
+use crate::ExtensionState;
 
 /// How a shed is, as clients see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -77,6 +81,10 @@ pub struct Shed {
     /// When the agent started; only while running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
+    /// The extensions that the server's configuration enables, by namespace, as the guest last reported them; only while
+    /// running.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<String, ExtensionState>,
     /// Why the status is `error`, or why the last start failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

@@ -30,7 +30,7 @@ use std::{
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::Value;
-use shed_protocol::{Identify, Occasion, OpenLogs, SetupReport, SetupRequest};
+use shed_protocol::{Envelope, Identify, Occasion, OpenLogs, SetupReport, SetupRequest};
 use shed_types::{BackendKind, GuestPort, LaunchId, ShedName, TcpPort};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
@@ -297,10 +297,21 @@ impl FakeWorld {
     }
 
     /// Makes guests of `shed` tell an event, on the channel that is open and on each later one.
+    #[expect(clippy::needless_pass_by_value, reason = "callers make it on the spot")]
     pub fn tell(&self, shed: &ShedName, namespace: &str, payload: Value) {
+        self.say(shed, Envelope::event(namespace, &payload));
+    }
+
+    /// Makes guests of `shed` say this, whatever it is, on the channel that is open and on each later one.
+    pub fn say(&self, shed: &ShedName, envelope: Envelope) {
         let mut host = self.host();
-        let said = host.said.entry(shed.clone()).or_default();
-        said.events.send_modify(|events| events.push((namespace.to_owned(), payload)));
+        host.said.entry(shed.clone()).or_default().events.send_modify(|events| events.push(envelope));
+    }
+
+    /// Returns the responses that guests of `shed` got, in order.
+    #[must_use]
+    pub fn responses(&self, shed: &ShedName) -> Vec<Envelope> {
+        self.host().said.get(shed).map(|said| said.responses.clone()).unwrap_or_default()
     }
 
     /// Says what the journal of `shed`'s guests does.

@@ -214,7 +214,7 @@ impl Client {
     }
 
     /// Sends a call and reads its reply, all within `limit`.
-    async fn bounded<T, F: Future<Output = Result<T, ClientError>>>(
+    pub(crate) async fn bounded<T, F: Future<Output = Result<T, ClientError>>>(
         &self,
         call: Call,
         limit: Duration,

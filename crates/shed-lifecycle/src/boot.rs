@@ -214,7 +214,8 @@ impl Boot {
             setup: record.vm.and_then(|vm| vm.setup),
         });
         self.write(&record).await?;
-        let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files);
+        let bus = Arc::clone(&self.context.bus);
+        let keeper = Keeper::spawn(Arc::clone(&vm), identity, channel, self.health.clone(), files, bus);
         Ok((record, Machine { vm, shares_served: true, keeper }))
     }
 
@@ -231,8 +232,9 @@ impl Boot {
     /// bounded by the caller.
     async fn reach_agent(&self, vm: &dyn Vm, identity: &Identity) -> Result<Channel, ChannelError> {
         loop {
+            let extensions = Arc::clone(self.context.bus.enabled());
             let reached = async {
-                let mut channel = Channel::open(vm, self.health.clone()).await?;
+                let mut channel = Channel::open(vm, self.health.clone(), extensions).await?;
                 self.progress.enter(Phase::Identify);
                 channel.identify(identity).await?;
                 Ok(channel)

@@ -3,7 +3,12 @@
 //! A boot opens it and waits for the answer: that is readiness. Afterwards a keeper task holds it open and opens
 //! it anew when it breaks, until the machine ends.
 
-use std::{collections::VecDeque, io, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
@@ -14,11 +19,12 @@ use shed_protocol::{
     SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, timeouts,
 };
 use shed_state::InstanceFiles;
-use shed_types::{GuestPort, ShedName};
+use shed_types::{GuestPort, Namespace, ShedName};
 use tokio::{sync::watch, task::consume_budget, time::timeout};
 use tokio_util::codec::Framed;
 
 use crate::{
+    bus::Bus,
     clean, console,
     guest_channel::{self, GuestChannel, Users},
     run_config,
@@ -43,7 +49,11 @@ const EARLY_BYTES: usize = 1 << 20;
 /// Longest event that is looked at, in bytes. The longest that an agent sends names files of a credential, in 64 KiB.
 const LONGEST_EVENT: usize = 128 << 10;
 
-/// What a guest tells of its own accord, besides its health. Nothing else is kept.
+/// Most messages of the plugin bus that are kept while the channel is opened, and the bytes that they have together.
+const EARLY_MESSAGES: usize = 32;
+const EARLY_MESSAGE_BYTES: usize = 2 << 20;
+
+/// What a guest tells the server of its own accord, besides its health. Besides it there is only what passes to listeners.
 const TOLD: [&str; 2] = [SYSTEM_EVENT, SYSTEM_CREDENTIALS];
 
 /// Why the channel cannot be used.
@@ -107,33 +117,53 @@ pub(crate) struct Identity {
 pub(crate) struct Channel {
     frames: Framed<GuestStream, FrameCodec>,
     health: watch::Sender<Health>,
-    /// Events that came while a reply was waited for.
+    /// The extensions whose states are looked at.
+    extensions: Arc<BTreeSet<Namespace>>,
+    /// What came while a reply was waited for.
     early: Early,
 }
 
-/// A bounded list of events.
+/// What a guest said before anybody could take it: bounded lists.
 #[derive(Debug, Default)]
-struct Early {
-    events: VecDeque<Envelope>,
+pub(crate) struct Early {
+    /// What it told the server.
+    pub events: VecDeque<Envelope>,
     bytes: usize,
+    /// What it said to listeners.
+    pub messages: VecDeque<Envelope>,
+    message_bytes: usize,
+    /// How many more of these there were.
+    pub lost: u64,
 }
 
 impl Early {
-    /// Keeps an event of this many bytes, if there is room.
-    fn keep(&mut self, event: Envelope, bytes: usize) {
-        if self.events.len() < EARLY && self.bytes + bytes <= EARLY_BYTES {
-            self.bytes += bytes;
-            self.events.push_back(event);
+    /// Keeps what has this many bytes, if there is room.
+    fn keep(&mut self, envelope: Envelope, bytes: usize) {
+        if TOLD.contains(&envelope.namespace.as_str()) {
+            if self.events.len() < EARLY && self.bytes + bytes <= EARLY_BYTES {
+                self.bytes += bytes;
+                self.events.push_back(envelope);
+            }
+        } else if self.messages.len() < EARLY_MESSAGES && self.message_bytes + bytes <= EARLY_MESSAGE_BYTES {
+            self.message_bytes += bytes;
+            self.messages.push_back(envelope);
+        } else {
+            self.lost += 1;
         }
     }
 }
 
 impl Channel {
-    /// Opens the channel and says hello. During boot this resolves the moment the agent is up.
-    pub(crate) async fn open(vm: &dyn Vm, health: watch::Sender<Health>) -> Result<Self, ChannelError> {
+    /// Opens the channel and says hello. During boot this resolves the moment the agent is up. Of what the guest says of
+    /// extensions only these are looked at.
+    pub(crate) async fn open(
+        vm: &dyn Vm,
+        health: watch::Sender<Health>,
+        extensions: Arc<BTreeSet<Namespace>>,
+    ) -> Result<Self, ChannelError> {
         let stream = vm.connect_guest(GuestPort::Messages).await?;
         let frames = Framed::new(stream, FrameCodec);
-        let mut channel = Self { frames, health, early: Early::default() };
+        let mut channel = Self { frames, health, extensions, early: Early::default() };
         let hello = HelloRequest {
             generation: GENERATION,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -183,8 +213,9 @@ impl Channel {
                 if envelope.kind == EnvelopeKind::Response && envelope.in_reply_to == Some(request.id) {
                     return Ok::<_, ChannelError>(envelope);
                 }
-                if envelope.kind == EnvelopeKind::Event {
-                    self.early.keep(envelope, bytes);
+                match envelope.kind {
+                    EnvelopeKind::Request | EnvelopeKind::Event => self.early.keep(envelope, bytes),
+                    EnvelopeKind::Response => {}
                 }
             }
         };
@@ -194,21 +225,23 @@ impl Channel {
         read_reply(namespace, &reply)
     }
 
-    /// Returns the events that came while the channel was opened.
-    pub(crate) fn take_early(&mut self) -> VecDeque<Envelope> {
-        std::mem::take(&mut self.early).events
+    /// Returns what came while the channel was opened.
+    pub(crate) fn take_early(&mut self) -> Early {
+        std::mem::take(&mut self.early)
     }
 
     pub(crate) async fn send(&mut self, envelope: &Envelope) -> Result<(), ChannelError> {
-        let sent =
-            timeout(timeouts::MESSAGE_WRITE, self.frames.send(Frame::json(FrameKind::Message, envelope)));
-        match sent.await {
+        self.send_frame(Frame::json(FrameKind::Message, envelope)).await
+    }
+
+    pub(crate) async fn send_frame(&mut self, frame: Frame) -> Result<(), ChannelError> {
+        match timeout(timeouts::MESSAGE_WRITE, self.frames.send(frame)).await {
             Ok(result) => Ok(result?),
             Err(_) => Err(FrameError::Io(io::ErrorKind::TimedOut.into()).into()),
         }
     }
 
-    /// Returns the next message but for events that nobody here knows; health reports are noted on the way.
+    /// Returns the next message but for those that nobody here knows; health reports are noted on the way.
     pub(crate) async fn receive(&mut self) -> Result<Envelope, ChannelError> {
         Ok(self.receive_sized().await?.0)
     }
@@ -225,14 +258,14 @@ impl Channel {
             if envelope.namespace == SYSTEM_HEALTH
                 && let Ok(report) = envelope.parse::<HealthReport>()
             {
-                let report = clean::report(report);
+                let report = clean::report(report, &self.extensions);
                 let _before = self.health.send_replace(Health {
                     last_healthy: Some(Timestamp::now()),
                     agent_started_at: Some(report.started_at),
                     report: Some(report),
                 });
             }
-            if envelope.kind == EnvelopeKind::Event && !is_worth_keeping(&envelope.namespace, bytes) {
+            if !is_worth_keeping(envelope.kind, &envelope.namespace, bytes) {
                 consume_budget().await;
                 continue;
             }
@@ -241,9 +274,14 @@ impl Channel {
     }
 }
 
-/// Whether an event with this namespace and length is one that somebody may want.
-fn is_worth_keeping(namespace: &str, bytes: usize) -> bool {
-    TOLD.contains(&namespace) && bytes <= LONGEST_EVENT
+/// Whether a message of this kind, namespace and length is one that somebody may want.
+fn is_worth_keeping(kind: EnvelopeKind, namespace: &str, bytes: usize) -> bool {
+    match kind {
+        EnvelopeKind::Response => true,
+        EnvelopeKind::Event if TOLD.contains(&namespace) => bytes <= LONGEST_EVENT,
+        // Of Shed's own namespaces, none of which is one of these, a guest asks nothing.
+        EnvelopeKind::Event | EnvelopeKind::Request => namespace.parse::<Namespace>().is_ok(),
+    }
 }
 
 /// Reads the answer to a request, which may be that it is refused.
@@ -279,8 +317,9 @@ impl Keeper {
         open: Channel,
         health: watch::Sender<Health>,
         files: InstanceFiles,
+        bus: Arc<Bus>,
     ) -> Self {
-        let (channel, users) = guest_channel::pair();
+        let (channel, users) = guest_channel::pair(bus, identity.shed.clone());
         let task = tokio::spawn(async move {
             tokio::select! {
                 () = keep(vm, identity, Some(open), health, users) => {}
@@ -298,8 +337,9 @@ impl Keeper {
         mounts: Vec<Mount>,
         health: watch::Sender<Health>,
         files: InstanceFiles,
+        bus: Arc<Bus>,
     ) -> Self {
-        let (channel, users) = guest_channel::pair();
+        let (channel, users) = guest_channel::pair(bus, shed.clone());
         let task = tokio::spawn(async move {
             let image = run_config::read(&shed, files.image.clone()).await;
             let identity = Identity { shed, network, image, mounts };
@@ -350,7 +390,7 @@ async fn keep(
                 pause = REOPEN_PAUSE.0;
                 Err(users.serve(&mut channel).await)
             }
-            None => reopen(&*vm, &identity, health.clone()).await,
+            None => reopen(&*vm, &identity, health.clone(), users.extensions()).await,
         };
         match result {
             Ok(channel) => {
@@ -377,8 +417,9 @@ async fn reopen(
     vm: &dyn Vm,
     identity: &Identity,
     health: watch::Sender<Health>,
+    extensions: Arc<BTreeSet<Namespace>>,
 ) -> Result<Channel, ChannelError> {
-    let mut channel = Channel::open(vm, health).await?;
+    let mut channel = Channel::open(vm, health, extensions).await?;
     // The guest may have rebooted, or slept with its host: its name, clock and network are put right again.
     channel.identify(identity).await?;
     Ok(channel)
@@ -390,9 +431,15 @@ mod tests {
 
     #[test]
     fn of_what_a_guest_tells_unasked_little_is_kept() {
-        assert!(TOLD.iter().all(|namespace| is_worth_keeping(namespace, LONGEST_EVENT)));
-        assert!(!is_worth_keeping(SYSTEM_EVENT, LONGEST_EVENT + 1));
-        assert!(!is_worth_keeping(SYSTEM_HEALTH, 10) && !is_worth_keeping("evil", 10));
+        let event = |namespace, bytes| is_worth_keeping(EnvelopeKind::Event, namespace, bytes);
+        let request = |namespace| is_worth_keeping(EnvelopeKind::Request, namespace, 10);
+        assert!(TOLD.iter().all(|namespace| event(namespace, LONGEST_EVENT) && !request(namespace)));
+        assert!(!event(SYSTEM_EVENT, LONGEST_EVENT + 1) && !event(SYSTEM_HEALTH, 10));
+        let long = "x".repeat(129);
+        for bad in ["", "system:", "a b", long.as_str()] {
+            assert!(!event(bad, 10) && !request(bad), "{bad:?}");
+        }
+        assert!(event("ssh-agent", shed_protocol::MAX_PAYLOAD) && request("ssh-agent"));
         let mut early = Early::default();
         for length in [LONGEST_EVENT, 10] {
             for _ in 0..10_000 {
@@ -401,5 +448,12 @@ mod tests {
         }
         assert!(early.bytes <= EARLY_BYTES && early.events.len() <= EARLY, "{}", early.events.len());
         assert!(early.events.len() > EARLY_BYTES / LONGEST_EVENT || early.bytes == EARLY_BYTES);
+        let events = early.events.len();
+        for length in [shed_protocol::MAX_PAYLOAD, 10] {
+            for _ in 0..100 {
+                early.keep(Envelope::request("ssh-agent", &"x"), length);
+            }
+        }
+        assert_eq!((early.events.len(), early.messages.len(), early.lost), (events, 2, 198));
     }
 }

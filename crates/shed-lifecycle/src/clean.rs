@@ -1,9 +1,12 @@
 //! What guests say of themselves, made fit for logs, terminals and memory: texts without control characters and of a
 //! bounded length, numbers that can be. Pure; everything of the message channel passes here before anybody sees it.
 
+use std::collections::BTreeSet;
+
 use shed_protocol::{
     Failure, GuestEvent, HealthReport, LogEntry, Metrics, SetupReport, StepEnd, StepReport, logs::MAX_MESSAGE,
 };
+use shed_types::Namespace;
 
 use crate::console::strip_escapes;
 
@@ -19,8 +22,9 @@ const LAST_LINES: (usize, usize) = (5, 400);
 /// Most steps of a setup: there are five kinds.
 const STEPS: usize = 8;
 
-/// Returns a health report as it may be shown.
-pub(crate) fn report(report: HealthReport) -> HealthReport {
+/// Returns a health report as it may be shown, with the states of the extensions that the server enables.
+pub(crate) fn report(mut report: HealthReport, enabled: &BTreeSet<Namespace>) -> HealthReport {
+    report.extensions.retain(|namespace, _| enabled.contains(namespace));
     HealthReport { metrics: report.metrics.as_ref().map(metrics), setup: report.setup.map(setup), ..report }
 }
 
@@ -100,7 +104,7 @@ fn text(text: &str, most: usize) -> String {
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
-    use shed_protocol::{HealthStatus, Occasion, Step};
+    use shed_protocol::{ExtensionInGuest, ExtensionOnHost, ExtensionReport, HealthStatus, Occasion, Step};
 
     use super::*;
 
@@ -138,12 +142,19 @@ mod tests {
             uptime_s: u64::MAX,
             tasks: u64::MAX,
         };
-        let report = report(HealthReport {
+        // One that makes up extensions hides none of those that are enabled.
+        let state = ExtensionReport { guest: ExtensionInGuest::Failed, host: ExtensionOnHost::Unknown };
+        let names = (0..1000).map(|number| format!("a{number}")).chain(["ssh-agent".to_owned()]);
+        let said = HealthReport {
             status: HealthStatus::Degraded,
             started_at: at,
             metrics: Some(metrics),
             setup: Some(setup),
-        });
+            extensions: names.map(|name| (name.parse().unwrap(), state)).collect(),
+        };
+        let enabled = ["ssh-agent", "docker"].map(|name| name.parse().unwrap()).into();
+        let report = report(said, &enabled);
+        assert_eq!(report.extensions, [("ssh-agent".parse().unwrap(), state)].into());
         let metrics = report.metrics.unwrap();
         assert_eq!((metrics.cpu_percent, metrics.load), (Some(0.0), [0.0; 3]));
         assert_eq!((metrics.memory_used, metrics.disk_used), (1, 0));

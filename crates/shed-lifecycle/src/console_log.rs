@@ -352,6 +352,7 @@ mod tests {
             ip_address: None,
             last_healthy: None,
             agent_started_at: None,
+            extensions: Default::default(),
             error: None,
             warnings: Vec::new(),
         })

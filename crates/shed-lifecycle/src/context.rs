@@ -7,7 +7,9 @@ use shed_state::{InstanceDir, InstanceFiles, ShedRecord, VmRecord};
 use shed_types::ShedName;
 use tokio::sync::Mutex;
 
-use crate::{Settings, credentials::Credentials, error::ClearVmError, leases::Leases, local_dir, pids::Pids};
+use crate::{
+    Settings, bus::Bus, credentials::Credentials, error::ClearVmError, leases::Leases, local_dir, pids::Pids,
+};
 
 /// Serial by which shed-init finds the image, the guest's lower.
 const IMAGE_SERIAL: &str = "shed-image";
@@ -30,6 +32,8 @@ pub(crate) struct Context {
     pub pids: Pids,
     /// What sheds have on the host's network.
     pub leases: Leases,
+    /// What guests say to those who listen.
+    pub bus: Arc<Bus>,
 }
 
 impl Context {

@@ -4,7 +4,7 @@
 //! progress, as a future inside [`State::Working`], so a request that cancels it drops it, and nobody else ever
 //! touches the record. What the outside may know is published through `watch` channels.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::SystemTime};
 
 use camino::Utf8PathBuf;
 use shed_backend::Vm;
@@ -258,6 +258,7 @@ impl Driver {
             local_dir::mounts(&self.record, self.context.backend.mount_kind()),
             self.health.clone(),
             self.context.files(&self.record.name),
+            Arc::clone(&self.context.bus),
         );
         Machine { vm, shares_served: true, keeper }
     }
@@ -945,6 +946,7 @@ fn initial_view(record: &ShedRecord, rootfs_path: Utf8PathBuf) -> ShedView {
         ip_address: record.network.as_ref().map(|network| network.ip_address),
         last_healthy: None,
         agent_started_at: None,
+        extensions: BTreeMap::new(),
         error: None,
         warnings: Vec::new(),
     }

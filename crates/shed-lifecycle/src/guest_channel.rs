@@ -6,7 +6,7 @@
 //! of itself passes [`guest_events`](crate::guest_events) first.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,13 +16,16 @@ use shed_protocol::{
     Envelope, EnvelopeKind, GuestEvent, HealthRequest, SYSTEM_CREDENTIALS, SYSTEM_EVENT, SYSTEM_HEALTH,
     timeouts::HEALTH_EVENT,
 };
+use shed_types::{Namespace, ShedName};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
+    task::consume_budget,
     time::timeout,
 };
 use uuid::Uuid;
 
 use crate::{
+    bus::{Bus, Connection},
     channel::{Channel, ChannelError, read_reply},
     guest_events::Recent,
 };
@@ -69,6 +72,8 @@ impl Drop for Watching {
 /// The keeper's end.
 #[derive(Debug)]
 pub(crate) struct Users {
+    bus: Arc<Bus>,
+    shed: ShedName,
     asks: mpsc::Receiver<Ask>,
     events: broadcast::Sender<Arc<Envelope>>,
     guest_events: broadcast::Sender<GuestEvent>,
@@ -85,8 +90,8 @@ struct Ask {
     reply: oneshot::Sender<Envelope>,
 }
 
-/// Makes both ends, for one machine.
-pub(crate) fn pair() -> (GuestChannel, Users) {
+/// Makes both ends, for one machine. What its guest says to listeners goes to the bus.
+pub(crate) fn pair(bus: Arc<Bus>, shed: ShedName) -> (GuestChannel, Users) {
     let (ask, asks) = mpsc::channel(REQUESTS);
     let events = broadcast::Sender::new(CREDENTIAL_EVENTS);
     let guest_events = broadcast::Sender::new(EVENTS);
@@ -94,6 +99,8 @@ pub(crate) fn pair() -> (GuestChannel, Users) {
     let (openings, open) = (watch::Sender::new(0), watch::Sender::new(false));
     let watchers = watch::Sender::new(0);
     let users = Users {
+        bus,
+        shed,
         asks,
         events: events.clone(),
         guest_events: guest_events.clone(),
@@ -177,6 +184,11 @@ impl GuestChannel {
 }
 
 impl Users {
+    /// Returns the extensions whose states are looked at.
+    pub(crate) fn extensions(&self) -> Arc<BTreeSet<Namespace>> {
+        Arc::clone(self.bus.enabled())
+    }
+
     /// Serves the users of an open channel until it breaks, and returns why.
     pub(crate) async fn serve(&mut self, channel: &mut Channel) -> ChannelError {
         self.openings.send_modify(|times| *times += 1);
@@ -188,8 +200,17 @@ impl Users {
 
     async fn serve_open(&mut self, channel: &mut Channel) -> ChannelError {
         let mut waiting: HashMap<Uuid, oneshot::Sender<Envelope>> = HashMap::new();
-        for envelope in channel.take_early() {
-            self.take(envelope, &mut waiting);
+        let connection = self.bus.connect(&self.shed);
+        let early = channel.take_early();
+        for envelope in early.events.into_iter().chain(early.messages) {
+            self.take(envelope, &mut waiting, &connection);
+        }
+        connection.lost_early(early.lost);
+        if let Some(extensions) = self.bus.extensions_to_tell() {
+            let told = HealthRequest { every_ms: None, extensions: Some(extensions) };
+            if let Err(error) = channel.send(&Envelope::request(SYSTEM_HEALTH, &told)).await {
+                return error;
+            }
         }
         // A new channel has the guest's own pace.
         let mut watched = false;
@@ -200,16 +221,25 @@ impl Users {
                 let pace = if watched { WATCHED_PACE } else { HEALTH_EVENT };
                 let every_ms = u64::try_from(pace.as_millis()).ok();
                 // The answer is noted by the channel itself, like every health report.
-                let request = Envelope::request(SYSTEM_HEALTH, &HealthRequest { every_ms });
+                let request = Envelope::request(SYSTEM_HEALTH, &HealthRequest { every_ms, extensions: None });
                 if let Err(error) = channel.send(&request).await {
                     return error;
                 }
             }
             tokio::select! {
                 received = channel.receive() => match received {
-                    Ok(envelope) => self.take(envelope, &mut waiting),
+                    Ok(envelope) => {
+                        self.take(envelope, &mut waiting, &connection);
+                        // A guest may send without end, and what has come already is read without a pause.
+                        consume_budget().await;
+                    }
                     Err(error) => return error,
                 },
+                response = connection.response() => {
+                    if let Err(error) = channel.send_frame(response).await {
+                        return error;
+                    }
+                }
                 // The sender's half is held by the keeper itself, so there is always one; of the watchers as well.
                 Some(Ask { request, reply }) = self.asks.recv() => {
                     // Whoever has gone meanwhile waits for nothing; their places are given up here.
@@ -228,7 +258,12 @@ impl Users {
         }
     }
 
-    fn take(&self, envelope: Envelope, waiting: &mut HashMap<Uuid, oneshot::Sender<Envelope>>) {
+    fn take(
+        &self,
+        envelope: Envelope,
+        waiting: &mut HashMap<Uuid, oneshot::Sender<Envelope>>,
+        connection: &Connection,
+    ) {
         match envelope.kind {
             EnvelopeKind::Response => {
                 if let Some(reply) = envelope.in_reply_to.and_then(|id| waiting.remove(&id)) {
@@ -245,10 +280,8 @@ impl Users {
             EnvelopeKind::Event if envelope.namespace == SYSTEM_CREDENTIALS => {
                 let _listeners = self.events.send(Arc::new(envelope));
             }
-            // Health is noted by the channel itself; of the rest nobody here knows.
-            EnvelopeKind::Event => {}
-            // No request of a guest is known yet.
-            EnvelopeKind::Request => {}
+            // Health is noted by the channel itself, and what nobody knows ends there.
+            EnvelopeKind::Event | EnvelopeKind::Request => connection.offer(envelope),
         }
     }
 }

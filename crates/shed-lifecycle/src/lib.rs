@@ -10,6 +10,7 @@
 mod asked_image;
 mod boot;
 mod bring_up;
+mod bus;
 mod channel;
 mod clean;
 mod console;
@@ -57,6 +58,7 @@ mod usage;
 mod view;
 
 pub use asked_image::{AskedImage, AskedImageError};
+pub use bus::{BusSettings, ListenError, Listening, PluginOutcome, PluginResponse, RespondError};
 pub use console_log::{ConsoleError, ConsoleLines};
 pub use credentials::Credential;
 pub use dial::DialGuestError;

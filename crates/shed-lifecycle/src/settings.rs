@@ -7,7 +7,7 @@ use shed_image::{ImageLimits, ImageOrigin};
 use shed_registry::RegistrySettings;
 use shed_types::{CpuCount, CredentialName, DiskGb, ImageName, KnownHost, MemoryMb};
 
-use crate::{CreateShedError, Credential};
+use crate::{BusSettings, CreateShedError, Credential};
 
 /// Paths, defaults and limits of one backend's sheds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Settings {
     pub env_file: Option<Utf8PathBuf>,
     /// Lines for known_hosts in sheds besides those of well-known hosts.
     pub extra_known_hosts: Vec<KnownHost>,
+    /// Whether guests may speak with listeners, and which extensions they run.
+    pub bus: BusSettings,
 }
 
 impl Settings {

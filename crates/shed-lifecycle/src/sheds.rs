@@ -26,6 +26,7 @@ use crate::{
     AskedImage, AskedImageError, CreateShedError, DeleteShedError, FetchImage, LocalDirError, NewShed,
     OpenShedsError, Phase, Progress, PullEnd, ReachGuestError, Settings, ShedStatus, ShedView,
     StartShedError, Started, StopShedError, Stopped,
+    bus::Bus,
     context::{Context, blocking},
     credentials::Credentials,
     driver::{Beginning, Driver, Handle, Message, NotAtRest, Until},
@@ -131,6 +132,7 @@ impl Sheds {
         })?;
         let instances = InstanceDir::new(directory);
         let credentials = Arc::new(Credentials::new(settings.credentials.clone()));
+        let bus = Arc::new(Bus::new(settings.bus.clone(), backend.kind()));
         let context = Arc::new(Context {
             settings,
             backend,
@@ -138,6 +140,7 @@ impl Sheds {
             credentials,
             pids: Pids::default(),
             leases: Leases::default(),
+            bus,
         });
         let store = ImageStore::new(context.settings.images_dir.clone());
         if let Err(error) = blocking(move || store.remove_half_made_templates()).await {
@@ -531,6 +534,10 @@ impl Sheds {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.inner.context.settings
+    }
+
+    pub(crate) fn bus(&self) -> &Arc<Bus> {
+        &self.inner.context.bus
     }
 
     pub(crate) fn instances(&self) -> &InstanceDir {

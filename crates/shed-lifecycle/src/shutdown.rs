@@ -111,7 +111,7 @@ async fn run_hook(context: &Context, shed: &ShedName, vm: &dyn Vm) -> Vec<String
 async fn ask_agent(vm: &dyn Vm) -> Result<(), ChannelError> {
     let ask = async {
         // A channel of its own: the keeper's is gone by now, and the guest takes the newest one.
-        let mut channel = Channel::open(vm, watch::Sender::new(Health::default())).await?;
+        let mut channel = Channel::open(vm, watch::Sender::new(Health::default()), Arc::default()).await?;
         let _reply: serde_json::Value = channel.request(SYSTEM_POWER_OFF, &PowerOff {}).await?;
         Ok(())
     };

@@ -1,10 +1,11 @@
 //! A shed as it looks from outside, and what is asked for when one is made.
 
-use std::net::Ipv4Addr;
+use std::{collections::BTreeMap, net::Ipv4Addr};
 
 use camino::Utf8PathBuf;
 use jiff::Timestamp;
-use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, MemoryMb, Repo, ShedName};
+use shed_protocol::ExtensionReport;
+use shed_types::{BackendKind, CpuCount, DiskGb, ImageName, MemoryMb, Namespace, Repo, ShedName};
 
 use crate::{AskedImage, PhaseTiming};
 
@@ -58,6 +59,8 @@ pub struct ShedView {
     pub last_healthy: Option<Timestamp>,
     /// When the agent started; only while running.
     pub agent_started_at: Option<Timestamp>,
+    /// How the extensions are that the server enables, as the guest last said; only while running.
+    pub extensions: BTreeMap<Namespace, ExtensionReport>,
     /// Why it is broken, or why its last start failed or its machine ended.
     pub error: Option<String>,
     /// What went wrong since its machine started without failing the start; only while running.

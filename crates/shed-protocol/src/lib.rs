@@ -18,6 +18,7 @@ pub mod image;
 pub mod logs;
 pub mod message;
 pub mod metrics;
+pub mod publish;
 pub mod setup;
 pub mod timeouts;
 
@@ -33,12 +34,14 @@ pub use guest_event::GuestEvent;
 pub use image::{ImageConfig, MAX_COMMAND, MAX_DIRECTORY, MAX_ENV, MAX_USER};
 pub use logs::{CloseLogs, LogEntries, LogEntry, LogsOpened, LogsRefusal, NextLogs, OpenLogs};
 pub use message::{
-    Envelope, EnvelopeKind, Feature, GENERATION, HealthReport, HealthRequest, HealthStatus, HelloReply,
-    HelloRequest, Identify, Mount, MountKind, NetworkIdentity, PowerOff, SYSTEM_CREDENTIALS,
-    SYSTEM_CREDENTIALS_TAKEN, SYSTEM_EVENT, SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE,
-    SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF,
+    Envelope, EnvelopeKind, ExtensionInGuest, ExtensionOnHost, ExtensionReport, Feature, GENERATION,
+    HealthReport, HealthRequest, HealthStatus, HelloReply, HelloRequest, Identify, Mount, MountKind,
+    NetworkIdentity, Origin, PowerOff, SYSTEM_CREDENTIALS, SYSTEM_CREDENTIALS_TAKEN, SYSTEM_EVENT,
+    SYSTEM_HEALTH, SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN,
+    SYSTEM_POWER_OFF,
 };
 pub use metrics::Metrics;
+pub use publish::{PublishErrorCode, PublishRequest};
 pub use setup::{
     CloneRequest, Failure, Occasion, SetupEvent, SetupReply, SetupReport, SetupRequest, Step, StepEnd,
     StepReport,

@@ -3,11 +3,14 @@
 //! The host dials, sends [`HelloRequest`], gets [`HelloReply`]; then [`Identify`] makes the machine the shed it is;
 //! health events flow for as long as the channel is open (spec B.4, B.5; design §4, §5).
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use shed_types::GuestPath;
+use shed_types::{GuestPath, Namespace};
 use uuid::Uuid;
 
 use crate::{ImageConfig, Metrics, SetupReport};
@@ -37,8 +40,8 @@ pub const SYSTEM_LOGS_CLOSE: &str = "system:logs-close";
 /// Namespace of [`PowerOff`].
 pub const SYSTEM_POWER_OFF: &str = "system:power-off";
 
-/// One message (spec A.9).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One message (spec A.9). Its debug text is without the payload, which may hold what is not to be logged.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// UUIDv7, made by the sender.
     pub id: Uuid,
@@ -50,11 +53,47 @@ pub struct Envelope {
     /// The request that a response answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub in_reply_to: Option<Uuid>,
+    /// Whether more responses to the same request follow; absent means that none do.
+    #[serde(rename = "final", default = "yes", skip_serializing_if = "Clone::clone")]
+    pub is_final: bool,
     /// When the sender made it.
     pub timestamp: Timestamp,
     /// Whatever the namespace defines.
     #[serde(default)]
     pub payload: serde_json::Value,
+    /// The shed that a message comes from. The server says it to listeners; what a guest says is not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shed: Option<Origin>,
+}
+
+const fn yes() -> bool {
+    true
+}
+
+impl fmt::Debug for Envelope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, namespace, kind, in_reply_to, is_final, timestamp, payload: _, shed } = self;
+        f.debug_struct("Envelope")
+            .field("id", id)
+            .field("namespace", namespace)
+            .field("kind", kind)
+            .field("in_reply_to", in_reply_to)
+            .field("is_final", is_final)
+            .field("timestamp", timestamp)
+            .field("shed", shed)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The shed that a message of the plugin bus comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Unique on its server.
+    pub name: String,
+    /// Which backend runs it.
+    pub backend: String,
+    /// Name of the server.
+    pub server: String,
 }
 
 /// The three kinds of message.
@@ -107,8 +146,10 @@ impl Envelope {
             namespace: namespace.to_owned(),
             kind,
             in_reply_to,
+            is_final: true,
             timestamp: Timestamp::now(),
             payload: serde_json::to_value(payload).expect("protocol types serialise without error"),
+            shed: None,
         }
     }
 }
@@ -226,6 +267,10 @@ pub struct HealthRequest {
     /// holds for this channel only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub every_ms: Option<u64>,
+    /// The extensions that the server's configuration enables: the guest enables their units and reports their states.
+    /// Absent leaves them as they are; empty means none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extensions: Option<BTreeSet<Namespace>>,
 }
 
 /// How the guest is; answer and event of [`SYSTEM_HEALTH`].
@@ -241,6 +286,42 @@ pub struct HealthReport {
     /// The setup in progress, or else the last one of this boot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub setup: Option<SetupReport>,
+    /// The state of each extension that the host has enabled.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub extensions: BTreeMap<Namespace, ExtensionReport>,
+}
+
+/// How an extension is (spec A.4, J.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExtensionReport {
+    /// Its programs in the guest.
+    pub guest: ExtensionInGuest,
+    /// What answers on the host's side.
+    pub host: ExtensionOnHost,
+}
+
+/// How the programs of an extension in the guest are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExtensionInGuest {
+    /// Its unit is active, or it needs none and its manifest is there.
+    Running,
+    /// Its unit is not active, or the guest has no such extension.
+    Stopped,
+    /// Its unit failed.
+    Failed,
+}
+
+/// Whether an extension's host side answers a `ping` over the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExtensionOnHost {
+    /// It answered.
+    Connected,
+    /// It did not answer in time.
+    Unreachable,
+    /// It has not been asked yet.
+    Unknown,
 }
 
 /// How the guest is, in one word.
@@ -269,6 +350,13 @@ mod tests {
         assert_eq!(reply.kind, EnvelopeKind::Response);
         assert_eq!(reply.namespace, request.namespace);
         assert_ne!(reply.id, request.id);
+    }
+
+    #[test]
+    fn what_a_message_says_is_in_no_debug_text() {
+        let envelope = Envelope::event("ssh-agent", &"hunter2");
+        let text = format!("{envelope:?}");
+        assert!(text.contains("ssh-agent") && !text.contains("hunter2"), "{text}");
     }
 
     #[test]

@@ -35,7 +35,15 @@ impl DirectoryLock {
     /// # Errors
     /// [`LockError::Held`] when another process has it.
     pub fn take(directory: &Utf8Path) -> Result<Self, LockError> {
-        let path = directory.join(LOCK_FILE);
+        Self::take_named(directory, LOCK_FILE)
+    }
+
+    /// Takes one of several locks of a directory that different programs keep things in, or fails at once.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when another process has it.
+    pub fn take_named(directory: &Utf8Path, name: &str) -> Result<Self, LockError> {
+        let path = directory.join(name);
         let io = |source| LockError::Io { path: path.clone(), source };
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(io)?;
         match file.try_lock() {
@@ -56,6 +64,8 @@ mod tests {
         let dir = Utf8Path::from_path(guard.path()).unwrap();
         let held = DirectoryLock::take(dir).unwrap();
         assert!(matches!(DirectoryLock::take(dir), Err(LockError::Held { .. })));
+        let _other = DirectoryLock::take_named(dir, "other.lock").unwrap();
+        assert!(matches!(DirectoryLock::take_named(dir, "other.lock"), Err(LockError::Held { .. })));
         drop(held);
         DirectoryLock::take(dir).unwrap();
     }

@@ -1,7 +1,8 @@
 //! The message channel (port 1026, spec B.5): envelopes both ways for as long as the shed runs.
 //!
 //! The host asks, this answers: requests side by side, but for those whose order matters. Health flows once the host has
-//! said hello or asked for it, and what parts of the agent post with [`State::post`] once it has said hello. Of several
+//! said hello or asked for it, and what parts of the agent post with [`State::post`] once it has said hello; so does what
+//! programs of the guest publish (`publish`), whose responses are brought to them here. Of several
 //! channels the newest wins. Every write has a deadline, so a host that does not read cannot hold the agent.
 
 pub(crate) mod outbox;
@@ -44,18 +45,19 @@ async fn talk(stream: impl ByteStream, state: &State, every: Duration) {
     let readers = Readers::default();
     // Whichever part ends ends the channel, and with it the answers that are not given yet.
     tokio::select! {
-        () = read(from_host, &any_order, &in_order) => {}
+        () = read(from_host, &any_order, &in_order, state) => {}
         () = answer_side_by_side(unordered, answers.clone(), state, &readers) => {}
         () = answer_in_order(ordered, answers, state, &readers) => {}
         () = writer::write(to_host, outgoing, state, every) => {}
     }
 }
 
-/// Reads requests and puts each where it is answered, until the host has gone.
+/// Reads requests and responses and puts each where it is waited for, until the host has gone.
 async fn read(
     stream: impl AsyncRead + Unpin,
     any_order: &mpsc::Sender<Envelope>,
     in_order: &mpsc::Sender<Envelope>,
+    state: &State,
 ) {
     let mut frames = FramedRead::new(stream, FrameCodec);
     while let Some(Ok(frame)) = frames.next().await {
@@ -69,8 +71,13 @@ async fn read(
                 continue;
             }
         };
-        if envelope.kind != EnvelopeKind::Request {
-            continue;
+        match envelope.kind {
+            EnvelopeKind::Request => {}
+            EnvelopeKind::Response => {
+                state.desk.answer(envelope);
+                continue;
+            }
+            EnvelopeKind::Event => continue,
         }
         // The later of two of these shall hold.
         let lane = match envelope.namespace.as_str() {
@@ -249,7 +256,7 @@ mod tests {
         assert_eq!(receive(&mut host).await.unwrap().namespace, SYSTEM_HEALTH);
         // One that is too short is not refused but made longer.
         let started = std::time::Instant::now();
-        ask(&mut host, SYSTEM_HEALTH, &HealthRequest { every_ms: Some(0) }).await;
+        ask(&mut host, SYSTEM_HEALTH, &HealthRequest { every_ms: Some(0), extensions: None }).await;
         for _ in 0..2 {
             event_of(&mut host, SYSTEM_HEALTH).await;
         }

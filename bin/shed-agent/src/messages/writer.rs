@@ -1,6 +1,7 @@
 //! The one writer of a channel: answers, health, and what the parts of the agent post.
 //!
-//! Answers go first, then health: neither a host that asks much nor events without end may make the guest look dead.
+//! Answers go first, then health, then events; what programs of the guest publish goes when nothing else is to be sent:
+//! neither a host that asks much nor messages without end may make the guest look dead.
 
 use std::time::Duration;
 
@@ -16,7 +17,11 @@ use tokio::{
 use tokio_util::codec::FramedWrite;
 
 use super::{outbox::Cursor, requests::Outcome};
-use crate::{health, state::State};
+use crate::{
+    health,
+    publish::desk::{Counter, Outgoing as Published},
+    state::State,
+};
 
 /// Writes until the host does not take a message, or not in time, or nobody answers requests any more.
 pub(super) async fn write(
@@ -30,6 +35,7 @@ pub(super) async fn write(
     let mut health = ticks(every);
     // Health flows once the host has asked for anything of it; events wait for a host that stays, which says hello.
     let (mut tells_health, mut tells_events) = (false, false);
+    let mut counter = None;
     loop {
         let sent = tokio::select! {
             biased;
@@ -42,6 +48,9 @@ pub(super) async fn write(
                     sent = send(&mut frames, health_event(state)).await;
                 }
                 tells_events |= reply.namespace == SYSTEM_HELLO;
+                if sent.is_ok() && tells_events && counter.is_none() {
+                    counter = Some(state.desk.open());
+                }
                 if let Some(every) = pace {
                     health = ticks(every);
                 }
@@ -61,10 +70,25 @@ pub(super) async fn write(
                 }
                 sent
             }
+            published = published(counter.as_ref()) => {
+                let sent = send(&mut frames, published.frame.clone()).await;
+                if sent.is_ok() && let Some(counter) = &counter {
+                    counter.sent(&published);
+                }
+                sent
+            }
         };
         if sent.is_err() {
             return;
         }
+    }
+}
+
+/// Waits for what a program of the guest publishes; for ever while the host has not said hello.
+async fn published(counter: Option<&Counter<'_>>) -> Published {
+    match counter {
+        Some(counter) => counter.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -10,7 +10,7 @@ use shed_backend::{
     Accelerator, Backend,
     qemu::{AcceleratorChoice, GuestArch, QemuBackend, QemuConfig},
 };
-use shed_lifecycle::Settings;
+use shed_lifecycle::{BusSettings, Settings};
 use shed_net::{NetSettings, ServerId};
 use shed_types::{BackendChoice, BackendKind, TcpPort};
 
@@ -113,6 +113,11 @@ pub fn settings(config: &Config, kind: BackendKind, accelerator: Accelerator) ->
         start_timeout: section.start_timeout.unwrap_or(start),
         stop_timeout: section.stop_timeout.unwrap_or(stop),
         extra_cmdline: section.extra_cmdline,
+        bus: BusSettings {
+            on: config.extensions.bus,
+            server: config.name.clone(),
+            enabled: config.extensions.enabled.clone(),
+        },
 
         credentials: config.credentials.clone(),
         env_file: config.env_file.clone(),

@@ -92,6 +92,7 @@ pub(super) fn check(
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
     let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
     let extra_known_hosts = super::project::known_hosts(raw.git.unwrap_or_default(), source)?;
+    let extensions = super::extensions::extensions(raw.extensions.unwrap_or_default(), source)?;
     let ssh_host_key = match source.path(raw.ssh_host_key.as_ref(), "ssh_host_key", surroundings)? {
         Some(path) => path,
         None => default_host_key(surroundings)?,
@@ -127,6 +128,7 @@ pub(super) fn check(
         home: surroundings.home.clone(),
         env_file,
         extra_known_hosts,
+        extensions,
         qemu,
         firecracker,
     })
@@ -147,11 +149,7 @@ pub(super) fn refuse_removed_keys(raw: &RemovedKeys, file: &Utf8Path) -> Result<
 
 /// Returns the keys in the file that this build does not act on.
 fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
-    let keys = [
-        ("vz", raw.vz.is_some()),
-        ("default_image", raw.default_image.is_some()),
-        ("extensions", raw.extensions.is_some()),
-    ];
+    let keys = [("vz", raw.vz.is_some()), ("default_image", raw.default_image.is_some())];
     let ports = raw.firecracker.iter().flat_map(|section| {
         [
             ("firecracker.console_port", section.console_port.is_some()),

@@ -27,12 +27,12 @@ pub(super) struct ServerFile {
     pub(super) credentials: Option<BTreeMap<String, Spanned<CredentialFile>>>,
     pub(super) env_file: Value<String>,
     pub(super) git: Option<GitFile>,
+    pub(super) extensions: Option<ExtensionsFile>,
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
     // machines or versions, so they are accepted, and named in the log.
     pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
-    pub(super) extensions: Value<IgnoredAny>,
 }
 
 /// Keys of earlier versions that are gone. They are looked for first, and each is refused with a hint of its own.
@@ -72,6 +72,14 @@ pub(super) struct ImageLimitsFile {
 #[serde(deny_unknown_fields)]
 pub(super) struct GitFile {
     pub(super) extra_known_hosts: Option<Vec<Spanned<String>>>,
+}
+
+/// The `extensions:` section.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ExtensionsFile {
+    pub(super) bus: Option<bool>,
+    pub(super) enabled: Option<Vec<Spanned<String>>>,
 }
 
 /// An entry of the `credentials:` section.

@@ -6,6 +6,7 @@
 
 mod check;
 mod credentials;
+mod extensions;
 mod file;
 mod images;
 mod locate;
@@ -23,6 +24,7 @@ use shed_registry::RegistrySettings;
 use shed_types::{BackendChoice, CredentialName, KnownHost};
 
 use crate::ssh::term::Terms;
+pub use extensions::Extensions;
 pub use locate::{LocateConfigError, Surroundings, User, locate};
 pub use sections::{Accel, CommonSection, FirecrackerSection, JailerChoice, QemuSection};
 
@@ -62,6 +64,8 @@ pub struct Config {
     pub env_file: Option<Utf8PathBuf>,
     /// Lines for known_hosts in sheds besides those of well-known hosts.
     pub extra_known_hosts: Vec<KnownHost>,
+    /// What sheds may say to programs that listen, and run for it.
+    pub extensions: Extensions,
     /// The QEMU backend.
     pub qemu: QemuSection,
     /// The Firecracker backend.

@@ -70,6 +70,10 @@ impl fmt::Display for Config {
         for line in &self.extra_known_hosts {
             writeln!(f, "    - {}", quoted(line.as_str()))?;
         }
+        let enabled: Vec<_> = self.extensions.enabled.iter().map(|ns| quoted(ns.as_str())).collect();
+        writeln!(f, "extensions:")?;
+        writeln!(f, "  bus: {}", self.extensions.bus)?;
+        writeln!(f, "  enabled: [{}]", enabled.join(", "))?;
         self.qemu.fmt(f)?;
         self.firecracker.fmt(f)
     }

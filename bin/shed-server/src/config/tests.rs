@@ -58,6 +58,9 @@ fn without_a_file_everything_is_at_its_default() {
     # env_file: none
     git:
       extra_known_hosts: []
+    extensions:
+      bus: true
+      enabled: []
     qemu:
       accel: auto
       # binary: the qemu-system program of this machine's architecture
@@ -339,9 +342,9 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "vz: {}\nextensions: {}\nname: a";
+    let text = "vz: {}\ndefault_image: x\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "extensions"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "default_image"]));
 }
 
 #[test]
@@ -448,4 +451,17 @@ fn the_file_that_was_asked_for_wins_and_must_exist() {
     let asked = dir.join("x.yaml");
     std::fs::write(&asked, "").unwrap();
     assert_eq!(locate(Some("x.yaml".into()), &around).unwrap(), Some(asked));
+}
+
+#[test]
+fn extensions_are_namespaces_and_none_of_our_own() {
+    let config = load_text("extensions: {enabled: [ssh-agent, acme.x]}").unwrap();
+    let enabled: Vec<_> = config.extensions.enabled.iter().map(shed_types::Namespace::as_str).collect();
+    assert_eq!((config.extensions.bus, enabled), (true, vec!["acme.x", "ssh-agent"]));
+    assert!(!load_text("extensions: {bus: false}").unwrap().extensions.bus);
+    for (entry, named) in [("''", "empty"), ("a b", "a b"), ("system:health", "reserved"), ("a, a", "twice")]
+    {
+        let error = load_text(&format!("extensions: {{enabled: [{entry}]}}")).unwrap_err();
+        assert!(error.contains("extensions.enabled") && error.contains(named), "{error}");
+    }
 }

@@ -6,26 +6,19 @@
 //!
 //! A `local_dir` is looked at on this host; the shed's start looks at it again.
 
-use std::time::Duration;
-
 use axum::{
     Json,
-    body::{Body, to_bytes},
     extract::{Request, State},
-    http::{
-        HeaderMap, StatusCode,
-        header::{CONTENT_LENGTH, CONTENT_TYPE},
-    },
+    http::{HeaderMap, StatusCode, header::CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_api::{CreateShedRequest, ErrorCode};
 use shed_lifecycle::{LocalDirError, NewShed, Progress, Started};
 use shed_types::{BackendChoice, CpuCount, MemoryMb, Repo, ShedName, error_chain};
-use tokio::time::timeout;
 
 use super::{
-    ApiError, App,
+    ApiError, App, body,
     ending::unless_ending,
     extract::{ReplyForm, parse_name},
     metrics::counted_start,
@@ -36,9 +29,6 @@ use crate::metrics::Operation;
 
 /// Longest body of a create, in bytes.
 const MAX_BODY: usize = 1 << 20;
-
-/// How long the client may take to send it (spec A.1).
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A request whose values have been checked as far as that needs no look at the sheds.
 #[derive(Debug)]
@@ -89,7 +79,8 @@ error_responses! {
 pub(super) async fn create(State(app): State<App>, request: Request) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let media_type = MediaType::of(&parts.headers)?;
-    let body = read_body(&parts.headers, body).await?;
+    let body =
+        body::read(&parts.headers, body, MAX_BODY).await.map_err(|bad| bad.of("a create", unreadable))?;
     if media_type == MediaType::Form && !is_object(&body) {
         return Err(unsupported("the body is a form"));
     }
@@ -148,36 +139,6 @@ impl MediaType {
 fn unsupported(reason: &str) -> ApiError {
     let message = format!("{reason}; send a JSON object with `Content-Type: application/json`");
     ApiError::new(ErrorCode::UnsupportedMediaType, message)
-}
-
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
-    let too_large = || {
-        ApiError::new(ErrorCode::BodyTooLarge, format!("the body of a create has at most {MAX_BODY} bytes"))
-    };
-    let announced = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if announced.and_then(|value| value.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
-        return Err(too_large());
-    }
-    match timeout(BODY_TIMEOUT, to_bytes(body, MAX_BODY)).await {
-        Ok(Ok(bytes)) => Ok(bytes.into()),
-        Ok(Err(error)) if is_length_limit(&error) => Err(too_large()),
-        Ok(Err(error)) => Err(unreadable(&error_chain(&error))),
-        Err(_) => Err(ApiError::new(
-            ErrorCode::RequestTimeout,
-            format!("the body of the request did not arrive within {} s", BODY_TIMEOUT.as_secs()),
-        )),
-    }
-}
-
-fn is_length_limit(error: &axum::Error) -> bool {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = next {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
-        }
-        next = error.source();
-    }
-    false
 }
 
 fn unreadable(reason: &str) -> ApiError {
@@ -388,14 +349,5 @@ mod tests {
             assert_eq!(error.code, ErrorCode::UnsupportedMediaType, "{types:?}");
             assert!(error.message.contains("application/json"), "{}", error.message);
         }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_does_not_come_is_waited_for_a_minute() {
-        let begun = tokio::time::Instant::now();
-        let body = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
-        let error = read_body(&HeaderMap::new(), body).await.unwrap_err();
-        assert_eq!(error.code, ErrorCode::RequestTimeout);
-        assert_eq!(begun.elapsed(), BODY_TIMEOUT);
     }
 }

@@ -4,6 +4,7 @@
 //! from typed errors to codes, [`wire`] the one from a shed's view to its JSON. Nothing here decides what happens
 //! to a shed, and nothing knows a backend.
 
+mod body;
 mod connect;
 mod create;
 mod ending;
@@ -19,6 +20,7 @@ mod logs;
 mod metrics;
 mod observe;
 mod openapi;
+mod plugins;
 mod query;
 mod sessions;
 mod sheds;
@@ -112,6 +114,10 @@ fn operations() -> OpenApiRouter<App> {
         .routes(routes!(images::delete))
         .routes(routes!(images::prune, images::delete_prune))
         .routes(routes!(connect::connect))
+        .routes(routes!(plugins::listeners))
+        .routes(routes!(plugins::sheds))
+        .routes(routes!(plugins::listen))
+        .routes(routes!(plugins::respond))
         .routes(routes!(system::df))
         .routes(routes!(system::prune))
 }

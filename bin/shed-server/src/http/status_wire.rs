@@ -38,8 +38,13 @@ pub(super) fn report(report: ShedReport) -> StatusReport {
                 .warnings
                 .push("its agent cannot be reached; what is shown is what it said last".to_owned());
         }
-        if let Some(HealthReport { status: health, metrics: measured, setup: steps, started_at: _ }) =
-            guest.report
+        if let Some(HealthReport {
+            status: health,
+            metrics: measured,
+            setup: steps,
+            started_at: _,
+            extensions: _,
+        }) = guest.report
         {
             status.health = Some(match health {
                 HealthStatus::Ok => HealthState::Ok,

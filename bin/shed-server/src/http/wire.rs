@@ -1,7 +1,8 @@
 //! From the lifecycle's view of a shed to the JSON of the API (spec A.4).
 
-use shed_api::{ImageTransfer, PhaseTime, Session, Shed};
+use shed_api::{ExtensionInGuest, ExtensionOnHost, ExtensionState, ImageTransfer, PhaseTime, Session, Shed};
 use shed_lifecycle::{PhaseTiming, ProgressUpdate, ShedStatus, ShedView, Started, Stopped, TmuxSession};
+use shed_protocol::ExtensionReport;
 use shed_types::{Repo, ShedName};
 
 /// Returns a shed as clients see it.
@@ -25,9 +26,29 @@ pub(super) fn shed(view: ShedView) -> Shed {
             .or_else(|| view.image_path.map(camino::Utf8PathBuf::into_string)),
         last_healthy: view.last_healthy,
         started_at: view.agent_started_at,
+        extensions: view
+            .extensions
+            .into_iter()
+            .map(|(namespace, report)| (namespace.to_string(), extension(report)))
+            .collect(),
         error: view.error,
         timeline: Vec::new(),
         warnings: Vec::new(),
+    }
+}
+
+fn extension(ExtensionReport { guest, host }: ExtensionReport) -> ExtensionState {
+    ExtensionState {
+        guest: match guest {
+            shed_protocol::ExtensionInGuest::Running => ExtensionInGuest::Running,
+            shed_protocol::ExtensionInGuest::Stopped => ExtensionInGuest::Stopped,
+            shed_protocol::ExtensionInGuest::Failed => ExtensionInGuest::Failed,
+        },
+        host: match host {
+            shed_protocol::ExtensionOnHost::Connected => ExtensionOnHost::Connected,
+            shed_protocol::ExtensionOnHost::Unreachable => ExtensionOnHost::Unreachable,
+            shed_protocol::ExtensionOnHost::Unknown => ExtensionOnHost::Unknown,
+        },
     }
 }
 

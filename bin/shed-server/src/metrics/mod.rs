@@ -21,7 +21,7 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use shed_api::ShedStatus;
-use shed_lifecycle::{Phase, PhaseTiming, PullEnd, PullResult, VmmCounts};
+use shed_lifecycle::{Phase, PhaseTiming, PluginOutcome, PullEnd, PullResult, VmmCounts};
 
 /// Route of a request that no path template matches.
 pub(crate) const UNMATCHED: &str = "unmatched";
@@ -45,6 +45,7 @@ const OPERATIONS: &str = "shed_operations_total";
 const PULLS: &str = "shed_image_pulls_total";
 const PULL_BYTES: &str = "shed_image_pull_bytes_total";
 const PULL_SECONDS: &str = "shed_image_pull_duration_seconds";
+const PLUGIN_MESSAGES: &str = "shed_plugin_messages_total";
 const VMM_DISK_BYTES: &str = "shed_vmm_disk_bytes_total";
 const VMM_NETWORK_BYTES: &str = "shed_vmm_network_bytes_total";
 const VMM_FAILURES: &str = "shed_vmm_failures_total";
@@ -263,6 +264,11 @@ impl Metrics {
         self.upkeep(1);
     }
 
+    /// Counts messages between guests and those who listen to them.
+    pub fn plugin_messages(&self, outcome: PluginOutcome, times: u64) {
+        self.record(|| counter!(PLUGIN_MESSAGES, "outcome" => outcome.as_str()).increment(times));
+    }
+
     /// Returns everything in the text format, version 0.0.4, given the status of each shed and what their machine monitors
     /// have counted.
     #[must_use]
@@ -364,6 +370,7 @@ fn begin(version: &str) {
         VMM_FAILURES,
         "What guests' disks, network and link could not do, as Firecracker counts it."
     );
+    describe_counter!(PLUGIN_MESSAGES, "Messages of guests to listeners and back, by what became of them.");
     describe_gauge!(BUILD, "1, with the server's version.");
     describe_gauge!(MEMORY, "Resident memory of the server in bytes.");
     describe_gauge!(DESCRIPTORS, "Open file descriptors of the server.");

@@ -191,6 +191,7 @@ fn settings(root: &Utf8Path) -> Settings {
         start_timeout: PATIENCE,
         stop_timeout: Duration::from_secs(5),
         extra_cmdline: Vec::new(),
+        bus: Default::default(),
 
         credentials: Default::default(),
         env_file: None,

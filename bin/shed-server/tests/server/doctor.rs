@@ -112,10 +112,10 @@ async fn a_configuration_that_cannot_be_used_is_a_failure_with_its_place() {
         about(&text, "configuration").starts_with("FAIL  ") && text.contains("server.yaml:4:1"),
         "{text}"
     );
-    host.configure(0, "extensions: {}\n");
+    host.configure(0, "default_image: x\n");
     let (code, text) = host.doctor().await;
     assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("WARN  configuration") && text.contains("extensions"), "{text}");
+    assert!(text.contains("WARN  configuration") && text.contains("default_image"), "{text}");
 }
 
 #[tokio::test]

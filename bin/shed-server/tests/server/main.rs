@@ -17,6 +17,7 @@ mod images;
 mod manners;
 mod metrics;
 mod openapi;
+mod plugins;
 mod process;
 mod pulls;
 mod registry;

@@ -1,6 +1,9 @@
 //! The fake agent's message channel: says what a test has put there, hostile or not, as the real one says what it has.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::{SinkExt, StreamExt};
 use jiff::Timestamp;
@@ -20,8 +23,10 @@ use super::{AskedBy, BootFault, Machine, agent::Frames};
 pub(super) struct Said {
     /// Payload of health reports; absent means that all is well.
     pub(super) health: Option<Value>,
-    /// Namespaces and payloads of events; each channel is told all of them after its hello.
-    pub(super) events: watch::Sender<Vec<(String, Value)>>,
+    /// What is said unasked; each channel is told all of it after its hello.
+    pub(super) events: watch::Sender<Vec<Envelope>>,
+    /// Responses of listeners, in order.
+    pub(super) responses: Vec<Envelope>,
     pub(super) logs: FakeLogs,
     /// What was asked of the pace of health reports, in order.
     pub(super) paces: Vec<u64>,
@@ -35,6 +40,7 @@ impl Default for Said {
         Self {
             health: None,
             events: watch::Sender::new(Vec::new()),
+            responses: Vec::new(),
             logs: FakeLogs::default(),
             paces: Vec::new(),
             readers: BTreeSet::new(),
@@ -79,11 +85,21 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
             continue;
         }
         let request: Envelope = frame.parse()?;
+        if request.kind == EnvelopeKind::Response {
+            machine.world.host().said.entry(shed.clone()).or_default().responses.push(request);
+            continue;
+        }
         if request.kind != EnvelopeKind::Request {
             continue;
         }
         let setup = machine.setup();
-        let plain = HealthReport { status: HealthStatus::Ok, started_at, metrics: None, setup };
+        let plain = HealthReport {
+            status: HealthStatus::Ok,
+            started_at,
+            metrics: None,
+            setup,
+            extensions: BTreeMap::new(),
+        };
         let health = machine.world.host().said.entry(shed.clone()).or_default().health.clone();
         let health = health.unwrap_or_else(|| json!(plain));
         let mut event = None;
@@ -137,13 +153,13 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
 
 async fn tell(
     frames: &mut Frames,
-    events: &watch::Receiver<Vec<(String, Value)>>,
+    events: &watch::Receiver<Vec<Envelope>>,
     told: &mut usize,
 ) -> Result<(), FrameError> {
     let news = events.borrow().get(*told..).unwrap_or_default().to_vec();
     *told += news.len();
-    for (namespace, payload) in news {
-        frames.send(Frame::json(FrameKind::Message, &Envelope::event(&namespace, &payload))).await?;
+    for envelope in news {
+        frames.send(Frame::json(FrameKind::Message, &envelope)).await?;
     }
     Ok(())
 }

@@ -15,12 +15,16 @@ use shed_protocol::{
     SYSTEM_CREDENTIALS_TAKEN, SYSTEM_HELLO,
 };
 use shed_state::InstanceDir;
-use shed_types::{GuestPort, LaunchId};
+use shed_types::{BackendKind, GuestPort, LaunchId};
 use tokio::{io::DuplexStream, sync::broadcast};
 use tokio_util::{bytes::Bytes, codec::Framed};
 
 use super::*;
-use crate::channel::{Health, Keeper};
+use crate::{
+    BusSettings,
+    bus::Bus,
+    channel::{Health, Keeper},
+};
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -291,6 +295,7 @@ impl Host {
             Vec::new(),
             watch::Sender::new(Health::default()),
             instances.files(&guest.name),
+            Arc::new(Bus::new(BusSettings::default(), BackendKind::Qemu)),
         );
         let attending = self.credentials.attend(guest.name.clone(), vm, keeper.channel());
         Running { guest: Arc::clone(guest), keeper, attending }

@@ -135,6 +135,7 @@ mod tests {
             credentials: Default::default(),
             env_file: None,
             extra_known_hosts: Vec::new(),
+            bus: Default::default(),
         };
         let sheds = Sheds::open(settings, Arc::new(FakeWorld::new().backend())).await.unwrap();
         let new = NewShed {

@@ -46,6 +46,7 @@ pub(crate) fn settings() -> (TempDir, Settings) {
         env_file: None,
         kept_from_guests: Vec::new(),
         extra_known_hosts: Vec::new(),
+        bus: Default::default(),
     };
     // Stands for what mke2fs would make, which is no part of these tests.
     let cache = images_dir.join(file_name::CACHE);
