@@ -15,6 +15,7 @@ use aws_config::{
 use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
 use aws_types::os_shim_internal::{Env, Fs};
 use shed_extensions::clean;
+use shed_types::error_chain;
 use tokio::{io::AsyncReadExt, sync::Mutex};
 
 use crate::Options;
@@ -149,7 +150,7 @@ async fn profiles(
     let profile = options.source_profile.clone();
     let profiles = aws_config::profile::load(&Fs::real(), &Env::real(), &files, Some(profile.into()))
         .await
-        .map_err(|error| SourceError::Malformed(clean(&crate::assume::chain(&error), 200)))?;
+        .map_err(|error| SourceError::Malformed(clean(&error_chain(&error).to_string(), 200)))?;
     Ok((profiles, files))
 }
 
