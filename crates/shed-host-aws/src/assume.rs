@@ -21,7 +21,7 @@ const WORDS: usize = 600;
 pub(crate) enum AssumeError {
     /// AWS refused.
     #[error("AWS refuses to assume {role}: {words}")]
-    Refused { role: String, words: String },
+    Refused { role: String, words: String, by_policy: bool },
     /// There is nothing to begin with.
     #[error("the host has no AWS credentials to assume {role} with; its user finds the reason in the log of shed-host-agent")]
     NoSource { role: String, why: String },
@@ -44,7 +44,16 @@ pub(crate) enum AssumeError {
 
 impl AssumeError {
     pub(crate) fn no_source(role: &str, error: &SourceError) -> Self {
-        Self::NoSource { role: name(role), why: clean(&error_chain(error).to_string(), WORDS) }
+        Self::NoSource { role: name(role), why: clean(&error_chain(error), WORDS) }
+    }
+
+    /// Whether other credentials of the user's might do better.
+    pub(crate) fn may_be_the_source(&self) -> bool {
+        match self {
+            Self::Refused { by_policy, .. } => !by_policy,
+            Self::NoSource { .. } | Self::Unanswered { .. } | Self::Slow { .. } => true,
+            Self::Ended { .. } | Self::Busy | Self::Lost { .. } => false,
+        }
     }
 
     /// For the audit log: the text, and what only the user may read.
@@ -106,8 +115,9 @@ fn refused<R: std::fmt::Debug>(role: &str, error: &SdkError<AssumeRoleError, R>)
         };
         Some(clean(&words, WORDS))
     });
+    let by_policy = error.code() == Some("AccessDenied");
     match words {
-        Some(words) => AssumeError::Refused { role, words },
-        None => AssumeError::Unanswered { role, why: clean(&error_chain(error).to_string(), WORDS) },
+        Some(words) => AssumeError::Refused { role, words, by_policy },
+        None => AssumeError::Unanswered { role, why: clean(&error_chain(error), WORDS) },
     }
 }

@@ -93,7 +93,7 @@ impl Aws {
             let text = "no AWS role is configured; set aws.default_role, or aws.sheds.<name>.role";
             return Err(Unavailable(text.to_owned()));
         }
-        source::check(options).await.map_err(|error| Unavailable(shed_types::error_chain(&error).to_string()))
+        source::check(options).await.map_err(|error| Unavailable(shed_types::error_chain(&error)))
     }
 
     /// Answers one request of a shed. `server` is where it runs, `shed` its name as the server knows it.
@@ -152,7 +152,9 @@ impl Shared {
             }
             Err(error) => {
                 tracing::warn!(shed = clean(shed, 64), "{}", error.detail());
-                self.source.forget().await;
+                if error.may_be_the_source() {
+                    self.source.forget().await;
+                }
                 Kept { result: Err(Arc::new(error)), until: soon(FAILURE_KEPT) }
             }
         }

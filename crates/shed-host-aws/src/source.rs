@@ -34,7 +34,7 @@ const DEFAULT_PROFILE: &str = "default";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SourceError {
     /// A file is there and cannot be read.
-    #[error("{path} could not be read: {source}")]
+    #[error("{path} could not be read")]
     Unreadable { path: String, source: io::Error },
     /// A file is no list of profiles. The SDK's words name the line and show nothing of it.
     #[error("the AWS profiles cannot be understood: {0}")]
@@ -150,7 +150,7 @@ async fn profiles(
     let profile = options.source_profile.clone();
     let profiles = aws_config::profile::load(&Fs::real(), &Env::real(), &files, Some(profile.into()))
         .await
-        .map_err(|error| SourceError::Malformed(clean(&error_chain(&error).to_string(), 200)))?;
+        .map_err(|error| SourceError::Malformed(clean(&error_chain(&error), 200)))?;
     Ok((profiles, files))
 }
 
