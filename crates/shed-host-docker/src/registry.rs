@@ -33,10 +33,7 @@ impl Registry {
             return Err(ParseRegistryError);
         }
         let lower = written.trim().to_ascii_lowercase();
-        let mut rest = lower.as_str();
-        for scheme in ["https://", "http://"] {
-            rest = rest.strip_prefix(scheme).unwrap_or(rest);
-        }
+        let mut rest = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://")).unwrap_or(&lower);
         loop {
             let shorter = rest.trim_end_matches('/');
             let shorter = ["/v1", "/v2"].iter().find_map(|end| shorter.strip_suffix(end)).unwrap_or(shorter);
@@ -119,17 +116,12 @@ mod tests {
     fn what_is_no_registry_is_refused() {
         let long = format!("{}.example", "x".repeat(1 << 20));
         for written in [
-            "", " ", "https://", "/", "v2/", "../etc", "a/../b", "a/./b", "r.example//x", "user:pw@r.example", "r.example?x=1",
-            "r.example#x", "r.example\n", "r.ex\0ample", "r.example\r\nServerURL", "r.example:99999", "r.example:+80", "-x",
-            "r..example", "r.example/%2e%2e", "ｇhcr.io", "a b", "file:///etc/passwd", "https://https://x", &long,
+            "", " ", "https://", "/", "/v2", "../etc", "a/../b", "a/./b", "r.example//x", "user:pw@r.example",
+            "r.example?x=1", "r.example#x", "r.ex\nample", "r.ex\0ample", "r.example\r\nServerURL", "r.example:99999",
+            "r.example:+80", "-x", "r..example", "r.example/%2e%2e", "ｇhcr.io", "a b", "file:///etc/passwd",
+            "https://http://x", &long,
         ] {
-            let parsed = Registry::parse(written);
-            // A line end around the name is trimmed, as Docker's own pipe has one.
-            if written == "r.example\n" {
-                assert_eq!(parsed.unwrap().as_str(), "r.example");
-                continue;
-            }
-            assert!(parsed.is_err() || written == "v2/" || written == "https://https://x", "{written:?} is {parsed:?}");
+            assert_eq!(Registry::parse(written), Err(ParseRegistryError), "{written:?}");
         }
     }
 
