@@ -1,6 +1,6 @@
 //! Docker's own configuration file: where credentials are, and those that it holds itself.
 
-use std::{collections::BTreeMap, io, path::Path};
+use std::{collections::{BTreeMap, BTreeSet}, io, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
@@ -84,12 +84,19 @@ impl DockerConfig {
         helpers
     }
 
-    /// Returns every helper, each with the registry that it is for, or none when it is for all.
-    pub(crate) fn all_helpers(&self) -> Vec<(&str, Option<Registry>)> {
-        let own = self.cred_helpers.iter().filter_map(|(name, helper)| {
-            Some((helper.as_str(), Some(Registry::parse(name).ok()?)))
-        });
-        own.chain([(self.creds_store.as_str(), None)]).filter(|(helper, _registry)| !helper.is_empty()).collect()
+    /// Returns every helper, each with the registries that it is for, or none when it is for all.
+    pub(crate) fn all_helpers(&self) -> BTreeMap<&str, Option<BTreeSet<Registry>>> {
+        let mut helpers = BTreeMap::new();
+        for (name, helper) in self.cred_helpers.iter().filter(|(_name, helper)| !helper.is_empty()) {
+            let of_helper = helpers.entry(helper.as_str()).or_insert_with(|| Some(BTreeSet::new()));
+            if let (Some(registries), Ok(registry)) = (of_helper, Registry::parse(name)) {
+                let _new = registries.insert(registry);
+            }
+        }
+        if !self.creds_store.is_empty() {
+            let _own = helpers.insert(self.creds_store.as_str(), None);
+        }
+        helpers
     }
 
     /// Returns how a helper may know a registry: as Docker wrote it when it logged in, and by its name.
@@ -184,6 +191,6 @@ mod tests {
         assert_eq!(config.helpers(&registry("other.example")), ["store"]);
         assert_eq!(config.names(&registry("r.example")), ["https://r.example/v2/", "r.example"]);
         assert_eq!(config.names(&registry("docker.io")), [crate::registry::DOCKER_URL]);
-        assert_eq!(config.all_helpers(), [("own", Some(registry("r.example"))), ("store", None)]);
+        assert_eq!(config.all_helpers(), [("own", Some([registry("r.example")].into())), ("store", None)].into());
     }
 }

@@ -21,6 +21,7 @@ use shed_process::{ProcessId, WatchedProcess};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::Command,
+    sync::Semaphore,
     time::timeout,
 };
 
@@ -59,11 +60,15 @@ pub(crate) enum HelperError {
     Strange { name: String },
 }
 
-/// Where helpers are, and how long they may take.
-#[derive(Debug, Clone)]
+/// Most helpers that run at a time.
+const AT_ONCE: usize = 8;
+
+/// Where helpers are, how long they may take, and how many run.
+#[derive(Debug)]
 pub(crate) struct Helpers {
-    pub(crate) path: Option<OsString>,
-    pub(crate) limit: Duration,
+    path: Option<OsString>,
+    limit: Duration,
+    turns: Semaphore,
 }
 
 #[derive(Deserialize)]
@@ -75,6 +80,11 @@ struct Got {
 }
 
 impl Helpers {
+    /// Makes one. `path` has the form of `PATH`, which it is when it is absent.
+    pub(crate) fn new(path: Option<OsString>, limit: Duration) -> Self {
+        Self { path, limit, turns: Semaphore::new(AT_ONCE) }
+    }
+
     /// Asks a helper for credentials; nothing when it has none.
     pub(crate) async fn get(&self, name: &str, server: &str) -> Result<Option<Login>, HelperError> {
         let (status, output) = self.run(name, "get", server).await?;
@@ -100,52 +110,21 @@ impl Helpers {
         serde_json::from_slice(&output).map_err(|_not_json| HelperError::Strange { name: name.to_owned() })
     }
 
+    /// Runs a helper to its end; the limit holds for the waiting for its turn, too.
     async fn run(&self, name: &str, operation: &str, input: &str) -> Result<(ExitStatus, Vec<u8>), HelperError> {
         let program = self.find(name)?;
-        let not_run = |source| HelperError::NotRun { name: name.to_owned(), source };
-        let mut child = Command::new(program)
-            .arg(operation)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(not_run)?;
-        let pid = child.id().ok_or_else(|| not_run(io::ErrorKind::NotFound.into()))?;
-        // Dropped before the child, which is what holds the number of the group.
-        let group = Group(Pid::from_raw(i32::try_from(pid).unwrap_or_default()));
-        let (mut stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        let write = async {
-            if let Some(stdin) = &mut stdin {
-                // One that does not read its input may know the answer all the same.
-                let _unread = stdin.write_all(input.as_bytes()).await;
-            }
-            drop(stdin.take());
+        let run = async {
+            let _turn = self.turns.acquire().await;
+            run(&program, operation, input).await
         };
-        let read = async {
-            let output = read(stdout).await;
-            if !matches!(&output, Ok(Some(_))) {
-                group.kill();
-            }
-            output
-        };
-        let end = async {
-            ended(pid).await?;
-            // What it has left running may hold the output open.
-            group.kill();
-            Ok(())
-        };
-        let all = async { tokio::join!(write, read, end) };
-        let slow = |_elapsed| HelperError::Slow { name: name.to_owned(), limit: self.limit };
-        let ((), output, end) = timeout(self.limit, all).await.map_err(slow)?;
-        end.map_err(not_run)?;
-        let output = output.map_err(not_run)?.ok_or_else(|| HelperError::TooMuch { name: name.to_owned() })?;
-        drop(group);
-        let status = child.wait().await.map_err(not_run)?;
-        Ok((status, output))
+        let name = name.to_owned();
+        match timeout(self.limit, run).await {
+            Err(_elapsed) => Err(HelperError::Slow { name, limit: self.limit }),
+            Ok(Err(source)) => Err(HelperError::NotRun { name, source }),
+            Ok(Ok((_status, None))) => Err(HelperError::TooMuch { name }),
+            Ok(Ok((status, Some(output)))) => Ok((status, output)),
+        }
     }
-
     /// Finds the program of a helper. Only absolute directories of the search path count.
     fn find(&self, name: &str) -> Result<PathBuf, HelperError> {
         let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
@@ -159,6 +138,44 @@ impl Helpers {
         let path = self.path.clone().or_else(|| env::var_os("PATH")).unwrap_or_default();
         find_in(&path, &format!("docker-credential-{name}")).ok_or_else(|| HelperError::Missing(name.to_owned()))
     }
+}
+
+/// Runs a program to its end, and returns what it wrote; nothing when that is too much.
+async fn run(program: &Path, operation: &str, input: &str) -> io::Result<(ExitStatus, Option<Vec<u8>>)> {
+    let mut child = Command::new(program)
+        .arg(operation)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .process_group(0)
+        .kill_on_drop(true)
+        .spawn()?;
+    let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
+    // Dropped before the child, which holds the number of the group.
+    let group = Group(i32::try_from(pid).ok().and_then(Pid::from_raw));
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    let write = async {
+        let Some(mut stdin) = stdin else { return };
+        // One that does not read its input may know the answer all the same.
+        let _unread = stdin.write_all(input.as_bytes()).await;
+    };
+    let read = async {
+        let output = read(stdout).await;
+        if !matches!(&output, Ok(Some(_))) {
+            group.kill();
+        }
+        output
+    };
+    let end = async {
+        let end = ended(pid).await;
+        // What it has left running may hold the output open.
+        group.kill();
+        end
+    };
+    let ((), output, end) = tokio::join!(write, read, end);
+    end?;
+    drop(group);
+    Ok((child.wait().await?, output?))
 }
 
 fn find_in(path: &OsStr, file: &str) -> Option<PathBuf> {

@@ -15,6 +15,7 @@ use std::{
     env,
     ffi::OsString,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use shed_extensions::{
@@ -23,7 +24,6 @@ use shed_extensions::{
     operation, read_request,
 };
 use shed_types::error_chain;
-use tokio::{sync::Semaphore, task::JoinSet};
 
 pub use crate::registry::{ParseRegistryError, Registry};
 use crate::{
@@ -31,10 +31,10 @@ use crate::{
     helper::{HelperError, Helpers},
 };
 
-/// Most helpers that run at a time.
-const HELPERS_AT_ONCE: usize = 8;
+/// Most helpers that a list asks.
+const HELPERS_LISTED: usize = 16;
 
-/// Most helpers that a list asks, and most registries that it names.
+/// Most registries that a list names.
 const LISTED: usize = 1000;
 
 /// The `docker:` section of extensions.yaml, checked.
@@ -73,7 +73,6 @@ pub struct Unavailable(String);
 pub struct Docker {
     options: Options,
     helpers: Helpers,
-    turns: Semaphore,
 }
 
 /// Why there are no credentials. `Display` is what a guest may read.
@@ -111,8 +110,11 @@ impl Docker {
     /// Makes one; nothing is read yet.
     #[must_use]
     pub fn new(options: Options) -> Self {
-        let helpers = Helpers { path: options.search_path.clone(), limit: helper::LIMIT };
-        Self { options, helpers, turns: Semaphore::new(HELPERS_AT_ONCE) }
+        Self::with_limit(options, helper::LIMIT)
+    }
+
+    fn with_limit(options: Options, limit: Duration) -> Self {
+        Self { helpers: Helpers::new(options.search_path.clone(), limit), options }
     }
 
     /// Says whether any registry is allowed, and there is a configuration of Docker. No helper is run.
@@ -173,7 +175,6 @@ impl Docker {
         let config = DockerConfig::read(&self.options.config_path).await?;
         for helper in config.helpers(&registry) {
             for name in config.names(&registry) {
-                let _turn = self.turns.acquire().await;
                 if let Some(login) = self.helpers.get(helper, name).await? {
                     return Ok((registry, login));
                 }
@@ -198,21 +199,20 @@ impl Docker {
         for (written, user) in config.logins() {
             add(written, user);
         }
-        for (helper, only) in config.all_helpers().into_iter().take(LISTED) {
-            if only.as_ref().is_some_and(|registry| !self.options.allows(registry)) {
-                continue;
-            }
-            let _turn = self.turns.acquire().await;
-            match self.helpers.list(helper).await {
-                Err(error) => tracing::warn!("left out of a list of registries: {}", error_chain(&error)),
-                Ok(listed) => {
-                    let fits = |written: &str| match &only {
-                        Some(registry) => Registry::parse(written).is_ok_and(|written| written == *registry),
-                        None => true,
-                    };
-                    for (written, user) in listed.into_iter().filter(|(written, _user)| fits(written)) {
-                        add(&written, user);
-                    }
+        let asked = config.all_helpers().into_iter().take(HELPERS_LISTED).map(|(helper, only)| async move {
+            (self.helpers.list(helper).await, only)
+        });
+        for (listed, only) in futures::future::join_all(asked).await {
+            let listed = listed.unwrap_or_else(|error| {
+                tracing::warn!("left out of a list of registries: {}", error_chain(&error));
+                BTreeMap::new()
+            });
+            for (written, user) in listed {
+                let is_its_own = |only: &BTreeSet<Registry>| {
+                    Registry::parse(&written).is_ok_and(|registry| only.contains(&registry))
+                };
+                if only.as_ref().is_none_or(is_its_own) {
+                    add(&written, user);
                 }
             }
         }
