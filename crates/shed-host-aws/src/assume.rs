@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use aws_config::SdkConfig;
 use aws_sdk_sts::{
-    Client, error::{ProvideErrorMetadata, SdkError},
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
     operation::assume_role::{AssumeRoleError, AssumeRoleOutput},
 };
 use jiff::Timestamp;
@@ -23,10 +24,14 @@ pub(crate) enum AssumeError {
     #[error("AWS refuses to assume {role}: {words}")]
     Refused { role: String, words: String, by_policy: bool },
     /// There is nothing to begin with.
-    #[error("the host has no AWS credentials to assume {role} with; its user finds the reason in the log of shed-host-agent")]
+    #[error(
+        "the host has no AWS credentials to assume {role} with; its user finds the reason in the log of shed-host-agent"
+    )]
     NoSource { role: String, why: String },
     /// Nothing came from AWS that could be understood.
-    #[error("the host could not ask AWS to assume {role}; its user finds the reason in the log of shed-host-agent")]
+    #[error(
+        "the host could not ask AWS to assume {role}; its user finds the reason in the log of shed-host-agent"
+    )]
     Unanswered { role: String, why: String },
     /// It took too long.
     #[error("AWS did not let {role} be assumed within {} s; try again", limit.as_secs())]
@@ -61,9 +66,11 @@ impl AssumeError {
         match self {
             Self::NoSource { role, why } => format!("no AWS credentials to assume {role} with: {why}"),
             Self::Unanswered { role, why } => format!("could not ask AWS to assume {role}: {why}"),
-            Self::Refused { .. } | Self::Slow { .. } | Self::Ended { .. } | Self::Busy | Self::Lost { .. } => {
-                self.to_string()
-            }
+            Self::Refused { .. }
+            | Self::Slow { .. }
+            | Self::Ended { .. }
+            | Self::Busy
+            | Self::Lost { .. } => self.to_string(),
         }
     }
 }
@@ -99,7 +106,8 @@ fn read(output: AssumeRoleOutput, role: &str) -> Result<Lease, AssumeError> {
     if end <= Timestamp::now() {
         return Err(AssumeError::Ended { role: name(role), end });
     }
-    if given.access_key_id.is_empty() || given.secret_access_key.is_empty() || given.session_token.is_empty() {
+    if given.access_key_id.is_empty() || given.secret_access_key.is_empty() || given.session_token.is_empty()
+    {
         return Err(strange("the answer has credentials with an empty part"));
     }
     Ok(Lease::new(role, given.access_key_id, given.secret_access_key, given.session_token, end))

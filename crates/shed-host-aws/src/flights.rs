@@ -83,7 +83,9 @@ where
     /// Returns until when a value is kept for `key`.
     pub(crate) fn kept_until(&self, key: &K) -> Option<Timestamp> {
         match lock(&self.slots).get(key) {
-            Some(Slot::Landed(kept)) if kept.result.is_ok() && kept.until > Timestamp::now() => Some(kept.until),
+            Some(Slot::Landed(kept)) if kept.result.is_ok() && kept.until > Timestamp::now() => {
+                Some(kept.until)
+            }
             Some(Slot::Landed(_) | Slot::Flying(_)) | None => None,
         }
     }

@@ -22,13 +22,13 @@ use shed_extensions::{
 };
 use tokio::{sync::Semaphore, time::timeout};
 
+pub use crate::options::{Options, ProfileFiles};
 use crate::{
     assume::{AssumeError, assume, name},
     flights::{Flights, Kept, NoFlight, soon},
     lease::Lease,
     source::Source,
 };
-pub use crate::options::{Options, ProfileFiles};
 
 /// Most sheds whose credentials are kept; a server has some hundreds.
 const ENTRIES: usize = 1024;
@@ -142,9 +142,8 @@ impl Aws {
 impl Shared {
     async fn fly(&self, role: &str, shed: &str) -> Kept<Arc<Lease>, Arc<AssumeError>> {
         let asked = timeout(self.limit, self.ask(role, shed)).await;
-        let result = asked.unwrap_or_else(|_elapsed| {
-            Err(AssumeError::Slow { role: name(role), limit: self.limit })
-        });
+        let result =
+            asked.unwrap_or_else(|_elapsed| Err(AssumeError::Slow { role: name(role), limit: self.limit }));
         match result {
             Ok(lease) => {
                 let until = lease.kept_until(self.options.refresh_before);

@@ -49,7 +49,9 @@ impl ProfileFiles {
     pub fn of_environment(home: &Path) -> Self {
         let file = |variable, name| match env::var_os(variable).map(PathBuf::from) {
             Some(path) if path.as_os_str().is_empty() => home.join(name),
-            Some(path) => path.strip_prefix("~").map_or_else(|_not_in_home| path.clone(), |rest| home.join(rest)),
+            Some(path) => {
+                path.strip_prefix("~").map_or_else(|_not_in_home| path.clone(), |rest| home.join(rest))
+            }
             None => home.join(name),
         };
         Self {

@@ -6,7 +6,8 @@
 use std::{io, path::Path, sync::Arc};
 
 use aws_config::{
-    BehaviorVersion, Region, SdkConfig, environment::EnvironmentVariableCredentialsProvider,
+    BehaviorVersion, Region, SdkConfig,
+    environment::EnvironmentVariableCredentialsProvider,
     identity::IdentityCache,
     profile::{ProfileFileCredentialsProvider, ProfileSet},
     provider_config::ProviderConfig,
@@ -40,7 +41,9 @@ pub(crate) enum SourceError {
     #[error("the AWS profiles cannot be understood: {0}")]
     Malformed(String),
     /// It is in neither file.
-    #[error("there is no AWS profile `{profile}` in {config} or {credentials}; run `aws configure --profile {profile}`, or set aws.source_profile")]
+    #[error(
+        "there is no AWS profile `{profile}` in {config} or {credentials}; run `aws configure --profile {profile}`, or set aws.source_profile"
+    )]
     NoProfile { profile: String, config: String, credentials: String },
 }
 
@@ -169,7 +172,8 @@ async fn read(path: &Path) -> Result<Vec<u8>, SourceError> {
     let mut contents = Vec::new();
     let read = file.take(PROFILE_FILE + 1).read_to_end(&mut contents).await.map_err(unreadable)?;
     if read as u64 > PROFILE_FILE {
-        let error = io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {PROFILE_FILE} bytes"));
+        let error =
+            io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {PROFILE_FILE} bytes"));
         return Err(unreadable(error));
     }
     Ok(contents)

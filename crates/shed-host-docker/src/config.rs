@@ -1,6 +1,10 @@
 //! Docker's own configuration file: where credentials are, and those that it holds itself.
 
-use std::{collections::{BTreeMap, BTreeSet}, io, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::Path,
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Deserialize;
@@ -77,7 +81,11 @@ impl DockerConfig {
 
     /// Returns who may know a registry's credentials, the most particular first.
     pub(crate) fn helpers(&self, registry: &Registry) -> Vec<&str> {
-        let own = self.cred_helpers.iter().filter(|(name, _helper)| is(name, registry)).map(|(_name, helper)| helper);
+        let own = self
+            .cred_helpers
+            .iter()
+            .filter(|(name, _helper)| is(name, registry))
+            .map(|(_name, helper)| helper);
         let mut helpers: Vec<&str> =
             own.chain([&self.creds_store]).map(String::as_str).filter(|helper| !helper.is_empty()).collect();
         helpers.dedup();
@@ -170,7 +178,9 @@ mod tests {
             "bad.example": {"auth": "%%%"},
             "nouser.example": {"auth": BASE64_STANDARD.encode(":p")},
         }, "HttpHeaders": {}}));
-        let login = |name| config.login(&registry(name)).map(|login| (login.username, login.secret.reveal().to_owned()));
+        let login = |name| {
+            config.login(&registry(name)).map(|login| (login.username, login.secret.reveal().to_owned()))
+        };
         assert_eq!(login("docker.io"), Some(("me".into(), "pa:ss".into())));
         assert_eq!(login("token.example"), Some((TOKEN.into(), "idtok".into())));
         assert_eq!(login("plain.example"), Some(("u".into(), "p".into())));
@@ -191,6 +201,9 @@ mod tests {
         assert_eq!(config.helpers(&registry("other.example")), ["store"]);
         assert_eq!(config.names(&registry("r.example")), ["https://r.example/v2/", "r.example"]);
         assert_eq!(config.names(&registry("docker.io")), [crate::registry::DOCKER_URL]);
-        assert_eq!(config.all_helpers(), [("own", Some([registry("r.example")].into())), ("store", None)].into());
+        assert_eq!(
+            config.all_helpers(),
+            [("own", Some([registry("r.example")].into())), ("store", None)].into()
+        );
     }
 }

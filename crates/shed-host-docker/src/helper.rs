@@ -42,9 +42,13 @@ const NOT_FOUND: &str = "credentials not found in native keychain";
 /// Why a helper gave nothing. No text has anything that the helper wrote.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HelperError {
-    #[error("`{0}` is no name of a credential helper; correct credsStore or credHelpers in Docker's configuration of the host")]
+    #[error(
+        "`{0}` is no name of a credential helper; correct credsStore or credHelpers in Docker's configuration of the host"
+    )]
     BadName(String),
-    #[error("the host's Docker asks Shed itself for credentials, which asks the host's Docker; set another credsStore there")]
+    #[error(
+        "the host's Docker asks Shed itself for credentials, which asks the host's Docker; set another credsStore there"
+    )]
     Loop,
     #[error("docker-credential-{0} is not on the host, or not in the PATH of shed-host-agent")]
     Missing(String),
@@ -91,7 +95,11 @@ impl Helpers {
         if !status.success() {
             // Helpers say it on the standard output; the exit code is that of every failure.
             let nothing = String::from_utf8_lossy(&output).trim() == NOT_FOUND;
-            return if nothing { Ok(None) } else { Err(HelperError::Failed { name: name.to_owned(), status }) };
+            return if nothing {
+                Ok(None)
+            } else {
+                Err(HelperError::Failed { name: name.to_owned(), status })
+            };
         }
         let strange = || HelperError::Strange { name: name.to_owned() };
         let got: Got = serde_json::from_slice(&output).map_err(|_not_json| strange())?;
@@ -111,7 +119,12 @@ impl Helpers {
     }
 
     /// Runs a helper to its end; the limit holds for the waiting for its turn, too.
-    async fn run(&self, name: &str, operation: &str, input: &str) -> Result<(ExitStatus, Vec<u8>), HelperError> {
+    async fn run(
+        &self,
+        name: &str,
+        operation: &str,
+        input: &str,
+    ) -> Result<(ExitStatus, Vec<u8>), HelperError> {
         let program = self.find(name)?;
         let run = async {
             let _turn = self.turns.acquire().await;
@@ -136,7 +149,8 @@ impl Helpers {
             return Err(HelperError::Loop);
         }
         let path = self.path.clone().or_else(|| env::var_os("PATH")).unwrap_or_default();
-        find_in(&path, &format!("docker-credential-{name}")).ok_or_else(|| HelperError::Missing(name.to_owned()))
+        find_in(&path, &format!("docker-credential-{name}"))
+            .ok_or_else(|| HelperError::Missing(name.to_owned()))
     }
 }
 

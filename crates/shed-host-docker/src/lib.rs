@@ -80,11 +80,15 @@ pub struct Docker {
 enum GetError {
     #[error("`{0}` is no name of a registry, like ghcr.io")]
     NoRegistry(String),
-    #[error("registry {0} is not allowed; its user can add it to docker.registries in extensions.yaml of the host")]
+    #[error(
+        "registry {0} is not allowed; its user can add it to docker.registries in extensions.yaml of the host"
+    )]
     NotAllowed(Registry),
     #[error("the host has no credentials for {0}; its user can run `docker login {0}` there")]
     NotFound(Registry),
-    #[error("the host could not read the configuration of its Docker; its user finds the reason in the log of shed-host-agent")]
+    #[error(
+        "the host could not read the configuration of its Docker; its user finds the reason in the log of shed-host-agent"
+    )]
     Config(#[from] ConfigError),
     #[error(transparent)]
     Helper(#[from] HelperError),
@@ -134,7 +138,9 @@ impl Docker {
     pub async fn answer(&self, _server: &str, _shed: &str, payload: serde_json::Value) -> Answer {
         let operation = operation(&payload);
         if ["store", "erase"].contains(&operation.as_str()) {
-            let error = format!("a shed cannot {operation} credentials; run `docker login` or `docker logout` on the host");
+            let error = format!(
+                "a shed cannot {operation} credentials; run `docker login` or `docker logout` on the host"
+            );
             return Answer::failed(operation, Failure::new(Code::ReadOnly, error));
         }
         match read_request(&payload) {
@@ -158,7 +164,8 @@ impl Docker {
             Ok(Request::Get { server_url }) => match self.get(&server_url).await {
                 Ok((registry, login)) => {
                     let server_url = server_url.trim().to_owned();
-                    let credentials = Credentials { server_url, username: login.username, secret: login.secret };
+                    let credentials =
+                        Credentials { server_url, username: login.username, secret: login.secret };
                     Answer::of(operation, &credentials, Some(registry.to_string()))
                 }
                 Err(error) => error.answer(operation),
@@ -199,9 +206,11 @@ impl Docker {
         for (written, user) in config.logins() {
             add(written, user);
         }
-        let asked = config.all_helpers().into_iter().take(HELPERS_LISTED).map(|(helper, only)| async move {
-            (self.helpers.list(helper).await, only)
-        });
+        let asked = config
+            .all_helpers()
+            .into_iter()
+            .take(HELPERS_LISTED)
+            .map(|(helper, only)| async move { (self.helpers.list(helper).await, only) });
         for (listed, only) in futures::future::join_all(asked).await {
             let listed = listed.unwrap_or_else(|error| {
                 tracing::warn!("left out of a list of registries: {}", error_chain(&error));

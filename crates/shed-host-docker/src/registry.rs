@@ -33,7 +33,8 @@ impl Registry {
             return Err(ParseRegistryError);
         }
         let lower = written.trim().to_ascii_lowercase();
-        let mut rest = lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://")).unwrap_or(&lower);
+        let mut rest =
+            lower.strip_prefix("https://").or_else(|| lower.strip_prefix("http://")).unwrap_or(&lower);
         loop {
             let shorter = rest.trim_end_matches('/');
             let shorter = ["/v1", "/v2"].iter().find_map(|end| shorter.strip_suffix(end)).unwrap_or(shorter);
@@ -77,7 +78,8 @@ fn is_plain(name: &str) -> bool {
         None => host.split('.').all(|label| is_word(label, "-_") && !label.starts_with('-')),
     };
     host_is_good
-        && port.is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|byte| byte.is_ascii_digit()))
+        && port
+            .is_none_or(|port| port.parse::<u16>().is_ok() && port.bytes().all(|byte| byte.is_ascii_digit()))
         && parts.all(|part| is_word(part, "-_.") && !part.bytes().all(|byte| byte == b'.'))
 }
 
@@ -116,10 +118,31 @@ mod tests {
     fn what_is_no_registry_is_refused() {
         let long = format!("{}.example", "x".repeat(1 << 20));
         for written in [
-            "", " ", "https://", "/", "/v2", "../etc", "a/../b", "a/./b", "r.example//x", "user:pw@r.example",
-            "r.example?x=1", "r.example#x", "r.ex\nample", "r.ex\0ample", "r.example\r\nServerURL", "r.example:99999",
-            "r.example:+80", "-x", "r..example", "r.example/%2e%2e", "ｇhcr.io", "a b", "file:///etc/passwd",
-            "https://http://x", &long,
+            "",
+            " ",
+            "https://",
+            "/",
+            "/v2",
+            "../etc",
+            "a/../b",
+            "a/./b",
+            "r.example//x",
+            "user:pw@r.example",
+            "r.example?x=1",
+            "r.example#x",
+            "r.ex\nample",
+            "r.ex\0ample",
+            "r.example\r\nServerURL",
+            "r.example:99999",
+            "r.example:+80",
+            "-x",
+            "r..example",
+            "r.example/%2e%2e",
+            "ｇhcr.io",
+            "a b",
+            "file:///etc/passwd",
+            "https://http://x",
+            &long,
         ] {
             assert_eq!(Registry::parse(written), Err(ParseRegistryError), "{written:?}");
         }

@@ -29,9 +29,11 @@ impl Stage {
         let dir = tempfile::tempdir().unwrap();
         let config_path = dir.path().join("config.json");
         fs::write(&config_path, config.to_string()).unwrap();
-        let registries = ["r.example", "docker.io", "s.example"].map(|name| Registry::parse(name).unwrap()).into();
+        let registries =
+            ["r.example", "docker.io", "s.example"].map(|name| Registry::parse(name).unwrap()).into();
         let search_path = format!("relative:{}:/usr/bin:/bin", dir.path().display());
-        let options = Options { registries, allow_all: false, config_path, search_path: Some(search_path.into()) };
+        let options =
+            Options { registries, allow_all: false, config_path, search_path: Some(search_path.into()) };
         Self { dir, docker: Docker::with_limit(options, limit) }
     }
 
@@ -69,7 +71,8 @@ const GOOD: &str = r#"cat > asked; printf '{"ServerURL":"x","Username":"me","Sec
 
 #[tokio::test]
 async fn a_helper_is_asked_as_docker_asks_it() {
-    let stage = Stage::new(&json!({"auths": {"https://r.example/v2/": {}}, "credsStore": "good"})).helper("good", GOOD);
+    let stage = Stage::new(&json!({"auths": {"https://r.example/v2/": {}}, "credsStore": "good"}))
+        .helper("good", GOOD);
     stage.docker.available().await.unwrap();
     let answer = stage.get("https://R.example/v2/\n").await;
     let golden = json!({"server_url": "https://R.example/v2/", "username": "me", "secret": "hunter2"});
@@ -86,8 +89,19 @@ async fn what_is_not_allowed_is_not_looked_up() {
     let stage = Stage::new(&json!({"credsStore": "good"})).helper("good", GOOD);
     let long = "x".repeat(1 << 20);
     for hostile in [
-        "other.example", "r.example.other", "r.example/team", "r.example:5000", "r.example\nother", "r.example\0", "../r.example",
-        "user@r.example", "r.example?", "", "\u{1b}[2J", "--help", &long,
+        "other.example",
+        "r.example.other",
+        "r.example/team",
+        "r.example:5000",
+        "r.example\nother",
+        "r.example\0",
+        "../r.example",
+        "user@r.example",
+        "r.example?",
+        "",
+        "\u{1b}[2J",
+        "--help",
+        &long,
     ] {
         let (failure, detail) = stage.failure(hostile).await;
         assert_eq!(failure.code, Code::RegistryNotAllowed, "{hostile:?}");
@@ -124,7 +138,14 @@ async fn the_next_place_is_asked_only_when_one_has_nothing() {
 #[tokio::test]
 async fn helpers_that_misbehave_fail_and_leave_nothing() {
     let stage = Stage::new(&json!({"credsStore": "x"}));
-    let garbage = ["", "[]", "{", r#"{"Username":"me"}"#, r#"{"Username":"me","Secret":""}"#, r#"{"Username":"a\n","Secret":"hunter2"}"#];
+    let garbage = [
+        "",
+        "[]",
+        "{",
+        r#"{"Username":"me"}"#,
+        r#"{"Username":"me","Secret":""}"#,
+        r#"{"Username":"a\n","Secret":"hunter2"}"#,
+    ];
     let mut stage = stage;
     for output in garbage {
         fs::write(stage.path("output"), output).unwrap();
@@ -169,7 +190,9 @@ async fn a_helper_that_hangs_is_killed_with_all_it_started() {
 async fn ends(stage: &Stage, file: &str) {
     let pid: u32 = fs::read_to_string(stage.path(file)).unwrap().trim().parse().unwrap();
     let process = shed_process::ProcessId::of(pid).unwrap();
-    let Some(process) = process.and_then(|id| shed_process::WatchedProcess::open(id).unwrap()) else { return };
+    let Some(process) = process.and_then(|id| shed_process::WatchedProcess::open(id).unwrap()) else {
+        return;
+    };
     let ended = tokio::time::timeout(Duration::from_secs(10), process.dead()).await;
     ended.expect("what a helper has started still runs").unwrap();
 }
@@ -178,8 +201,15 @@ async fn ends(stage: &Stage, file: &str) {
 async fn the_name_of_a_helper_is_a_plain_name() {
     let long = "x".repeat(65);
     for (name, why) in [
-        ("../../bin/sh", "no name"), ("a b", "no name"), ("a/b", "no name"), ("x\n", "no name"), (&long, "no name"),
-        ("shed", "asks Shed itself"), ("SHED", "asks Shed itself"), ("missing", "not on the host"), ("plain", "not on the host"),
+        ("../../bin/sh", "no name"),
+        ("a b", "no name"),
+        ("a/b", "no name"),
+        ("x\n", "no name"),
+        (&long, "no name"),
+        ("shed", "asks Shed itself"),
+        ("SHED", "asks Shed itself"),
+        ("missing", "not on the host"),
+        ("plain", "not on the host"),
     ] {
         let stage = Stage::new(&json!({"credsStore": name}));
         fs::write(stage.path("docker-credential-plain"), "not executable").unwrap();
@@ -205,7 +235,8 @@ async fn a_list_names_what_is_allowed() {
         .helper("store", r#"printf '{"https://r.example":"store","other.example":"x","bad\\n":"y"}'"#)
         .helper("broken", "exit 1");
     let answer = stage.ask(json!({"operation": "list"})).await;
-    let golden = json!({"https://index.docker.io/v1/": "file", "https://r.example": "store", "s.example": "own"});
+    let golden =
+        json!({"https://index.docker.io/v1/": "file", "https://r.example": "store", "s.example": "own"});
     assert_eq!(answer.result, Ok(json!({"registries": golden})));
     assert_eq!(answer.detail.as_deref(), Some("3 registries"));
 }
@@ -214,10 +245,16 @@ async fn a_list_names_what_is_allowed() {
 async fn nothing_is_stored_or_erased() {
     let stage = Stage::new(&json!({"credsStore": "good"})).helper("good", GOOD);
     for operation in ["store", "erase"] {
-        let answer = stage.ask(json!({"operation": operation, "server_url": "r.example", "secret": "hunter2"})).await;
+        let answer =
+            stage.ask(json!({"operation": operation, "server_url": "r.example", "secret": "hunter2"})).await;
         assert_eq!(answer.result.unwrap_err().code, Code::ReadOnly);
     }
-    for payload in [Value::Null, json!({"operation": "login"}), json!({"operation": "get"}), json!({"operation": "get", "server_url": 7})] {
+    for payload in [
+        Value::Null,
+        json!({"operation": "login"}),
+        json!({"operation": "get"}),
+        json!({"operation": "get", "server_url": 7}),
+    ] {
         assert_eq!(stage.ask(payload).await.result.unwrap_err().code, Code::InternalError);
     }
     assert!(!stage.path("asked").exists());
@@ -231,10 +268,13 @@ async fn the_configuration_is_read_anew() {
     let stage = Stage::new(&json!({"auths": {"r.example": {"username": "old", "password": "p"}}}));
     assert_eq!(stage.get("r.example").await.result.unwrap()["username"], "old");
     let config = stage.path("config.json");
-    fs::write(&config, json!({"auths": {"r.example": {"username": "newer", "password": "p"}}}).to_string()).unwrap();
+    fs::write(&config, json!({"auths": {"r.example": {"username": "newer", "password": "p"}}}).to_string())
+        .unwrap();
     assert_eq!(stage.get("r.example").await.result.unwrap()["username"], "newer");
     let secret = "{\"auths\": {\"r.example\": \"hunter2\"}}".to_owned();
-    for (contents, why) in [(secret, "line 1"), ("x".repeat((4 << 20) + 1), "more than"), (String::new(), "line 1")] {
+    for (contents, why) in
+        [(secret, "line 1"), ("x".repeat((4 << 20) + 1), "more than"), (String::new(), "line 1")]
+    {
         fs::write(&config, contents).unwrap();
         let (failure, detail) = stage.failure("r.example").await;
         assert_eq!(failure.code, Code::InternalError);

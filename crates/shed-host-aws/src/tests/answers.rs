@@ -88,7 +88,10 @@ async fn a_shed_gets_credentials_of_its_role() {
     assert_eq!((other.form["RoleArn"].as_str(), other.form["DurationSeconds"].as_str()), (DEV, "3600"));
     let session = web.form["RoleSessionName"].strip_prefix("shed-web-").unwrap();
     assert!(session.parse::<i64>().unwrap() > 1_700_000_000, "{session}");
-    assert!(web.authorization.contains("Credential=AKIAUSER/") && web.authorization.contains("/eu-central-1/sts/"));
+    assert!(
+        web.authorization.contains("Credential=AKIAUSER/")
+            && web.authorization.contains("/eu-central-1/sts/")
+    );
 }
 
 #[tokio::test]
@@ -154,10 +157,12 @@ async fn who_goes_away_loses_nothing_for_the_next() {
 #[tokio::test]
 async fn a_refusal_comes_in_awss_own_words_and_is_told_again() {
     let words = "User: arn:aws:iam::1:user/me is not authorized to perform: sts:AssumeRole";
-    let stage =
-        Stage::new(Behaviour::Refuses(StatusCode::FORBIDDEN, "AccessDenied", words.to_owned())).await;
+    let stage = Stage::new(Behaviour::Refuses(StatusCode::FORBIDDEN, "AccessDenied", words.to_owned())).await;
     let (failure, detail) = stage.failure("web").await;
-    assert_eq!(failure, Failure::new(Code::AssumeRoleFailed, format!("AWS refuses to assume {WEB}: AccessDenied: {words}")));
+    assert_eq!(
+        failure,
+        Failure::new(Code::AssumeRoleFailed, format!("AWS refuses to assume {WEB}: AccessDenied: {words}"))
+    );
     assert_eq!(detail, failure.error);
     assert_eq!(stage.failure("web").await.0, failure);
     assert_eq!(stage.sts.calls().len(), 1, "a guest that asks on is no flood for AWS");
@@ -268,7 +273,9 @@ async fn what_is_no_request_is_an_internal_error() {
     let stage = Stage::new(Behaviour::Gives(3600)).await;
     let ping = stage.aws.answer(SERVER, "web", json!({"operation": "ping"})).await;
     assert_eq!(ping.result, Ok(json!({"status": "ok"})));
-    for payload in [Value::Null, json!({"operation": "delete"}), json!([7]), json!({"operation": "x".repeat(1 << 20)})] {
+    for payload in
+        [Value::Null, json!({"operation": "delete"}), json!([7]), json!({"operation": "x".repeat(1 << 20)})]
+    {
         let answer = stage.aws.answer(SERVER, "web", payload).await;
         assert_eq!(answer.result.unwrap_err().code, Code::InternalError);
         assert!(answer.operation.len() < 100);

@@ -40,12 +40,14 @@ async fn signed_with(file: Option<(&str, &str)>, variables: &[(&str, &str)]) -> 
     }
     let sts = FakeSts::start(Behaviour::Gives(3600)).await;
     let mut child = Command::new(std::env::current_exe().unwrap());
-    let child = child.args(["--exact", CHILD, "--ignored"]).env_clear().env("HOME", home.path()).kill_on_drop(true);
+    let child =
+        child.args(["--exact", CHILD, "--ignored"]).env_clear().env("HOME", home.path()).kill_on_drop(true);
     for (name, value) in variables {
         let _same = child.env(name, value.replace("URL", &sts.url));
     }
     let output = child.output().await.unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    let text =
+        String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
     let call = sts.calls().remove(0);
     let scope = call.authorization.split("Credential=").nth(1).unwrap().split(',').next().unwrap();
@@ -65,7 +67,8 @@ async fn a_stand_in_for_sts_is_named_by_the_environment() {
 
 #[tokio::test]
 async fn keys_of_the_environment_stand_in_for_a_default_profile_that_is_not_there() {
-    let keys = [("AWS_ACCESS_KEY_ID", "AKIAENV"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_ENDPOINT_URL", "URL")];
+    let keys =
+        [("AWS_ACCESS_KEY_ID", "AKIAENV"), ("AWS_SECRET_ACCESS_KEY", "s"), ("AWS_ENDPOINT_URL", "URL")];
     assert_eq!(signed_with(None, &keys).await, "AKIAENV us-east-1");
     assert_eq!(signed_with(Some((".aws/credentials", PROFILE)), &keys).await, "AKIAFILE us-east-1");
 }
