@@ -101,14 +101,15 @@ pub(crate) async fn assume(
 fn read(output: AssumeRoleOutput, role: &str) -> Result<Lease, AssumeError> {
     let strange = |why: &str| AssumeError::Unanswered { role: name(role), why: why.to_owned() };
     let given = output.credentials.ok_or_else(|| strange("the answer has no credentials"))?;
+    // The SDK makes an empty text of a part that is not there, and a time of 1970.
+    if given.access_key_id.is_empty() || given.secret_access_key.is_empty() || given.session_token.is_empty()
+    {
+        return Err(strange("the answer has credentials with an empty part"));
+    }
     let end = Timestamp::from_second(given.expiration.secs())
         .map_err(|_out_of_range| strange("the answer has an expiration that is no time"))?;
     if end <= Timestamp::now() {
         return Err(AssumeError::Ended { role: name(role), end });
-    }
-    if given.access_key_id.is_empty() || given.secret_access_key.is_empty() || given.session_token.is_empty()
-    {
-        return Err(strange("the answer has credentials with an empty part"));
     }
     Ok(Lease::new(role, given.access_key_id, given.secret_access_key, given.session_token, end))
 }

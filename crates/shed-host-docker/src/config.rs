@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use serde::Deserialize;
 use shed_extensions::Secret;
 use tokio::io::AsyncReadExt;
@@ -18,6 +21,12 @@ const CONFIG_FILE: u64 = 4 << 20;
 
 /// The name of a user that says: the secret is an identity token.
 const TOKEN: &str = "<token>";
+
+/// Some programs that write the file leave the padding out.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Why the file is of no use. No text shows anything of its contents.
 #[derive(Debug, thiserror::Error)]
@@ -43,10 +52,15 @@ pub(crate) struct DockerConfig {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Entry {
+    /// What a registry gave for a password; it counts before all others.
+    #[serde(rename = "identitytoken")]
+    token: Option<Secret>,
+    /// `user:password` in base64.
     auth: Option<Secret>,
+    /// In place of `auth`, in files that people write.
     username: Option<String>,
+    /// Of that user.
     password: Option<Secret>,
-    identitytoken: Option<Secret>,
 }
 
 /// A user and what proves it.
@@ -132,7 +146,7 @@ fn is(written: &str, registry: &Registry) -> bool {
 
 impl Entry {
     fn login(&self) -> Option<Login> {
-        if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.reveal().is_empty()) {
+        if let Some(token) = self.token.as_ref().filter(|token| !token.reveal().is_empty()) {
             return Some(Login { username: TOKEN.to_owned(), secret: token.clone() });
         }
         let written = || {
@@ -145,7 +159,7 @@ impl Entry {
 
 /// Reads `user:password` in base64, as Docker does: the first colon parts them, and zero bytes at the end are no part.
 fn decode(auth: &str) -> Option<Login> {
-    let text = String::from_utf8(BASE64_STANDARD.decode(auth).ok()?).ok()?;
+    let text = String::from_utf8(BASE64.decode(auth).ok()?).ok()?;
     let (username, password) = text.split_once(':')?;
     let password = password.trim_end_matches('\0');
     if username.is_empty() || password.is_empty() {
@@ -171,25 +185,27 @@ mod tests {
     #[test]
     fn credentials_are_read_as_docker_reads_them() {
         let config = config(json!({"auths": {
-            "https://index.docker.io/v1/": {"auth": BASE64_STANDARD.encode("me:pa:ss\0\0"), "email": "x"},
-            "token.example": {"auth": BASE64_STANDARD.encode("me:old"), "identitytoken": "idtok"},
+            "https://index.docker.io/v1/": {"auth": BASE64.encode("me:pa:ss\0\0"), "email": "x"},
+            "token.example": {"auth": BASE64.encode("me:old"), "identitytoken": "idtok"},
+            "unpadded.example": {"auth": "dTpwdw"},
             "plain.example": {"username": "u", "password": "p"},
             "empty.example": {},
             "bad.example": {"auth": "%%%"},
-            "nouser.example": {"auth": BASE64_STANDARD.encode(":p")},
+            "nouser.example": {"auth": BASE64.encode(":p")},
         }, "HttpHeaders": {}}));
         let login = |name| {
             config.login(&registry(name)).map(|login| (login.username, login.secret.reveal().to_owned()))
         };
         assert_eq!(login("docker.io"), Some(("me".into(), "pa:ss".into())));
         assert_eq!(login("token.example"), Some((TOKEN.into(), "idtok".into())));
+        assert_eq!(login("unpadded.example"), Some(("u".into(), "pw".into())));
         assert_eq!(login("plain.example"), Some(("u".into(), "p".into())));
         for none in ["empty.example", "bad.example", "nouser.example", "other.example"] {
             assert_eq!(login(none), None, "{none}");
         }
-        assert_eq!(config.logins().count(), 3);
+        assert_eq!(config.logins().count(), 4);
         let debug = format!("{config:?}");
-        assert!(!debug.contains("idtok") && !debug.contains(&BASE64_STANDARD.encode("me:old")), "{debug}");
+        assert!(!debug.contains("idtok") && !debug.contains(&BASE64.encode("me:old")), "{debug}");
     }
 
     #[test]

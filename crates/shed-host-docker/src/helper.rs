@@ -36,8 +36,9 @@ const OUTPUT: u64 = 64 << 10;
 /// Longest name of a helper, in bytes.
 const NAME: usize = 64;
 
-/// What helpers say when they have nothing for a registry (docker-credential-helpers, `errCredentialsNotFoundMessage`).
-const NOT_FOUND: &str = "credentials not found in native keychain";
+/// How the word begins that helpers have for: nothing for this registry (docker-credential-helpers,
+/// `errCredentialsNotFoundMessage`; some end it otherwise).
+const NOT_FOUND: &str = "credentials not found";
 
 /// Why a helper gave nothing. No text has anything that the helper wrote.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,7 @@ impl Helpers {
         let (status, output) = self.run(name, "get", server).await?;
         if !status.success() {
             // Helpers say it on the standard output; the exit code is that of every failure.
-            let nothing = String::from_utf8_lossy(&output).trim() == NOT_FOUND;
+            let nothing = String::from_utf8_lossy(&output).trim().starts_with(NOT_FOUND);
             return if nothing {
                 Ok(None)
             } else {
