@@ -4,14 +4,18 @@
 //! reads none. `operation` selects what is asked; a reply is the answer or a [`Failure`]. Both sides take the other for
 //! hostile: texts are bounded, and types that hold a secret do not show it in debug texts.
 
+mod answer;
 pub mod aws;
 mod binary;
+mod clean;
 pub mod docker;
 mod failure;
 mod secret;
 pub mod ssh;
 
+pub use answer::{Answer, operation, read_request};
 pub use binary::{Binary, MAX_BINARY};
+pub use clean::clean;
 pub use failure::{Code, Failure, Reply};
 pub use secret::Secret;
 
