@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use shed_extensions::{aws, docker};
+
 use crate::{
     answer::Extension,
     approval::{Approver, Gate},
@@ -39,7 +41,7 @@ pub struct NoGate;
 ///
 /// # Errors
 /// When it does and there is none.
-pub fn offer(
+pub async fn offer(
     config: &Config,
     surroundings: &Surroundings,
     gate: Option<Arc<dyn Gate>>,
@@ -50,7 +52,20 @@ pub fn offer(
     };
     let (socket, home) = (surroundings.ssh_auth_sock.clone(), surroundings.home.clone());
     let ssh = Arc::new(Ssh::new(config.ssh.mode, socket, home, approver));
-    Ok(Offer { extensions: vec![Arc::clone(&ssh) as Arc<dyn Extension>], ssh, not_offered: Vec::new() })
+    let mut offer =
+        Offer { extensions: vec![Arc::clone(&ssh) as Arc<dyn Extension>], ssh, not_offered: Vec::new() };
+    offer.add(aws::NAMESPACE, crate::aws::extension(&config.aws, surroundings).await);
+    offer.add(docker::NAMESPACE, crate::docker::extension(&config.docker, surroundings).await);
+    Ok(offer)
+}
+
+impl Offer {
+    fn add(&mut self, namespace: &str, extension: Result<impl Extension + 'static, String>) {
+        match extension {
+            Ok(extension) => self.extensions.push(Arc::new(extension)),
+            Err(reason) => self.not_offered.push(NotOffered { namespace: namespace.to_owned(), reason }),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -58,17 +73,37 @@ mod tests {
     use super::*;
     use crate::config;
 
-    #[test]
-    fn approval_without_anybody_to_ask_is_refused() {
+    #[tokio::test]
+    async fn approval_without_anybody_to_ask_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let home = camino::Utf8Path::from_path(dir.path()).unwrap();
         let surroundings = Surroundings::of_home(home);
         let mut config = config::load(None, &surroundings).unwrap();
-        assert_eq!(offer(&config, &surroundings, None).map(|offer| offer.extensions.len()).ok(), Some(1));
+        assert!(offer(&config, &surroundings, None).await.is_ok());
         config.ssh.approval = Some(config::ApprovalConfig {
             policy: config::Policy::PerShed,
             session_ttl: std::time::Duration::from_secs(1),
         });
-        assert!(offer(&config, &surroundings, None).is_err());
+        assert!(offer(&config, &surroundings, None).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_not_configured_is_not_offered_and_says_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = camino::Utf8Path::from_path(dir.path()).unwrap();
+        let surroundings = Surroundings::of_home(home);
+        let mut config = config::load(None, &surroundings).unwrap();
+        config.docker.config_path = Some(home.join("config.json"));
+        let reasons: Vec<_> = offer(&config, &surroundings, None).await.unwrap().not_offered;
+        let names: Vec<_> = reasons.iter().map(|reason| reason.namespace.as_str()).collect();
+        assert_eq!(names, [aws::NAMESPACE, docker::NAMESPACE]);
+        assert!(reasons[0].reason.contains("aws.default_role"), "{reasons:?}");
+        assert!(reasons[1].reason.contains("docker.registries"), "{reasons:?}");
+
+        std::fs::write(home.join("config.json"), "{}").unwrap();
+        config.docker.allow_all = true;
+        let offered = offer(&config, &surroundings, None).await.unwrap();
+        assert_eq!(offered.extensions.len(), 2);
+        assert_eq!(offered.not_offered.len(), 1);
     }
 }

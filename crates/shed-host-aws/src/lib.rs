@@ -97,9 +97,9 @@ impl Aws {
     }
 
     /// Answers one request of a shed. `server` is where it runs, `shed` its name as the server knows it.
-    pub async fn answer(&self, server: &str, shed: &str, payload: serde_json::Value) -> Answer {
-        let operation = operation(&payload);
-        match read_request(&payload) {
+    pub async fn answer(&self, server: &str, shed: &str, payload: &serde_json::Value) -> Answer {
+        let operation = operation(payload);
+        match read_request(payload) {
             Err(failure) => Answer::failed(operation, failure),
             Ok(Request::Ping) => Answer::of(operation, &Pong::ok(), None),
             Ok(Request::Status) => {

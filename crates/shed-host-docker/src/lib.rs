@@ -135,15 +135,15 @@ impl Docker {
     }
 
     /// Answers one request of a shed. Who it is changes nothing: the allowlist is for all.
-    pub async fn answer(&self, _server: &str, _shed: &str, payload: serde_json::Value) -> Answer {
-        let operation = operation(&payload);
+    pub async fn answer(&self, _server: &str, _shed: &str, payload: &serde_json::Value) -> Answer {
+        let operation = operation(payload);
         if ["store", "erase"].contains(&operation.as_str()) {
             let error = format!(
                 "a shed cannot {operation} credentials; run `docker login` or `docker logout` on the host"
             );
             return Answer::failed(operation, Failure::new(Code::ReadOnly, error));
         }
-        match read_request(&payload) {
+        match read_request(payload) {
             Err(failure) => Answer::failed(operation, failure),
             Ok(Request::Ping) => Answer::of(operation, &Pong::ok(), None),
             Ok(Request::Status) => {

@@ -53,7 +53,7 @@ impl Stage {
     }
 
     async fn ask(&self, payload: Value) -> Answer {
-        self.docker.answer("http://server:8080", "web", payload).await
+        self.docker.answer("http://server:8080", "web", &payload).await
     }
 
     async fn get(&self, server_url: &str) -> Answer {
@@ -294,5 +294,5 @@ async fn without_an_allowlist_there_is_nothing_unless_all_is_allowed() {
     let all = Docker::new(Options { allow_all: true, ..options });
     all.available().await.unwrap();
     let get = json!({"operation": "get", "server_url": "any.example"});
-    assert_eq!(all.answer("s", "web", get).await.result.unwrap()["username"], "u");
+    assert_eq!(all.answer("s", "web", &get).await.result.unwrap()["username"], "u");
 }

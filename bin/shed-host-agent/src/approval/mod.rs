@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use shed_extensions::clean;
 use tokio::sync::watch;
 
 pub use policy::{Grants, ShedKey};
@@ -21,7 +22,6 @@ pub use queue::{Queue, UnknownQuestion, Waiting};
 
 use crate::{
     answer::{Asked, Told},
-    clean::clean,
     config::ApprovalConfig,
 };
 

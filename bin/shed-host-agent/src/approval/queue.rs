@@ -84,7 +84,7 @@ impl Queue {
     /// # Errors
     /// When it does not wait any more.
     pub fn answer(&self, id: &str, verdict: Verdict) -> Result<Question, UnknownQuestion> {
-        let unknown = || UnknownQuestion(crate::clean::clean(id, 40));
+        let unknown = || UnknownQuestion(shed_extensions::clean(id, 40));
         let entry = self.0.lock().remove(id).ok_or_else(unknown)?;
         self.0.changes.send_replace(());
         entry.answer.send(verdict).map_err(|_| unknown())?;

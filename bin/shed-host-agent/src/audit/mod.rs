@@ -16,12 +16,9 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use jiff::Timestamp;
 use serde::Serialize;
-use shed_extensions::{Code, Failure};
+use shed_extensions::{Code, Failure, clean, operation};
 
-use crate::{
-    answer::{self, APPROVAL_DENIED, Asked, Told},
-    clean::clean,
-};
+use crate::answer::{APPROVAL_DENIED, Asked, Told};
 
 /// Longest detail in characters; an error text of AWS may be long.
 const DETAIL: usize = 500;
@@ -129,7 +126,7 @@ impl Audit {
     ) -> Result<(), AuditError> {
         let Some(kept) = &self.0 else { return Ok(()) };
         let Some(times) = kept.count_refusal(asked, Instant::now()) else { return Ok(()) };
-        let told = Told { operation: answer::operation(asked), ..Told::default() };
+        let told = Told { operation: operation(&asked.payload), ..Told::default() };
         let failure = Failure::new(failure.code, format!("{} (refused: {times})", failure.error));
         kept.append(line(asked, namespace, &told, Err(&failure))).await
     }

@@ -10,7 +10,7 @@ use futures::FutureExt;
 use serde_json::Value;
 use shed_api::{PluginMessage, PluginMessageKind, PluginResponse, PluginTarget};
 use shed_client::Client;
-use shed_extensions::{Code, Failure};
+use shed_extensions::{Code, Failure, clean};
 use shed_types::{Namespace, error_chain};
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_util::task::TaskTracker;
@@ -20,7 +20,6 @@ use crate::{
     answer::{Asked, Extension, Told},
     approval::ShedKey,
     audit::Audit,
-    clean::clean,
 };
 
 /// How long an answer may take; the guest waits 30 s (spec J.3).

@@ -6,6 +6,7 @@ use std::{
 };
 
 use shed_client::{BusEvent, Client, ClientError, ServerAddress, Timeouts};
+use shed_extensions::clean;
 use shed_types::{Namespace, error_chain};
 use tokio_util::sync::CancellationToken;
 
@@ -14,7 +15,7 @@ use super::{
     desk::{Desk, Origin},
     links::{LinkState, Links},
 };
-use crate::{answer::Extension, clean::clean};
+use crate::answer::Extension;
 
 /// Longest time without a byte; the server sends a comment every 15 s (spec A.9).
 const SILENCE: Duration = Duration::from_secs(45);

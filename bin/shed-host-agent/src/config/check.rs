@@ -1,11 +1,16 @@
 //! Turns the plain shapes of extensions.yaml into a [`Config`], checking each value once.
 
-use std::{collections::BTreeMap, ops::RangeInclusive, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    time::Duration,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::Spanned;
 use shed_client::ServerAddress;
 use shed_extensions::ssh::Mode;
+use shed_host_docker::Registry;
 use shed_types::GoDuration;
 
 use super::{
@@ -169,13 +174,13 @@ impl Source<'_> {
     }
 
     fn docker(self, raw: DockerFile) -> Result<DockerConfig, LoadConfigError> {
-        let mut registries = Vec::new();
-        for registry in raw.registries.unwrap_or_default() {
-            if !is_line(&registry.value) || registry.value.contains(char::is_whitespace) {
-                let problem = format!("{:?} is no registry; write its host, like ghcr.io", registry.value);
-                return Err(self.bad(&registry, "docker.registries", problem));
-            }
-            registries.push(registry.value);
+        let mut registries = BTreeSet::new();
+        for written in raw.registries.unwrap_or_default() {
+            let registry = Registry::parse(&written.value).map_err(|_no_registry| {
+                let problem = format!("{:?} is no registry; write its host, like ghcr.io", written.value);
+                self.bad(&written, "docker.registries", problem)
+            })?;
+            let _twice = registries.insert(registry);
         }
         let config_path = self.path(raw.config_path.as_ref(), "docker.config_path")?;
         Ok(DockerConfig { registries, allow_all: raw.allow_all.unwrap_or(false), config_path })

@@ -8,12 +8,17 @@ mod file;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, io, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    time::Duration,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::{MessageFormatter, UserMessageFormatter};
 use shed_client::ServerAddress;
 use shed_extensions::ssh::Mode;
+use shed_host_docker::Registry;
 
 use crate::places::Surroundings;
 
@@ -106,8 +111,8 @@ pub struct AwsShed {
 /// Credentials of registries.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DockerConfig {
-    /// The registries that sheds may get credentials of, as they are written in the file.
-    pub registries: Vec<String>,
+    /// The registries that sheds may get credentials of.
+    pub registries: BTreeSet<Registry>,
     /// Whether they may get those of every registry.
     pub allow_all: bool,
     /// Docker's config.json; absent means where Docker itself looks.

@@ -15,11 +15,9 @@ use russh::keys::{
     ssh_key::{self, private::KeypairData},
 };
 use shed_extensions::{
-    Binary,
+    Binary, clean,
     ssh::{Key, RSA_SHA2_256, RSA_SHA2_512, Sign, Signature},
 };
-
-use crate::clean::clean;
 
 /// The files, in the order in which their keys are listed (spec J.4).
 const FILES: [&str; 3] = ["id_ed25519", "id_rsa", "id_ecdsa"];

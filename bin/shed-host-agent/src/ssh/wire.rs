@@ -4,11 +4,9 @@
 //! example, signs as well as any other.
 
 use shed_extensions::{
-    Binary,
+    Binary, clean,
     ssh::{Key, Signature},
 };
-
-use crate::clean::clean;
 
 /// Longest message in bytes, as OpenSSH has it.
 pub(super) const MAX_MESSAGE: usize = 256 << 10;

@@ -53,7 +53,7 @@ impl Stage {
     }
 
     async fn ask(&self, shed: &str) -> Answer {
-        self.aws.answer(SERVER, shed, json!({"operation": "get_credentials"})).await
+        self.aws.answer(SERVER, shed, &json!({"operation": "get_credentials"})).await
     }
 
     async fn key(&self, shed: &str) -> String {
@@ -98,12 +98,12 @@ async fn a_shed_gets_credentials_of_its_role() {
 async fn credentials_are_kept_by_server_and_shed() {
     let stage = Stage::new(Behaviour::Gives(3600)).await;
     let status = json!({"operation": "status"});
-    let before = stage.aws.answer(SERVER, "web", status.clone()).await.result.unwrap();
+    let before = stage.aws.answer(SERVER, "web", &status).await.result.unwrap();
     assert_eq!(before, json!({"connected": true, "role": WEB}));
     assert_eq!([stage.key("web").await, stage.key("web").await], ["ASIA1", "ASIA1"]);
-    let elsewhere = stage.aws.answer("http://other", "web", json!({"operation": "get_credentials"})).await;
+    let elsewhere = stage.aws.answer("http://other", "web", &json!({"operation": "get_credentials"})).await;
     assert_eq!(elsewhere.result.unwrap()["access_key_id"], "ASIA2");
-    let after = stage.aws.answer(SERVER, "web", status).await.result.unwrap();
+    let after = stage.aws.answer(SERVER, "web", &status).await.result.unwrap();
     let until: jiff::Timestamp = after["cached_until"].as_str().unwrap().parse().unwrap();
     let minutes = (until - jiff::Timestamp::now()).total(jiff::Unit::Minute).unwrap();
     assert!((50.0..=55.0).contains(&minutes), "{minutes}");
@@ -239,7 +239,7 @@ async fn without_a_role_or_a_profile_there_is_nothing() {
     let only_web = Options { default_role: None, ..options(files()) };
     let aws = Aws::new(only_web.clone());
     aws.available().await.unwrap();
-    let answer = aws.answer(SERVER, "other\u{1b}", ask.clone()).await;
+    let answer = aws.answer(SERVER, "other\u{1b}", &ask).await;
     let failure = answer.result.unwrap_err();
     assert_eq!(failure.code, Code::RoleNotFound);
     assert!(failure.error.contains("aws.default_role") && !failure.error.contains('\u{1b}'), "{failure:?}");
@@ -250,7 +250,7 @@ async fn without_a_role_or_a_profile_there_is_nothing() {
     let elsewhere = Aws::new(Options { source_profile: "missing".to_owned(), ..options(files()) });
     let why = elsewhere.available().await.unwrap_err().to_string();
     assert!(why.contains("no AWS profile `missing`") && why.contains("credentials"), "{why}");
-    let answer = elsewhere.answer(SERVER, "web", ask).await;
+    let answer = elsewhere.answer(SERVER, "web", &ask).await;
     assert!(answer.detail.unwrap().contains("no AWS profile `missing`"));
     let failure = answer.result.unwrap_err();
     assert_eq!(failure.code, Code::AssumeRoleFailed);
@@ -271,12 +271,12 @@ async fn a_profile_that_makes_no_sense_is_told_without_its_contents() {
 #[tokio::test]
 async fn what_is_no_request_is_an_internal_error() {
     let stage = Stage::new(Behaviour::Gives(3600)).await;
-    let ping = stage.aws.answer(SERVER, "web", json!({"operation": "ping"})).await;
+    let ping = stage.aws.answer(SERVER, "web", &json!({"operation": "ping"})).await;
     assert_eq!(ping.result, Ok(json!({"status": "ok"})));
     for payload in
         [Value::Null, json!({"operation": "delete"}), json!([7]), json!({"operation": "x".repeat(1 << 20)})]
     {
-        let answer = stage.aws.answer(SERVER, "web", payload).await;
+        let answer = stage.aws.answer(SERVER, "web", &payload).await;
         assert_eq!(answer.result.unwrap_err().code, Code::InternalError);
         assert!(answer.operation.len() < 100);
     }

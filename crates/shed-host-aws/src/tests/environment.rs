@@ -27,7 +27,7 @@ async fn asks_for_credentials() {
     };
     let aws = Aws::new(options);
     aws.available().await.unwrap();
-    let answer = aws.answer("s", "web", json!({"operation": "get_credentials"})).await;
+    let answer = aws.answer("s", "web", &json!({"operation": "get_credentials"})).await;
     assert_eq!(answer.result.unwrap()["access_key_id"], "ASIA1", "{:?}", answer.detail);
 }
 
