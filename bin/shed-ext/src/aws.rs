@@ -10,7 +10,7 @@ use std::{convert::Infallible, net::Ipv4Addr, process::ExitCode, sync::Arc, time
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper::{Method, Request, Response, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shed_extensions::aws::{Credentials, NAMESPACE, Request as Ask};
 use tokio::{
@@ -51,7 +51,8 @@ pub(crate) async fn serve(place: Place, port: u16) -> ExitCode {
     let listener = match TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await {
         Ok(listener) => listener,
         Err(error) => {
-            let hint = "its unit gives it the right to, and only one can; see `systemctl status shed-aws-proxy`";
+            let hint =
+                "its unit gives it the right to, and only one can; see `systemctl status shed-aws-proxy`";
             say::error(NAME, &format!("cannot listen on 127.0.0.1:{port}: {error}; {hint}"));
             return ExitCode::FAILURE;
         }
@@ -162,7 +163,15 @@ mod tests {
         for host in ["127.0.0.1:499", "127.0.0.1", "localhost:7", "LocalHost", "[::1]:499", "[::1]"] {
             assert_eq!(checked("GET", PATH, &[host]), Ok(()), "{host}");
         }
-        for host in ["evil.example", "evil.example:499", "127.0.0.1.evil.example", "localhost.evil:499", "", "x:99999", "127.0.0.1:"] {
+        for host in [
+            "evil.example",
+            "evil.example:499",
+            "127.0.0.1.evil.example",
+            "localhost.evil:499",
+            "",
+            "x:99999",
+            "127.0.0.1:",
+        ] {
             assert_eq!(checked("GET", PATH, &[host]), Err(Refusal::Host), "{host}");
         }
         assert_eq!(checked("GET", PATH, &[]), Err(Refusal::Host));
@@ -177,7 +186,8 @@ mod tests {
         for method in ["POST", "PUT", "HEAD", "OPTIONS", "DELETE", "X"] {
             assert_eq!(checked(method, PATH, &["localhost"]), Err(Refusal::Method), "{method}");
         }
-        let page = Request::builder().uri(PATH).header("host", "localhost").header("origin", "http://localhost");
+        let page =
+            Request::builder().uri(PATH).header("host", "localhost").header("origin", "http://localhost");
         assert_eq!(check(&page.body(()).unwrap()), Err(Refusal::Browser));
     }
 }

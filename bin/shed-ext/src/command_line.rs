@@ -159,7 +159,8 @@ impl Options {
     }
 
     fn place(&self) -> Result<Place, UsageError> {
-        let run_dir = self.run_dir.as_ref().map_or_else(RunDir::default, |dir| RunDir::at(PathBuf::from(dir)));
+        let run_dir =
+            self.run_dir.as_ref().map_or_else(RunDir::default, |dir| RunDir::at(PathBuf::from(dir)));
         Ok(Place { bus: self.bus()?, run_dir })
     }
 }
@@ -206,7 +207,9 @@ mod tests {
     fn each_program_has_help_and_a_version() {
         for name in PROGRAMS {
             for option in ["--help", "--version"] {
-                let Ok(Command::Print(text)) = parsed(&format!("{name} {option}")).1 else { panic!("{name}") };
+                let Ok(Command::Print(text)) = parsed(&format!("{name} {option}")).1 else {
+                    panic!("{name}")
+                };
                 assert!(text.contains(name), "{text}");
             }
         }

@@ -114,7 +114,10 @@ fn input(longest: usize) -> Result<String, String> {
     let read = std::io::stdin().lock().take(most).read_to_end(&mut text);
     read.map_err(|error| format!("docker-credentials: cannot read standard input: {error}."))?;
     if text.len() > longest {
-        return Err(format!("docker-credentials: the input has more than {longest} bytes: name one registry."));
+        return Err(format!(
+            "docker-credentials: the input has more than {longest} bytes: name one registry."
+        ));
     }
-    String::from_utf8(text).map_err(|_| "docker-credentials: the input is no text: name one registry.".to_owned())
+    String::from_utf8(text)
+        .map_err(|_| "docker-credentials: the input is no text: name one registry.".to_owned())
 }

@@ -48,7 +48,9 @@ pub(crate) async fn run(place: Place, json: bool) -> ExitCode {
     if json {
         say::answer(&json!({ "extensions": lines }).to_string());
     } else if lines.is_empty() {
-        say::answer("the server enables no extension of Shed's for this shed: see extensions.enabled in server.yaml");
+        say::answer(
+            "the server enables no extension of Shed's for this shed: see extensions.enabled in server.yaml",
+        );
     } else {
         lines.iter().for_each(|line| say::answer(&line.text()));
     }
@@ -77,7 +79,9 @@ async fn look(place: &Place, namespace: &'static str) -> Line {
     let answer = place.bus.ask::<Pong>(namespace, &json!({ "operation": "ping" }), LIMIT).await;
     let hint = match (&answer, here) {
         (Err(error), _) => error.to_string(),
-        (Ok(_), false) => format!("{namespace}: its service does not answer: see `systemctl status 'shed-*'`."),
+        (Ok(_), false) => {
+            format!("{namespace}: its service does not answer: see `systemctl status 'shed-*'`.")
+        }
         (Ok(_), true) => String::new(),
     };
     Line {

@@ -82,7 +82,8 @@ fn of_aws(status: &aws::Status) -> String {
     } else {
         status.role.clone()
     };
-    let hint = if status.connected { "" } else { "; no credentials on your machine: see `aws configure` there" };
+    let hint =
+        if status.connected { "" } else { "; no credentials on your machine: see `aws configure` there" };
     match status.cached_until {
         Some(until) => format!("{role}, credentials until {until}{hint}"),
         None => format!("{role}{hint}"),
@@ -95,7 +96,11 @@ fn of_docker(status: &docker::Status) -> String {
     } else {
         count(status.registry_count, "registry", "registries")
     };
-    let hint = if status.connected { "" } else { "; no configuration of Docker on your machine: see `docker login`" };
+    let hint = if status.connected {
+        ""
+    } else {
+        "; no configuration of Docker on your machine: see `docker login`"
+    };
     format!("{allowed}{hint}")
 }
 

@@ -74,7 +74,9 @@ mod tests {
 
     #[test]
     fn what_would_need_a_resolver_or_tls_is_refused() {
-        for bad in ["", "127.0.0.1:498", "https://127.0.0.1", "http://example.org", "http://a@127.0.0.1", "http://"] {
+        for bad in
+            ["", "127.0.0.1:498", "https://127.0.0.1", "http://example.org", "http://a@127.0.0.1", "http://"]
+        {
             assert!(Address::parse(bad).is_err(), "{bad}");
         }
     }

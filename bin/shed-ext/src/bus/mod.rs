@@ -69,8 +69,7 @@ impl Bus {
             return Err(BusError::TooLong { namespace });
         }
         let late = BusError::Late { namespace, limit };
-        let (status, body) =
-            timeout(limit, self.post(namespace, body)).await.map_err(|_elapsed| late)??;
+        let (status, body) = timeout(limit, self.post(namespace, body)).await.map_err(|_elapsed| late)??;
         if status != StatusCode::OK {
             return Err(refusal(namespace, status, &body));
         }

@@ -5,7 +5,9 @@
 mod client;
 pub mod wire;
 
-use std::{io, os::unix::net::UnixStream as Connection, path::Path, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io, os::unix::net::UnixStream as Connection, path::Path, process::ExitCode, sync::Arc, time::Duration,
+};
 
 use rustix::{fs::Mode, process::umask};
 use shed_extensions::ssh::NAMESPACE;
