@@ -24,6 +24,12 @@ const UNIT: &str = include_str!("../../../guest/units/shed-agent.service");
 
 const UNIT_NAME: &str = "shed-agent.service";
 
+/// Units of Shed's extensions. Nothing wants them: the agent enables those that the server names.
+const EXTENSIONS: [(&str, &str); 2] = [
+    ("shed-ssh-agent.service", include_str!("../../../guest/units/shed-ssh-agent.service")),
+    ("shed-aws-proxy.service", include_str!("../../../guest/units/shed-aws-proxy.service")),
+];
+
 /// Units of systemd's with which a machine ends, for good.
 const LAST_UNITS: [&str; 2] = ["systemd-poweroff.service", "systemd-halt.service"];
 
@@ -57,12 +63,15 @@ pub(crate) fn choose(root: &Path, cmdline: &Cmdline) -> Result<Init, BootError> 
     if is_program(&inside(root, AGENT)) { Ok(Init::Agent) } else { Err(BootError::NoInit) }
 }
 
-/// Puts the agent's unit where systemd finds it, and what makes the machine end as it must, for this boot only.
+/// Puts the agent's unit and those of the extensions where systemd finds them, and what makes the machine end as it must, for this boot only.
 pub(crate) fn install_units(root: &Path, ending: Ending) -> io::Result<()> {
     let units = inside(root, "/run/systemd/system");
     let wants = units.join("sysinit.target.wants");
     fs::create_dir_all(&wants)?;
     fs::write(units.join(UNIT_NAME), UNIT)?;
+    for (name, unit) in EXTENSIONS {
+        fs::write(units.join(name), unit)?;
+    }
     match ending {
         Ending::PowerOff => {}
         Ending::Restart => {
@@ -140,6 +149,11 @@ mod tests {
         let link = root.path().join("run/systemd/system/sysinit.target.wants/shed-agent.service");
         assert_eq!(fs::read_to_string(link).unwrap(), UNIT);
         assert!(UNIT.contains(&format!("ExecStart={AGENT} serve\n")));
+        for (name, unit) in EXTENSIONS {
+            let path = root.path().join("run/systemd/system").join(name);
+            assert_eq!(fs::read_to_string(path).unwrap(), unit);
+            assert!(unit.contains("ExecStart=@/run/shed/bin/shed-ext ") && unit.contains("\nUser=shed\n"));
+        }
     }
 
     #[test]
