@@ -14,6 +14,7 @@
 mod apart;
 mod credentials;
 mod exec;
+mod extensions;
 mod files;
 mod health;
 mod identify;

@@ -7,7 +7,7 @@ use shed_types::{GuestPort, error_chain};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::{
-    exec, files, health, journal, kernel_log, log, messages, setup,
+    exec, extensions, files, health, journal, kernel_log, log, messages, setup,
     state::State,
     tcp,
     transport::{Link, VirtioPort, VsockPorts, VsockStream},
@@ -113,12 +113,14 @@ async fn serve_connection(port: GuestPort, stream: VsockStream, state: Arc<State
     }
 }
 
-/// Starts what looks for events that the host is told of, for as long as the agent runs.
+/// Starts what goes on for as long as the agent runs: looking for events that the host is told of, and the extensions.
 fn watch_the_guest(state: &Arc<State>) {
     let shared = Arc::clone(state);
     tokio::spawn(async move { kernel_log::watch(&shared).await });
     let shared = Arc::clone(state);
     tokio::spawn(async move { journal::failures::watch(&shared).await });
+    let shared = Arc::clone(state);
+    tokio::spawn(async move { extensions::keep(&shared, &extensions::NoBus).await });
 }
 
 /// Serves one connection of the host, from the handshake to the end of the mux.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     credentials,
+    extensions::Extensions,
     identify::ENVIRONMENT_FILE,
     image,
     messages::outbox::Outbox,
@@ -38,6 +39,8 @@ pub(crate) struct State {
     pub(crate) share_streams: ShareStreams,
     /// What is watched for the host.
     pub(crate) credentials: credentials::Watcher,
+    /// What the host has enabled.
+    pub(crate) extensions: Extensions,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -61,6 +64,7 @@ impl State {
             meter: Meter::default(),
             share_streams: ShareStreams::default(),
             credentials: credentials::Watcher::default(),
+            extensions: Extensions::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),
