@@ -41,7 +41,7 @@ pub(super) fn apply(home: &Path, enabled: bool) -> Result<(), String> {
             file.take(MAX_FILE + 1).read_to_end(&mut text).map_err(|error| problem(&error))?;
             Some(text)
         }
-        Err(ReachError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(ReachError::Missing) => None,
         // Nothing that the agent wrote is behind a link.
         Err(_) if !enabled => return Ok(()),
         Err(error) => return Err(problem(&error)),
