@@ -32,8 +32,11 @@ const MARK: &str = "# Written by shed-agent: what the server enables. Edits do n
 /// Units of Shed's own that run as the user.
 const OWN_UNITS: [&str; 2] = ["shed-ssh-agent.service", "shed-aws-proxy.service"];
 
+/// A variable and its value.
+type Variable = (&'static str, &'static str);
+
 /// What each of Shed's own extensions has in the guest: its program's name, and its variable.
-const OWN: [(&str, &str, Option<(&str, &str)>); 3] = [
+const OWN: [(&str, &str, Option<Variable>); 3] = [
     ("ssh-agent", "shed-ssh-agent", Some(("SSH_AUTH_SOCK", "/run/shed-extensions/ssh-agent.sock"))),
     (
         "aws-credentials",

@@ -95,18 +95,17 @@ pub(super) fn read(root: &Path) -> Manifests {
     let mut found = Manifests::default();
     for directory in DIRECTORIES {
         for path in files(&root.join(directory), &mut found.warnings) {
-            let manifest = read_file(&path).and_then(|text| parse(&text));
-            match manifest {
+            let problem = match read_file(&path).and_then(|text| parse(&text)) {
                 Ok(manifest) if found.units.contains_key(&manifest.namespace) => {
-                    found.warnings.push(format!(
-                        "{}: another manifest has the namespace {} already",
-                        path.display(),
-                        manifest.namespace
-                    ))
+                    format!("another manifest has the namespace {} already", manifest.namespace)
                 }
-                Ok(manifest) => drop(found.units.insert(manifest.namespace, manifest.systemd_unit)),
-                Err(error) => found.warnings.push(format!("{} is left out: {error}", path.display())),
-            }
+                Ok(manifest) => {
+                    found.units.insert(manifest.namespace, manifest.systemd_unit);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            found.warnings.push(format!("{} is left out: {problem}", path.display()));
         }
     }
     found

@@ -186,7 +186,7 @@ impl<'a, B: BusPing> Keeper<'a, B> {
             Err(error) => log::info(&format!("extensions: {error}")),
         }
         let record = Record::new(&wanted, units.union(&stop).cloned().collect());
-        note(record.write(&self.root));
+        note(&record.write(&self.root));
         self.owed = Owed { start: units, stop };
         self.hosts.retain(|namespace, _| wanted.contains(namespace));
         self.pinged = None;
@@ -200,13 +200,13 @@ impl<'a, B: BusPing> Keeper<'a, B> {
             return;
         }
         let Owed { start, stop } = &self.owed;
-        let stopped = note(self.units.disable(stop).await);
-        let started = note(self.units.enable(start).await);
+        let stopped = note(&self.units.disable(stop).await);
+        let started = note(&self.units.enable(start).await);
         if stopped {
             self.owed.stop.clear();
             let wanted = self.enabled.keys().cloned().collect();
             let units = self.enabled.values().flatten().flatten().cloned().collect();
-            note(Record::new(&wanted, units).write(&self.root));
+            note(&Record::new(&wanted, units).write(&self.root));
         }
         if started {
             self.owed.start.clear();

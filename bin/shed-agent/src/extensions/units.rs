@@ -178,8 +178,8 @@ fn last_line(text: &str) -> String {
 }
 
 /// Notes what failed; the next look tells how it is.
-pub(super) fn note(result: io::Result<()>) -> bool {
-    if let Err(error) = &result {
+pub(super) fn note(result: &io::Result<()>) -> bool {
+    if let Err(error) = result {
         log::info(&format!("extensions: {error}"));
     }
     result.is_ok()
