@@ -84,6 +84,12 @@ impl Extensions {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What the host has said last.
+    #[cfg(test)]
+    pub(crate) fn wanted(&self) -> Option<BTreeSet<Namespace>> {
+        self.wanted.borrow().clone()
+    }
+
     fn saw(&self, seen: BTreeMap<Namespace, ExtensionReport>) {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }

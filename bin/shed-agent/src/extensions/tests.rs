@@ -200,7 +200,7 @@ async fn without_systemd_the_agent_runs_services_and_starts_them_again() {
     let program = guest.path("shed-ext");
     // Each start leaves a line; the first ends at once.
     let script = format!(
-        "#!/bin/sh\ncd '{}'\necho \"$1 $(id -u)\" >>starts\n[ $(wc -l <starts) -gt 1 ] && exec sleep 1000\n",
+        "#!/bin/sh\ncd '{}'\necho \"$1 $(id -u) $(grep CapAmb /proc/self/status)\" >>starts\n[ $(wc -l <starts) -gt 1 ] && exec sleep 1000\n",
         guest.root.path().display()
     );
     fs::write(&program, script).unwrap();
@@ -211,7 +211,9 @@ async fn without_systemd_the_agent_runs_services_and_starts_them_again() {
         (owner.uid, owner.gid, owner.groups) = (4711, 4712, vec![4712]);
         fs::set_permissions(guest.root.path(), fs::Permissions::from_mode(0o777)).unwrap();
     }
-    let expected = format!("shed-aws-proxy {}\n", owner.uid);
+    // Of root's rights only that to the port, and only where there is one to give (CAP_NET_BIND_SERVICE is bit 10).
+    let rights = if rustix::process::geteuid().is_root() { "0000000000000400" } else { "0000000000000000" };
+    let expected = format!("shed-aws-proxy {} CapAmb:\t{rights}\n", owner.uid);
     let supervisor = Supervisor::new(program, guest.path(RUN_DIR), owner.clone());
     let extensions = Extensions::default();
     let mut keeper = Keeper::new(guest.root.path().into(), Units::Agent(supervisor), &extensions, &NoBus);
