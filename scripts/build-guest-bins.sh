@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the two static programs of the guest, shed-init and shed-agent.
+# Builds the three static programs of the guest: shed-init, shed-agent and shed-ext.
 #
 #   scripts/build-guest-bins.sh [amd64|arm64] [OUT_DIR]
 #
@@ -37,10 +37,10 @@ out=${2:-$target_dir/$arch}
 # With an explicit --target the flags stay away from build scripts and procedural macros, which cannot be static.
 # Symbols are kept for the check below and stripped after it.
 RUSTFLAGS='-C target-feature=+crt-static' CARGO_PROFILE_GUEST_STRIP=none \
-    cargo build --locked --profile guest --target "$target" --target-dir "$target_dir" -p shed-agent -p shed-init >&2
+    cargo build --locked --profile guest --target "$target" --target-dir "$target_dir" -p shed-agent -p shed-init -p shed-ext >&2
 
 mkdir -p "$out"
-for program in shed-init shed-agent; do
+for program in shed-init shed-agent shed-ext; do
     built=$target_dir/$target/guest/$program
     # A static glibc loads the image's NSS libraries for these and crashes: none may be linked in.
     symbols=$("${tools}nm" "$built")

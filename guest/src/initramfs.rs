@@ -1,11 +1,13 @@
-//! Packs initrd.img: shed-init, shed-agent, the agent's units and the modules that the guest may need.
+//! Packs initrd.img: shed-init, shed-agent, shed-ext, their units and manifests, and the modules that the guest may need.
 //!
 //! Its layout is what shed-init expects:
 //!
 //! ```text
 //! /init                      shed-init, PID 1
-//! /shed/bin/shed-agent       copied into the running system by shed-init
-//! /shed/units/*              systemd units for it
+//! /shed/bin/shed-agent       bound into the running system by shed-init, as are the rest of /shed
+//! /shed/bin/shed-ext         what tools in the guest ask for keys and credentials
+//! /shed/extensions.d/*       manifests of Shed's own extensions, which the agent reads
+//! /shed/units/*              systemd units of both programs
 //! /shed/modules.load         modules to load at boot, absolute paths, one a line, in this order
 //! /lib/modules/<release>/    those, uncompressed, and the modules for modprobe as Debian ships them (.ko.xz), with
 //!                            depmod's indexes; the guest keeps them in memory, so small is better than fast
@@ -32,16 +34,17 @@ use crate::{
 };
 
 /// Raised when the same inputs give another initramfs.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// The stamp of kernel files and initramfs together.
 const BOOT_STAMP: &str = "boot";
 
-/// Builds initrd.img from the cached kernel's modules and the two programs, and puts it in place with the kernel.
+/// Builds initrd.img from the cached kernel's modules and the three programs, and puts it in place with the kernel.
 pub(crate) fn build(out: &OutDir, common: &Common, programs: &Programs) -> Result<()> {
     let cache = KernelCache::of(out, common.arch);
     let list_path = common.guest_dir.join("modules.txt");
     let units = common.guest_dir.join("units");
+    let manifests = common.guest_dir.join("extensions.d");
 
     let stamp = Stamp::of(out, BOOT_STAMP);
     let mut inputs = Inputs::new("initramfs", FORMAT);
@@ -50,7 +53,9 @@ pub(crate) fn build(out: &OutDir, common: &Common, programs: &Programs) -> Resul
     inputs.file("modules", &list_path)?;
     inputs.file("init", &programs.init)?;
     inputs.file("agent", &programs.agent)?;
+    inputs.file("ext", &programs.ext)?;
     inputs.tree("units", &units)?;
+    inputs.tree("manifests", &manifests)?;
     let digest = inputs.digest();
     if stamp.is_current(&digest) {
         ui::up_to_date("initramfs");
@@ -67,8 +72,11 @@ pub(crate) fn build(out: &OutDir, common: &Common, programs: &Programs) -> Resul
     let mut initramfs = Initramfs::new();
     initramfs.add_file("/init", 0o755, &programs.init)?;
     initramfs.add_file("/shed/bin/shed-agent", 0o755, &programs.agent)?;
-    for unit in files_below(&units)? {
-        initramfs.add_file(Utf8Path::new("/shed/units").join(&unit), 0o644, units.join(&unit))?;
+    initramfs.add_file("/shed/bin/shed-ext", 0o755, &programs.ext)?;
+    for (from, to) in [(&units, "/shed/units"), (&manifests, "/shed/extensions.d")] {
+        for file in files_below(from)? {
+            initramfs.add_file(Utf8Path::new(to).join(&file), 0o644, from.join(&file))?;
+        }
     }
     for file in files_below(&modules.dir)? {
         initramfs.add_file(modules.guest_dir.join(&file), 0o644, modules.dir.join(&file))?;
@@ -185,7 +193,8 @@ fn uncompressed(path: &Utf8Path) -> &Utf8Path {
 /// Refuses programs that could not run in a guest, before anything is downloaded for them.
 pub(crate) fn check_programs(programs: &Programs, arch: Arch) -> Result<()> {
     check_program(&programs.init, arch)?;
-    check_program(&programs.agent, arch)
+    check_program(&programs.agent, arch)?;
+    check_program(&programs.ext, arch)
 }
 
 /// Refuses a program that could not run in a guest: in the initramfs there is no dynamic linker.

@@ -42,7 +42,7 @@ struct Cli {
 enum Command {
     /// Fetch Debian's kernel package and take the kernel out of it
     Kernel(#[command(flatten)] Common),
-    /// Pack shed-init, shed-agent and kernel modules into initrd.img
+    /// Pack shed-init, shed-agent, shed-ext and kernel modules into initrd.img
     Initramfs {
         #[command(flatten)]
         common: Common,
@@ -64,7 +64,7 @@ enum Command {
     },
     /// Print the names of all recipes
     Recipes {
-        /// Directory with modules.txt, units/ and recipes/
+        /// Directory with modules.txt, units/, extensions.d/ and recipes/
         #[arg(long, value_name = "DIR", default_value = env!("CARGO_MANIFEST_DIR"), hide_default_value = true)]
         guest_dir: Utf8PathBuf,
     },
@@ -90,7 +90,7 @@ struct Common {
     /// Take the newest packages even when nothing else has changed
     #[arg(long)]
     refresh: bool,
-    /// Directory with modules.txt, units/ and recipes/
+    /// Directory with modules.txt, units/, extensions.d/ and recipes/
     #[arg(long, value_name = "DIR", default_value = env!("CARGO_MANIFEST_DIR"), hide_default_value = true)]
     guest_dir: Utf8PathBuf,
 }
@@ -103,6 +103,9 @@ struct Programs {
     /// The static shed-agent
     #[arg(long, value_name = "FILE")]
     agent: Utf8PathBuf,
+    /// The static shed-ext
+    #[arg(long, value_name = "FILE")]
+    ext: Utf8PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -1,7 +1,5 @@
 //! The health service (port 1025, spec B.4), and how healthy the guest is.
 
-use std::collections::BTreeMap;
-
 use futures::{SinkExt, StreamExt};
 use rustix::{
     fs::{Mode, OFlags, StatVfsMountFlags},
@@ -32,7 +30,7 @@ pub(crate) fn report(state: &State) -> HealthReport {
         started_at: state.started_at,
         metrics: Some(state.meter.measure()),
         setup: state.setups.report(),
-        extensions: BTreeMap::new(),
+        extensions: state.extensions.report(),
     }
 }
 

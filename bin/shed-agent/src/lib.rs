@@ -15,6 +15,7 @@
 mod apart;
 mod credentials;
 mod exec;
+mod extensions;
 mod files;
 mod health;
 mod identify;

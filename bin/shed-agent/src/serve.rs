@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use crate::{
-    exec, files, health, journal, kernel_log, log, messages, publish, setup,
+    exec, extensions, files, health, journal, kernel_log, log, messages, publish, setup,
     state::State,
     tcp,
     transport::{Link, VirtioPort, VsockPorts, VsockStream},
@@ -130,12 +130,14 @@ async fn serve_connection(port: GuestPort, stream: VsockStream, state: Arc<State
     }
 }
 
-/// Starts what looks for events that the host is told of, for as long as the agent runs.
+/// Starts what goes on for as long as the agent runs: looking for events that the host is told of, and the extensions.
 fn watch_the_guest(state: &Arc<State>) {
     let shared = Arc::clone(state);
     tokio::spawn(async move { kernel_log::watch(&shared).await });
     let shared = Arc::clone(state);
     tokio::spawn(async move { journal::failures::watch(&shared).await });
+    let shared = Arc::clone(state);
+    tokio::spawn(async move { extensions::keep(&shared, &*shared.desk).await });
 }
 
 /// Serves one connection of the host, from the handshake to the end of the mux.

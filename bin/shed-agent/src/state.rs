@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     credentials,
+    extensions::Extensions,
     identify::ENVIRONMENT_FILE,
     image,
     messages::outbox::Outbox,
@@ -41,6 +42,8 @@ pub(crate) struct State {
     pub(crate) desk: Arc<Desk>,
     /// What is watched for the host.
     pub(crate) credentials: credentials::Watcher,
+    /// What the host has enabled.
+    pub(crate) extensions: Extensions,
     name: Mutex<Option<String>>,
     image: Mutex<Arc<ImageConfig>>,
     messages: Mutex<Option<CancellationToken>>,
@@ -65,6 +68,7 @@ impl State {
             share_streams: ShareStreams::default(),
             desk: Arc::default(),
             credentials: credentials::Watcher::default(),
+            extensions: Extensions::default(),
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),

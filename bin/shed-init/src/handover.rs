@@ -29,6 +29,12 @@ const REBOOT_UNIT: &str = include_str!("../../../guest/units/shed-reboot.service
 
 const REBOOT_UNIT_NAME: &str = "shed-reboot.service";
 
+/// Units of Shed's extensions. Nothing wants them: the agent enables those that the server names.
+const EXTENSIONS: [(&str, &str); 2] = [
+    ("shed-ssh-agent.service", include_str!("../../../guest/units/shed-ssh-agent.service")),
+    ("shed-aws-proxy.service", include_str!("../../../guest/units/shed-aws-proxy.service")),
+];
+
 /// Units of systemd's with which a machine ends, for good.
 const LAST_UNITS: [&str; 2] = ["systemd-poweroff.service", "systemd-halt.service"];
 
@@ -62,10 +68,14 @@ pub(crate) fn choose(root: &Path, cmdline: &Cmdline) -> Result<Init, BootError> 
     if is_program(&inside(root, AGENT)) { Ok(Init::Agent) } else { Err(BootError::NoInit) }
 }
 
-/// Puts the agent's unit where systemd finds it, and what makes the machine end as it must, for this boot only.
+/// Puts the agent's unit and those of the extensions where systemd finds them, and what makes the machine end as it must,
+/// for this boot only.
 pub(crate) fn install_units(root: &Path, ending: Ending) -> io::Result<()> {
     let units = inside(root, "/run/systemd/system");
     install_unit(&units, UNIT_NAME, UNIT, "sysinit.target")?;
+    for (name, unit) in EXTENSIONS {
+        fs::write(units.join(name), unit)?;
+    }
     match ending {
         Ending::PowerOff => {}
         Ending::Restart => {
@@ -152,6 +162,11 @@ mod tests {
         let link = root.path().join("run/systemd/system/sysinit.target.wants/shed-agent.service");
         assert_eq!(fs::read_to_string(link).unwrap(), UNIT);
         assert!(UNIT.contains(&format!("ExecStart={AGENT} serve\n")));
+        for (name, unit) in EXTENSIONS {
+            let path = root.path().join("run/systemd/system").join(name);
+            assert_eq!(fs::read_to_string(path).unwrap(), unit);
+            assert!(unit.contains("ExecStart=@/run/shed/bin/shed-ext ") && unit.contains("\nUser=shed\n"));
+        }
     }
 
     #[test]

@@ -1,20 +1,15 @@
-# Runs as root inside the new root, on top of default: what lets programs use the extensions, for each that is there.
-# Nothing is enabled here; the server says which extensions a shed has.
+# Runs as root inside the new root, on top of default. The programs of the extensions come with the agent, and it sets up
+# what tools need to find them when the server enables one. Only where the build was given other programs, as for work on
+# them, they are in /usr/local/bin, which the agent leaves as it is, and the units here start them instead of Shed's.
 set -eu
 
-have() { [ -x "/usr/local/bin/$1" ]; }
-
-# NAMESPACE UNIT DESCRIPTION
-manifest() {
-    install -d -m 0755 /etc/shed-extensions.d
-    printf 'namespace: %s\nsystemd_unit: %s\ndescription: %s\n' "$1" "$2" "$3" >"/etc/shed-extensions.d/$1.yaml"
-}
-
-# PROGRAM DESCRIPTION [LINES OF THE SERVICE]
+# PROGRAM DESCRIPTION [LINE OF THE SERVICE]
 unit() {
+    [ -x "/usr/local/bin/$1" ] || return 0
     cat >"/etc/systemd/system/$1.service" <<UNIT
 [Unit]
 Description=$2
+StartLimitIntervalSec=0
 
 [Service]
 User=shed
@@ -24,6 +19,7 @@ RestartSec=2
 # Another service has its socket there, too.
 RuntimeDirectory=shed-extensions
 RuntimeDirectoryPreserve=yes
+LimitCORE=0
 ${3:-}
 
 [Install]
@@ -31,28 +27,6 @@ WantedBy=multi-user.target
 UNIT
 }
 
-# A variable for every way into a shed: user services, and logins.
-variable() {
-    install -d -m 0755 /etc/environment.d
-    echo "$1=$2" >>/etc/environment.d/shed-extensions.conf
-    echo "export $1=$2" >>/etc/profile.d/shed-extensions.sh
-}
-
-if have shed-ssh-agent; then
-    unit shed-ssh-agent "SSH agent whose keys stay on the host"
-    manifest ssh-agent shed-ssh-agent.service "SSH keys"
-    variable SSH_AUTH_SOCK /run/shed-extensions/ssh-agent.sock
-fi
-if have shed-aws-proxy; then
-    # Its port, 499, is a privileged one.
-    unit shed-aws-proxy "AWS credentials from the host" "AmbientCapabilities=CAP_NET_BIND_SERVICE"
-    manifest aws-credentials shed-aws-proxy.service "AWS credentials"
-    variable AWS_CONTAINER_CREDENTIALS_FULL_URI http://127.0.0.1:499/credentials
-fi
-if have docker-credential-shed; then
-    install -d -m 0700 -o shed -g shed /home/shed/.docker
-    echo '{"credsStore":"shed"}' >/home/shed/.docker/config.json
-    chown shed:shed /home/shed/.docker/config.json
-    install -d -m 0755 /etc/shed-extensions.d
-    printf 'namespace: docker-credentials\ndescription: Docker registry logins\n' >/etc/shed-extensions.d/docker-credentials.yaml
-fi
+unit shed-ssh-agent "SSH agent whose keys stay on the user's machine"
+# Its port, 499, is a privileged one.
+unit shed-aws-proxy "AWS credentials from the user's machine" "AmbientCapabilities=CAP_NET_BIND_SERVICE"

@@ -25,13 +25,13 @@ use tokio::process::{Child, Command};
 use crate::inheritance::{self, Ignored};
 
 /// Finds a program of systemd's.
-fn find(name: &str) -> Option<PathBuf> {
+pub(crate) fn find(name: &str) -> Option<PathBuf> {
     ["/usr/bin", "/bin"].iter().map(|directory| Path::new(directory).join(name)).find(|path| path.is_file())
 }
 
 /// Starts a program whose output is read here. It is killed when its handle is dropped, and when this process dies:
 /// what the agent's unit runs outlives the agent otherwise.
-fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
+pub(crate) fn spawn(program: &Path, arguments: &[String]) -> io::Result<Child> {
     let mut command = std::process::Command::new(program);
     command
         .args(arguments)

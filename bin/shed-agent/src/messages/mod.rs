@@ -264,6 +264,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_request_names_the_extensions_and_one_that_does_not_leaves_them() {
+        let state = std::sync::Arc::new(State::new());
+        let shared = std::sync::Arc::clone(&state);
+        let (ours, theirs) = duplex(1 << 16);
+        tokio::spawn(async move { serve(theirs, &shared).await });
+        let mut host = Framed::new(ours, FrameCodec);
+        let named: std::collections::BTreeSet<_> = ["ssh-agent".parse().unwrap()].into();
+        for asked in [Some(named.clone()), None] {
+            let request = HealthRequest { every_ms: None, extensions: asked };
+            let report: HealthReport = ask(&mut host, SYSTEM_HEALTH, &request).await.parse().unwrap();
+            // Nobody waits for what is to be started.
+            assert!(report.extensions.is_empty());
+            assert_eq!(state.extensions.wanted(), Some(named.clone()));
+            if request.extensions.is_some() {
+                // The first request begins the reports.
+                event_of(&mut host, SYSTEM_HEALTH).await;
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn a_host_that_does_not_read_holds_only_its_own_channel() {
         let state = std::sync::Arc::new(State::new());
         let shared = std::sync::Arc::clone(&state);

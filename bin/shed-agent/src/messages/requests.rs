@@ -37,7 +37,11 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
         SYSTEM_HELLO => reply(with(request, |_: HelloRequest| request.reply(&hello(state)))),
         SYSTEM_HEALTH => match request.parse::<Option<HealthRequest>>() {
             Ok(asked) => {
-                let pace = asked.unwrap_or_default().every_ms.map(Duration::from_millis);
+                let HealthRequest { every_ms, extensions } = asked.unwrap_or_default();
+                if let Some(namespaces) = extensions {
+                    state.extensions.want(namespaces);
+                }
+                let pace = every_ms.map(Duration::from_millis);
                 let pace = pace.map(|pace| pace.clamp(PACE.0, PACE.1));
                 Outcome { reply: request.reply(&health::report(state)), pace, then: None }
             }
