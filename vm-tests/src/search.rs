@@ -21,8 +21,7 @@ const LONG: std::time::Duration = std::time::Duration::from_secs(300);
 const IN_MEMORY: &str = r#"
 patterns=$(cat)
 cut -d ' ' -f 2,3 /proc/mounts | while read -r place kind; do
-  case $kind in tmpfs|ramfs|devtmpfs|rootfs|hugetlbfs|mqueue|overlay) ;; *) continue ;; esac
-  case $kind in overlay) continue ;; esac
+  case $kind in tmpfs|ramfs|devtmpfs|rootfs|hugetlbfs|mqueue) ;; *) continue ;; esac
   printf '%s\n' "$patterns" | LC_ALL=C grep -rslazF -D skip -f - -- "$place"
 done
 true
