@@ -1,15 +1,21 @@
-//! The Python environment with SSH's other clients: Ansible, Paramiko, AsyncSSH and ssh-audit.
+//! Python environments with programs of others that tests use: SSH's other clients, and what stands in for AWS.
 
 use std::process::Command;
 
-use camino::Utf8PathBuf;
+use camino::{Utf8Path, Utf8PathBuf};
 
 use crate::Stage;
 
-/// Names the environment's directory; `./x` makes it and sets this.
-const VENV: &str = "SHED_SSH_VENV";
+/// Names the directory of the environment with Ansible, Paramiko, AsyncSSH and ssh-audit; `./x` makes it and sets this.
+const SSH: &str = "SHED_SSH_VENV";
 
-/// Programs of these tests, and the list of packages they need.
+/// Names the directory of the environment with moto, as well.
+const EXTENSIONS: &str = "SHED_EXT_VENV";
+
+/// Names the directory with AWS's clients as a guest gets them, as well.
+const GUEST: &str = "SHED_EXT_GUEST";
+
+/// Programs of the tests of SSH, and the list of packages they need.
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/ssh");
 
 /// A Python environment.
@@ -20,17 +26,27 @@ pub struct PythonEnv {
 }
 
 impl PythonEnv {
-    /// Finds it.
+    /// Finds the one with SSH's other clients.
     ///
     /// # Panics
     /// When it is not there: a test that cannot run is a failed test. The message says how to get it.
     #[must_use]
     pub fn find(stage: &Stage) -> Self {
-        let venv = std::env::var(VENV).unwrap_or_else(|_| {
-            panic!("{VENV} is not set; run `./x test --ssh`, which installs what it names")
-        });
-        let bin = Utf8PathBuf::from(venv).join("bin");
-        assert!(bin.is_absolute() && bin.is_dir(), "{VENV} names no Python environment: there is no {bin}");
+        Self::at(&named(SSH, "./x test --ssh"), stage)
+    }
+
+    /// Finds the one with moto.
+    ///
+    /// # Panics
+    /// When it is not there. The message says how to get it.
+    #[must_use]
+    pub fn of_extensions(stage: &Stage) -> Self {
+        Self::at(&named(EXTENSIONS, "./x test --extensions"), stage)
+    }
+
+    fn at(venv: &Utf8Path, stage: &Stage) -> Self {
+        let bin = venv.join("bin");
+        assert!(bin.is_dir(), "there is no Python environment: no {bin}");
         Self { bin, home: stage.home() }
     }
 
@@ -55,4 +71,20 @@ impl PythonEnv {
         command.arg(format!("{SCRIPTS}/{file}"));
         command
     }
+}
+
+/// Finds the packages of AWS's clients that go into a guest.
+///
+/// # Panics
+/// When they are not there. The message says how to get them.
+pub(crate) fn guest_packages() -> Utf8PathBuf {
+    named(GUEST, "./x test --extensions")
+}
+
+fn named(variable: &str, command: &str) -> Utf8PathBuf {
+    let value = std::env::var(variable)
+        .unwrap_or_else(|_| panic!("{variable} is not set; run `{command}`, which installs what it names"));
+    let path = Utf8PathBuf::from(value);
+    assert!(path.is_absolute() && path.is_dir(), "{variable} names no directory: there is no {path}");
+    path
 }

@@ -10,7 +10,7 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::{Value, json};
 
-use crate::{SHORT, free_port, wait_for};
+use crate::{FROM_GUEST, SHORT, free_port, run, wait_for};
 
 /// The program; its package is called the same.
 const PROGRAM: &str = "docker-registry";
@@ -21,6 +21,7 @@ pub struct Registry {
     child: Option<Child>,
     dir: Utf8PathBuf,
     port: u16,
+    login: Option<(String, String)>,
 }
 
 impl Registry {
@@ -31,8 +32,23 @@ impl Registry {
     #[track_caller]
     #[must_use]
     pub fn start(dir: &Utf8Path) -> Self {
+        Self::begin(dir, None)
+    }
+
+    /// Starts one that asks everybody for this user and password.
+    ///
+    /// # Panics
+    /// When htpasswd is not installed, or the registry does not start.
+    #[track_caller]
+    #[must_use]
+    pub fn with_login(dir: &Utf8Path, user: &str, password: &str) -> Self {
+        Self::begin(dir, Some((user.to_owned(), password.to_owned())))
+    }
+
+    #[track_caller]
+    fn begin(dir: &Utf8Path, login: Option<(String, String)>) -> Self {
         fs::create_dir_all(dir).expect("a directory for the registry");
-        let mut registry = Self { child: None, dir: dir.to_owned(), port: free_port() };
+        let mut registry = Self { child: None, dir: dir.to_owned(), port: free_port(), login };
         registry.resume();
         registry
     }
@@ -43,12 +59,15 @@ impl Registry {
     /// When it does not start; the message has its log.
     #[track_caller]
     pub fn resume(&mut self) {
-        let config = json!({
+        let mut config = json!({
             "version": "0.1",
             "log": { "level": "info", "formatter": "json", "accesslog": { "disabled": true } },
             "storage": { "filesystem": { "rootdirectory": self.dir.join("data") } },
             "http": { "addr": format!("127.0.0.1:{}", self.port) },
         });
+        if let Some((user, password)) = &self.login {
+            config["auth"] = json!({ "htpasswd": { "realm": "stage", "path": self.passwords(user, password) } });
+        }
         // JSON is YAML.
         let file = self.dir.join("config.yml");
         fs::write(&file, config.to_string()).expect("the registry's config");
@@ -91,6 +110,21 @@ impl Registry {
     #[must_use]
     pub fn reference(&self, image: &str) -> String {
         format!("127.0.0.1:{}/{image}", self.port)
+    }
+
+    /// Returns the reference of an image in it, for guests.
+    #[must_use]
+    pub fn reference_in_guest(&self, image: &str) -> String {
+        format!("{FROM_GUEST}:{}/{image}", self.port)
+    }
+
+    /// Writes the file of those who may log in; it has a hash, not the password.
+    #[track_caller]
+    fn passwords(&self, user: &str, password: &str) -> Utf8PathBuf {
+        let made = run(Command::new("htpasswd").args(["-Bin", user]), password.as_bytes(), SHORT).ok();
+        let file = self.dir.join("htpasswd");
+        fs::write(&file, made.out()).expect("the file of passwords");
+        file
     }
 
     fn log(&self) -> Utf8PathBuf {

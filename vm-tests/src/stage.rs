@@ -311,7 +311,7 @@ pub(crate) fn link_or_copy(from: &Utf8Path, to: &Utf8Path) {
     assert!(copied.is_ok_and(|status| status.success()), "cannot copy {from} to {to}");
 }
 
-fn show_end(log: &Utf8Path) {
+pub(crate) fn show_end(log: &Utf8Path) {
     let Ok(bytes) = fs::read(Path::new(log)) else { return };
     let text = String::from_utf8_lossy(&bytes);
     let lines: Vec<&str> = text.lines().collect();
