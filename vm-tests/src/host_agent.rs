@@ -226,16 +226,16 @@ impl HostAgent {
         }
     }
 
-    /// Ends it by a fault of its own, as a crash does, and returns how it ended.
+    /// Ends it by an abort, as a crash does, and returns how it ended.
     ///
     /// # Panics
     /// When it does not end.
     #[track_caller]
     pub fn fault(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("the host agent runs");
-        kill_process(child.id(), Signal::SEGV);
+        kill_process(child.id(), Signal::ABORT);
         let status = wait_for("the host agent to end", SHORT, || child.try_wait().expect("a child of ours"));
-        assert!(status.signal().is_some(), "it took the fault for nothing: {status}");
+        assert!(status.signal().is_some(), "it took the abort for nothing: {status}");
         status
     }
 

@@ -58,17 +58,18 @@ impl State {
         let name = fs::read_to_string(ENVIRONMENT_FILE)
             .ok()
             .and_then(|text| Some(text.lines().find_map(|line| line.strip_prefix("SHED_NAME="))?.to_owned()));
+        let outbox: Arc<Outbox> = Arc::default();
         Self {
             started_at: Timestamp::now(),
             boot_id,
             setups: Setups::new(Ground::guest()),
             identified: CancellationToken::new(),
-            outbox: Arc::default(),
             meter: Meter::default(),
             share_streams: ShareStreams::default(),
             desk: Arc::default(),
             credentials: credentials::Watcher::default(),
-            extensions: Extensions::default(),
+            extensions: Extensions::new(Arc::clone(&outbox)),
+            outbox,
             name: Mutex::new(name),
             image: Mutex::new(Arc::new(image::kept())),
             messages: Mutex::new(None),

@@ -20,7 +20,7 @@ use shed_types::{Namespace, ShedName};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::consume_budget,
-    time::timeout,
+    time::{sleep_until, timeout},
 };
 use uuid::Uuid;
 
@@ -42,6 +42,9 @@ const CREDENTIAL_EVENTS: usize = 16;
 
 /// How often a guest tells its health while somebody watches it.
 const WATCHED_PACE: Duration = Duration::from_secs(2);
+
+/// Shortest time between two words to a guest about its extensions: listeners may come and go as they like.
+const EXTENSIONS_PAUSE: Duration = Duration::from_secs(1);
 
 /// A running guest's message channel. Cheap to clone; it outlives breaks of the channel, and ends with the machine.
 #[derive(Debug, Clone)]
@@ -206,12 +209,10 @@ impl Users {
             self.take(envelope, &mut waiting, &connection);
         }
         connection.lost_early(early.lost);
-        if let Some(extensions) = self.bus.extensions_to_tell() {
-            let told = HealthRequest { every_ms: None, extensions: Some(extensions) };
-            if let Err(error) = channel.send(&Envelope::request(SYSTEM_HEALTH, &told)).await {
-                return error;
-            }
-        }
+        // Also after each change of listeners, whereupon the guest asks them anew whether they are there.
+        let mut listeners = self.bus.listener_changes();
+        let mut must_tell = true;
+        let mut tell_at = Instant::now();
         // A new channel has the guest's own pace.
         let mut watched = false;
         loop {
@@ -254,6 +255,17 @@ impl Users {
                     let _none = waiting.insert(id, reply);
                 }
                 Ok(()) = self.watchers.changed() => {}
+                Ok(()) = listeners.changed(), if !must_tell => must_tell = !self.extensions().is_empty(),
+                () = sleep_until(tell_at.into()), if must_tell => {
+                    must_tell = false;
+                    tell_at = Instant::now() + EXTENSIONS_PAUSE;
+                    if let Some(extensions) = self.bus.extensions_to_tell() {
+                        let told = HealthRequest { every_ms: None, extensions: Some(extensions) };
+                        if let Err(error) = channel.send(&Envelope::request(SYSTEM_HEALTH, &told)).await {
+                            return error;
+                        }
+                    }
+                }
             }
         }
     }

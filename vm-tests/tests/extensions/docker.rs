@@ -137,7 +137,7 @@ pub(super) fn prove(promises: &mut Promises, world: &mut World, registries: &Reg
         shell(world, shed, &format!("docker pull -q {open} && docker rmi {open}")).ok();
         let audit = world.host.audit();
         let refused = audit.iter().any(|line| {
-            line["result"] == "error"
+            line["result"] == "denied"
                 && line["detail"].as_str().is_some_and(|text| text.contains(&registries.closed_name))
         });
         assert!(refused, "{audit:?}");

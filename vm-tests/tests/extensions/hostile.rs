@@ -51,6 +51,11 @@ fn median(world: &World, count: usize) -> f64 {
     times[times.len() / 2]
 }
 
+/// How many publishes of a flood have come to an end.
+fn total(outcomes: &Value) -> u64 {
+    outcomes.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum()
+}
+
 /// Runs something in the bad shed that keeps its processor busy for as long as it is kept.
 fn in_bad(world: &World, line: &str) -> Running {
     Running::spawn(&mut world.cli.exec_command(BAD, &["sh", "-c", line]))
@@ -148,9 +153,8 @@ fn a_hostile_guest_harms_itself_alone() {
             medians.push(median(&world, MEASURED));
         }
         let outcomes = flood.wait(Duration::from_secs(1)).ok().json();
-        let all: u64 = outcomes.as_object().into_iter().flatten().filter_map(|(_, count)| count.as_u64()).sum();
         println!("a signature takes {quiet:.1} ms, {normal:.1} ms beside a busy shed, {medians:.1?} ms in the flood; {outcomes}");
-        assert_eq!(all, FLOOD as u64, "{outcomes}");
+        assert_eq!(total(&outcomes), FLOOD as u64, "{outcomes}");
         assert!(!medians.is_empty(), "the flood was over before anything was measured");
         medians.sort_by(f64::total_cmp);
         let flooded = medians[medians.len() / 2];
@@ -161,7 +165,8 @@ fn a_hostile_guest_harms_itself_alone() {
         let signed = world.sign(GOOD, &key, "in the flood").ok().out();
         assert_signed(&world.stage, &key, "in the flood", &signed);
         let outcomes = flood.wait(BOOT).ok().json();
-        assert!(outcomes.get("broken").is_none(), "{outcomes}");
+        // Whose body takes too long, because the guest itself has too many on their way, is hung up on.
+        assert_eq!(total(&outcomes), 200, "{outcomes}");
     });
     promises.keep("a namespace that nobody listens to costs nobody anything", || {
         let flood = in_bad(&world, "ulimit -n 4096; python3 /tmp/publish.py flood 600 nobody 100");

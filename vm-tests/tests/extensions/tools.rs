@@ -36,7 +36,7 @@ fn tools_work_with_credentials_of_the_host_and_nothing_keeps_them() {
     docker::prove(&mut promises, &mut world, &registries, first);
     aws::prove(&mut promises, &mut world, sts, SHEDS);
     promises.keep("a crash of any of our programs leaves no core with a secret in it", || {
-        let own = format!("ulimit -c unlimited; cd {}; sleep 60 & kill -SEGV $!; wait $! || true", world.host.cores());
+        let own = format!("ulimit -c unlimited; cd {}; sleep 60 & kill -ABRT $!; wait $! || true", world.host.cores());
         vm_tests::run(std::process::Command::new("sh").args(["-c", &own]), b"", TIMEOUT).ok();
         // What the system does with the core of a program that does not mind shows what the ones of ours mean.
         let seen = core_files(&world);
@@ -46,7 +46,7 @@ fn tools_work_with_credentials_of_the_host_and_nothing_keeps_them() {
         }
         let _status = world.host.fault();
         assert_eq!(core_files(&world), Vec::<camino::Utf8PathBuf>::new());
-        let cores = world.cli.sh(first, "sudo pkill -SEGV -f shed-ssh-agent; sudo pkill -SEGV -f shed-aws-proxy; \
+        let cores = world.cli.sh(first, "sudo pkill -ABRT -f shed-ssh-agent; sudo pkill -ABRT -f shed-aws-proxy; \
                                          sudo find / -xdev -name 'core*' -type f -newer /run/shed/bin/shed-ext 2>/dev/null | head");
         assert_eq!(cores, "");
     });

@@ -15,7 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -34,7 +34,10 @@ use self::{
     supervisor::Supervisor,
     units::{Units, note},
 };
-use crate::{apart::apart, exec::users::User, files as agent_files, log, publish::desk::Desk, state::State};
+use crate::{
+    apart::apart, exec::users::User, files as agent_files, log, messages::outbox::Outbox,
+    publish::desk::Desk, state::State,
+};
 
 /// Time between two looks at the units.
 const LOOK: Duration = Duration::from_secs(10);
@@ -71,10 +74,17 @@ impl BusPing for Desk {
 pub(crate) struct Extensions {
     wanted: watch::Sender<Option<BTreeSet<Namespace>>>,
     seen: Mutex<BTreeMap<Namespace, ExtensionReport>>,
+    /// Where the host is told of a change without waiting for the next heartbeat.
+    outbox: Arc<Outbox>,
 }
 
 impl Extensions {
-    /// Has these extensions enabled, and no others.
+    /// Nothing is wanted yet.
+    pub(crate) fn new(outbox: Arc<Outbox>) -> Self {
+        Self { outbox, ..Self::default() }
+    }
+
+    /// Has these extensions enabled, and no others; and their host sides asked anew whether they are there.
     pub(crate) fn want(&self, namespaces: BTreeSet<Namespace>) {
         let _nobody_yet = self.wanted.send_replace(Some(namespaces));
     }
@@ -91,7 +101,13 @@ impl Extensions {
     }
 
     fn saw(&self, seen: BTreeMap<Namespace, ExtensionReport>) {
-        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = seen;
+        let mut before = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_changed = *before != seen;
+        *before = seen;
+        drop(before);
+        if has_changed {
+            self.outbox.health_has_changed();
+        }
     }
 }
 
@@ -156,7 +172,11 @@ impl<'a, B: BusPing> Keeper<'a, B> {
                     let now = wanted.borrow_and_update().clone();
                     // Nothing is wanted yet, and nothing unwanted.
                     let Some(now) = now else { continue };
-                    self.enable(now, owner()).await;
+                    if self.has_enabled(&now) {
+                        self.pinged = None;
+                    } else {
+                        self.enable(now, owner()).await;
+                    }
                 }
                 () = sleep_until(next_look), if !idle => {}
             }
@@ -164,6 +184,14 @@ impl<'a, B: BusPing> Keeper<'a, B> {
             self.look().await;
             next_look = Instant::now() + LOOK;
         }
+    }
+
+    /// Whether these are what is enabled already, each with its manifest, and nothing is owed.
+    fn has_enabled(&self, wanted: &BTreeSet<Namespace>) -> bool {
+        self.owed.is_empty()
+            && !wanted.is_empty()
+            && self.enabled.keys().eq(wanted)
+            && self.enabled.values().all(Option::is_some)
     }
 
     /// Puts files in place and notes what is to be started and stopped.

@@ -168,6 +168,8 @@ fn line(asked: &Asked, namespace: &'static str, told: &Told, result: Result<(), 
         Err(failure) => {
             let is_denied = failure.error == APPROVAL_DENIED || failure.code == Code::RegistryNotAllowed;
             let detail = match &told.detail {
+                // What a guest may read is often the beginning of what the user may.
+                Some(detail) if detail.contains(&failure.error) => detail.clone(),
                 Some(detail) => format!("{detail}: {}", failure.error),
                 None => failure.error.clone(),
             };
@@ -212,11 +214,14 @@ mod tests {
         audit.write(&asked("api"), "ssh-agent", &told, Ok(())).await.unwrap();
         let denied = Failure::new(Code::SignFailed, APPROVAL_DENIED);
         audit.write(&asked("api"), "ssh-agent", &told, Err(&denied)).await.unwrap();
+        // An error that is the detail already is not told twice.
+        told.detail = Some("approval denied: by nobody".into());
+        audit.write(&asked("api"), "ssh-agent", &told, Err(&denied)).await.unwrap();
         told = Told::default();
         let failed = Failure::new(Code::InternalError, "x\ny".repeat(10_000));
         audit.write(&asked("a\n{}\u{1b}"), "ssh-agent", &told, Err(&failed)).await.unwrap();
         let lines = read(&path);
-        assert_eq!(lines.len(), 3);
+        assert_eq!(lines.len(), 4);
         assert_eq!(lines[0]["result"], "ok");
         assert_eq!((&lines[0]["shed"], &lines[0]["ns"]), (&"api".into(), &"ssh-agent".into()));
         assert_eq!((&lines[0]["approval"], &lines[0]["detail"]), (&"prompt".into(), &"k".into()));
@@ -224,8 +229,9 @@ mod tests {
             (&lines[1]["result"], &lines[1]["detail"]),
             (&"denied".into(), &"k: approval denied".into())
         );
-        assert_eq!((&lines[2]["result"], &lines[2]["approval"]), (&"error".into(), &"none".into()));
-        assert!(lines[2]["detail"].as_str().unwrap().chars().count() <= DETAIL + 1);
+        assert_eq!(lines[2]["detail"], "approval denied: by nobody");
+        assert_eq!((&lines[3]["result"], &lines[3]["approval"]), (&"error".into(), &"none".into()));
+        assert!(lines[3]["detail"].as_str().unwrap().chars().count() <= DETAIL + 1);
         assert!(!std::fs::read_to_string(&path).unwrap().contains("hunter2"));
     }
 

@@ -18,7 +18,7 @@ use std::{
 use jiff::Timestamp;
 use shed_protocol::{Envelope, EnvelopeKind, Frame, Origin};
 use shed_types::{BackendKind, Namespace, ShedName};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use self::{
     board::{Board, Offered, Refused, Response, Taken},
@@ -119,6 +119,8 @@ pub(crate) struct Bus {
     inner: Mutex<Inner>,
     drops: Mutex<Drops>,
     count: OnceLock<Count>,
+    /// How often a listener has come or left.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Default)]
@@ -152,6 +154,7 @@ impl Bus {
             inner: Mutex::default(),
             drops: Mutex::default(),
             count: OnceLock::new(),
+            changes: watch::Sender::new(0),
         }
     }
 
@@ -163,6 +166,11 @@ impl Bus {
     /// Returns the extensions whose states are shown; none when the bus is off.
     pub(crate) fn enabled(&self) -> &Arc<BTreeSet<Namespace>> {
         &self.enabled
+    }
+
+    /// Returns how often a listener has come or left; it changes with each.
+    pub(crate) fn listener_changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Notes that a shed's channel is open, until the result is dropped.
@@ -181,6 +189,7 @@ impl Bus {
         let serial = inner.board.listen(namespace, Timestamp::now())?;
         let _none = inner.wakers.insert(serial, Arc::clone(&wake));
         drop(inner);
+        self.changes.send_modify(|times| *times += 1);
         tracing::info!(%namespace, "a listener has come to the plugin bus");
         Some(Listening { bus: Arc::clone(self), namespace: namespace.clone(), serial, wake })
     }
@@ -371,6 +380,7 @@ impl Drop for Listening {
         let lost = inner.board.leave(&self.namespace, self.serial);
         drop(inner);
         self.bus.counted(PluginOutcome::Expired, lost as u64);
+        self.bus.changes.send_modify(|times| *times += 1);
         tracing::info!(namespace = %self.namespace, lost, "a listener has left the plugin bus");
     }
 }
