@@ -46,7 +46,7 @@ fn tools_work_with_credentials_of_the_host_and_nothing_keeps_them() {
         }
         let _status = world.host.fault();
         assert_eq!(core_files(&world), Vec::<camino::Utf8PathBuf>::new());
-        let cores = world.cli.sh(first, "sudo pkill -ABRT -f shed-ssh-agent; sudo pkill -ABRT -f shed-aws-proxy; \
+        let cores = world.cli.sh(first, "sudo systemctl kill -s ABRT shed-ssh-agent shed-aws-proxy; \
                                          sudo find / -xdev -name 'core*' -type f -newer /run/shed/bin/shed-ext 2>/dev/null | head");
         assert_eq!(cores, "");
     });
