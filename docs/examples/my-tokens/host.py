@@ -214,6 +214,16 @@ def error_text(answer):
         return answer.reason
 
 
+def url_of_server(text):
+    """Returns the parts of a URL that names a server and nothing else, or None."""
+    try:
+        url = urllib.parse.urlsplit(text)
+        rest = url.path.strip("/") or url.query or url.fragment or url.username or url.port == 0
+    except ValueError:
+        return None
+    return url if url.scheme in ("http", "https") and url.hostname and not rest else None
+
+
 def main():
     parser = argparse.ArgumentParser(description="Answers sheds that ask for a token with what a command prints.")
     parser.add_argument("--shed", action="append", required=True, help="a shed that may ask; more than once for more")
@@ -221,8 +231,8 @@ def main():
     parser.add_argument("name", help="what sheds call the token")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="prints the token")
     options = parser.parse_args()
-    server = urllib.parse.urlsplit(options.server)
-    if server.scheme not in ("http", "https") or not server.hostname or server.path.strip("/"):
+    server = url_of_server(options.server)
+    if server is None:
         parser.error(f"{options.server} is no URL of a server, such as http://localhost:8080")
     if not options.command:
         parser.error("which command prints the token?")
