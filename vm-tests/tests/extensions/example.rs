@@ -23,7 +23,7 @@ const SHED: &str = "api";
 const PAGE: &str = include_str!("../../../docs/write-an-extension.md");
 
 /// What `gh` prints here, and what must be nowhere but in the answer.
-const TOKEN: &str = "ghs_planted0token0of0this0test";
+const TOKEN: &str = "planted-token-of-this-test";
 
 /// Longer than the guest's side waits for anybody: curl's 35 s and some time to start programs.
 const PATIENCE: Duration = Duration::from_secs(50);
@@ -120,4 +120,99 @@ fn wait_for_stderr(program: &Running, text: &str) {
         assert!(!said.contains("Traceback"), "{said}");
         said.contains(text).then_some(())
     });
+}
+
+/// Someone follows the page, and then kills, doubles and restarts what runs on the host.
+#[test]
+fn the_example_of_the_documents_works_as_it_is_written() {
+    let Some(mut reader) = Reader::new() else { return };
+    let mut promises = Promises::new();
+    let mut first = Some(reader.host_side());
+
+    promises.keep("the page's commands bring a token into the shed", || {
+        run(&mut reader.command("my-tokens/my-token"), b"", BOOT).ok();
+        wait_for_stderr(first.as_ref().expect("it runs"), "listening");
+        let listeners = run(&mut reader.command("curl"), b"", SHORT).ok().json();
+        assert_eq!(listeners["listeners"][0]["namespace"], "my-tokens", "{listeners}");
+        let said = reader.ask().ok();
+        assert_eq!((said.out().as_str(), said.err().as_str()), (TOKEN, ""));
+    });
+    promises.keep("what the host does not know is refused, in words and with 1", || {
+        for (name, code) in [("gitlab", "UNKNOWN_NAME"), ("gi'\"t\\; $(id) lab", "UNKNOWN_NAME")] {
+            let said = reader.world.cli.exec(SHED, &["my-token", name]).exits(1);
+            assert!(said.out().is_empty() && said.err().contains(code), "{}", said.err());
+        }
+        for words in [vec!["my-token"], vec!["my-token", ""], vec!["my-token", "github", "more"]] {
+            assert!(reader.world.cli.exec(SHED, &words).exits(2).err().starts_with("usage: my-token"));
+        }
+        for (payload, code) in [
+            (json!({ "operation": "steal", "name": "github" }), "UNKNOWN_OPERATION"),
+            (json!({ "operation": "token", "name": "github", "command": "id" }), "INVALID_REQUEST"),
+            (json!({ "operation": "token", "name": ["github"] }), "UNKNOWN_NAME"),
+            (json!([["operation", "token"], ["name", "github"]]), "INVALID_REQUEST"),
+            (json!(null), "INVALID_REQUEST"),
+        ] {
+            let body = json!({ "namespace": "my-tokens", "payload": payload }).to_string();
+            let words = ["curl", "-s", "--data-binary", "@-", "http://127.0.0.1:498/v1/publish"];
+            let said = reader.world.cli.exec_with(SHED, &words, body.as_bytes()).ok().json();
+            assert_eq!(said["payload"]["error"]["code"], code, "{body}: {said}");
+        }
+    });
+    promises.keep("a command that fails, or prints no token, is said and brings nothing", || {
+        let secret = "planted-words-of-gh";
+        for script in [format!("echo {secret}; exit 4"), format!("echo {secret} {secret}"), "true".to_owned()] {
+            reader.gh(&script);
+            let said = reader.ask().exits(1);
+            assert!(said.out().is_empty() && said.err().contains("COMMAND_FAILED"), "{}", said.err());
+            assert!(!said.err().contains(secret), "{}", said.err());
+        }
+        reader.gh(&format!("echo '{TOKEN}'"));
+        assert_eq!(reader.ask().ok().out(), TOKEN);
+        let said = first.as_ref().expect("it runs").stderr_so_far();
+        assert!(said.contains("api: a token github") && said.contains("COMMAND_FAILED"), "{said}");
+        assert!(!said.contains(TOKEN) && !said.contains(secret), "{said}");
+    });
+    promises.keep("a second one is told 409, and takes over when the first is killed", || {
+        let second = reader.host_side();
+        wait_for_stderr(&second, "409: another program listens already");
+        assert_eq!(reader.ask().ok().out(), TOKEN);
+        first.take().expect("it runs").signal(Signal::KILL);
+        wait_for_stderr(&second, "listening");
+        assert_eq!(reader.ask().ok().out(), TOKEN);
+        assert_eq!(second.stderr_so_far().matches("409").count(), 1, "it says so once");
+        second.signal(Signal::KILL);
+        reader.wait_for_listener(false);
+    });
+    promises.keep("with nobody on the host the guest hears so in time, and later it works again", || {
+        let begun = Instant::now();
+        let said = reader.ask().exits(3);
+        assert!(said.out().is_empty() && said.err().contains("nobody answered on the host"), "{}", said.err());
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        first = Some(reader.host_side());
+        reader.wait_for_token();
+    });
+    promises.keep("it connects again to a server that was killed", || {
+        let pid = reader.world.server.pid();
+        let again = Config { http_port: reader.world.server.port(), ..config(&[]) };
+        reader.world.stage.configure(again);
+        kill_process(pid, Signal::KILL);
+        wait_for("the server to end", SHORT, || (!is_alive(pid)).then_some(()));
+        wait_for_stderr(first.as_ref().expect("it runs"), "trying again");
+        reader.world.server = reader.world.stage.serve();
+        reader.wait_for_listener(true);
+        reader.wait_for_token();
+    });
+    promises.keep("a shed that it was not told of gets nothing", || {
+        first = None;
+        reader.wait_for_listener(false);
+        let line = shown("my-tokens/host.py --shed").replace("--shed api", "--shed other");
+        let line = line.replace("localhost:8080", &format!("localhost:{}", reader.world.server.port()));
+        let other = Running::spawn(&mut reader.shell(&line));
+        wait_for_stderr(&other, "listening");
+        let said = reader.ask().exits(1);
+        assert!(said.out().is_empty() && said.err().contains("NOT_ALLOWED"), "{}", said.err());
+    });
+    drop(first);
+    reader.world.finish(&[SHED]);
+    promises.finish();
 }

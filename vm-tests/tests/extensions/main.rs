@@ -11,6 +11,7 @@ use vm_tests::{
     BOOT, Cli, Config, Finished, HostAgent, HostSettings, SHORT, Server, SshKey, Stage, run, wait_for,
 };
 
+mod example;
 mod ssh;
 
 /// The namespaces of Shed's own extensions.
