@@ -98,7 +98,7 @@ impl Reader {
     fn wait_for_listener(&self, is_there: bool) {
         wait_for(&format!("a listener: {is_there}"), SHORT, || {
             let list = self.world.server.http().get("/api/plugins/listeners").is(200).json();
-            (list["listeners"] != json!([]) == is_there).then_some(())
+            ((list["listeners"] == json!([])) != is_there).then_some(())
         });
     }
 }
@@ -160,7 +160,8 @@ fn the_example_of_the_documents_works_as_it_is_written() {
     });
     promises.keep("a command that fails, or prints no token, is said and brings nothing", || {
         let secret = "planted-words-of-gh";
-        for script in [format!("echo {secret}; exit 4"), format!("echo {secret} {secret}"), "true".to_owned()] {
+        for script in [format!("echo {secret}; exit 4"), format!("echo {secret} {secret}"), "true".to_owned()]
+        {
             reader.gh(&script);
             let said = reader.ask().exits(1);
             assert!(said.out().is_empty() && said.err().contains("COMMAND_FAILED"), "{}", said.err());
@@ -186,7 +187,11 @@ fn the_example_of_the_documents_works_as_it_is_written() {
     promises.keep("with nobody on the host the guest hears so in time, and later it works again", || {
         let begun = Instant::now();
         let said = reader.ask().exits(3);
-        assert!(said.out().is_empty() && said.err().contains("nobody answered on the host"), "{}", said.err());
+        assert!(
+            said.out().is_empty() && said.err().contains("nobody answered on the host"),
+            "{}",
+            said.err()
+        );
         assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
         first = Some(reader.host_side());
         reader.wait_for_token();
