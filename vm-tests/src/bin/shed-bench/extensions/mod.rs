@@ -54,7 +54,7 @@ pub(crate) fn measure(stage: &Stage, with_soak: bool, report: &mut Report) -> an
     let server = stage.serve();
     let cli = stage.cli();
     cli.create(SHED, &[]);
-    let program = include_bytes!("../../../extensions/sign.py");
+    let program = include_bytes!("../../../../extensions/sign.py");
     cli.exec_with(SHED, &["sh", "-c", &format!("cat >{SIGN}")], program).ok();
     let host = HostAgent::new(stage);
     let _key = SshKey::generate(host.home().join(".ssh/id_ed25519"), "ed25519");
