@@ -99,8 +99,8 @@ impl Signer {
     /// Has the guest ask for signatures over one connection, and returns how long each took there.
     fn sign(&self, count: usize) -> anyhow::Result<Vec<Duration>> {
         let mut command = self.cli.exec_command(SHED, &["python3", SIGN, &count.to_string()]);
-        let took: Vec<f64> =
-            serde_json::from_slice(&run(&mut command, b"", BOOT).ok().stdout).context("sign.py prints a list")?;
+        let took: Vec<f64> = serde_json::from_slice(&run(&mut command, b"", BOOT).ok().stdout)
+            .context("sign.py prints a list")?;
         ensure!(took.len() == count, "{} signatures instead of {count}", took.len());
         Ok(took.into_iter().map(|ms| Duration::from_secs_f64(ms / 1000.0)).collect())
     }

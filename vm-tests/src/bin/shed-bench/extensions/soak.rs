@@ -75,7 +75,8 @@ pub(super) fn measure(signer: &Signer, report: &mut Report) -> anyhow::Result<()
 
 fn look(signer: &Signer) -> anyhow::Result<Vec<Holds>> {
     // The guest first: the command that looks there is a stream of the server.
-    let mut all = IN_GUEST.map(|program| in_guest(signer, program)).into_iter().collect::<Result<Vec<_>, _>>()?;
+    let mut all =
+        IN_GUEST.map(|program| in_guest(signer, program)).into_iter().collect::<Result<Vec<_>, _>>()?;
     all.push(on_host("shed-server", signer.server.pid())?);
     all.push(on_host("shed-host-agent", signer.host.pid())?);
     Ok(all)
@@ -89,7 +90,8 @@ fn in_guest(signer: &Signer, program: &'static str) -> anyhow::Result<Holds> {
 }
 
 fn on_host(program: &'static str, pid: u32) -> anyhow::Result<Holds> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("{program} runs"))?;
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).with_context(|| format!("{program} runs"))?;
     ensure!(status.starts_with("Name:\tshed-"), "process {pid} is not {program}: {status}");
     let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).ok().map(Iterator::count);
     Ok(Holds { program, resident: resident(&status)?, descriptors })
