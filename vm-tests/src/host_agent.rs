@@ -203,6 +203,12 @@ impl HostAgent {
         command.envs(self.settings.variables.iter().map(|(name, value)| (*name, value)));
     }
 
+    /// What it was last started with.
+    #[must_use]
+    pub const fn settings(&self) -> &HostSettings {
+        &self.settings
+    }
+
     /// Its process id.
     ///
     /// # Panics

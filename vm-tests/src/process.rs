@@ -196,6 +196,15 @@ impl Running {
         kill_process(self.pid(), signal);
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    /// When the system does not say.
+    #[must_use]
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child of ours").is_some()
+    }
+
     /// Waits until it ends, leaving stdin as it is.
     ///
     /// # Panics

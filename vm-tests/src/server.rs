@@ -112,6 +112,18 @@ impl Server {
         begun.elapsed()
     }
 
+    /// Ends it by a signal, waits for that, and starts another in its place.
+    ///
+    /// # Panics
+    /// When it does not end, or the other does not start.
+    #[track_caller]
+    pub fn restart(&mut self, stage: &Stage, signal: Signal) {
+        kill_process(self.pid(), signal);
+        let _status =
+            wait_for("the server to end", SHORT * 2, || self.child.try_wait().expect("a child of ours"));
+        *self = stage.serve();
+    }
+
     /// Its resident memory in bytes.
     ///
     /// # Panics

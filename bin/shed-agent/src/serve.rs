@@ -41,6 +41,10 @@ const DESCRIPTORS: u64 = 65536;
 /// Runs the service until it fails, after which whoever started it starts it again, or is asked to end.
 pub(crate) fn run() -> ExitCode {
     want_descriptors();
+    // Signatures and credentials of extensions go through this process.
+    if let Err(error) = shed_process::leave_no_core() {
+        log::info(&format!("a crash may leave secrets in a core file: {error}"));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let result = runtime.map_err(ServeError::Runtime).and_then(|runtime| runtime.block_on(serve()));
     match result {

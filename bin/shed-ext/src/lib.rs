@@ -15,7 +15,6 @@ mod aws;
 mod bus;
 mod command_line;
 mod docker;
-mod guard;
 mod health;
 mod run_dir;
 mod say;
@@ -38,7 +37,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Err(error) = guard::against_core_dumps() {
+    if let Err(error) = shed_process::leave_no_core() {
         say::error(&name, &format!("cannot turn core dumps off, in which secrets would be: {error}"));
         return ExitCode::FAILURE;
     }

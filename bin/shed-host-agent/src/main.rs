@@ -16,7 +16,6 @@ use shed_host_agent::{
         Order, Report,
         client::{self, Reports},
     },
-    harden::harden,
     places::Surroundings,
     run,
 };
@@ -104,7 +103,7 @@ fn act(command: Command) -> anyhow::Result<()> {
     let runtime = runtime.context("could not start the threads")?;
     let done = match command {
         Command::Run(args) => {
-            harden().context("could not protect the memory of the process")?;
+            shed_process::leave_no_core().context("could not protect the memory of the process")?;
             let config = config::load(args.config.as_deref(), &surroundings)?;
             log(args.debug);
             runtime.block_on(run::run(config, &surroundings))

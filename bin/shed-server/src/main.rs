@@ -159,6 +159,8 @@ fn serve(args: &ServeArgs) -> anyhow::Result<ExitCode> {
     }
     logging::begin(config.log_level, args.log_format);
     capacity::raise_descriptor_limit();
+    // Logins of registries and credentials of extensions go through this process.
+    shed_process::leave_no_core().context("could not keep secrets out of core files")?;
     let runtime = runtime()?;
     let ended = runtime.block_on(serve::run(&config, args.ready_file.as_deref()));
     // Without this, the runtime would wait for blocking work that nobody waits for any more.

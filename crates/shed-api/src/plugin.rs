@@ -158,6 +158,18 @@ pub enum ExtensionInGuest {
     Failed,
 }
 
+impl ExtensionInGuest {
+    /// Returns it as it is on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// Whether the host's side of an extension answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -169,6 +181,18 @@ pub enum ExtensionOnHost {
     Unreachable,
     /// It has not been asked yet.
     Unknown,
+}
+
+impl ExtensionOnHost {
+    /// Returns it as it is on the wire.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connected => "connected",
+            Self::Unreachable => "unreachable",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 #[cfg(test)]

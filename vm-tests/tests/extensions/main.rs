@@ -6,13 +6,21 @@
 
 use std::collections::BTreeSet;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use vm_tests::{
-    BOOT, Cli, Config, Finished, HostAgent, HostSettings, SHORT, Server, SshKey, Stage, run, wait_for,
+    BOOT, Cli, Config, Finished, HostAgent, HostSettings, SHORT, Server, SshKey, Stage, free_port, run,
+    wait_for,
 };
 
+mod aws;
+mod docker;
 mod example;
+mod hostile;
+mod kills;
 mod ssh;
+mod states;
+mod tools;
 
 /// The namespaces of Shed's own extensions.
 const ALL: [&str; 3] = ["aws-credentials", "docker-credentials", "ssh-agent"];
@@ -30,18 +38,28 @@ struct World {
     server: Server,
     cli: Cli,
     stage: Stage,
+    /// The server's, which is the same after a restart.
+    port: u16,
 }
 
 impl World {
     /// Makes one with these sheds of the base image, or nothing when such tests are left out.
     fn new(enabled: &[&str], sheds: &[&str]) -> Option<Self> {
-        let stage = Stage::configured(config(enabled))?;
+        let port = free_port();
+        let stage = Stage::configured(config(enabled, port))?;
         let server = stage.serve();
-        let world = Self { host: HostAgent::new(&stage), server, cli: stage.cli(), stage };
+        let world = Self { host: HostAgent::new(&stage), server, cli: stage.cli(), stage, port };
         for shed in sheds {
             world.cli.create(shed, &["--memory", SMALL]);
         }
         Some(world)
+    }
+
+    /// Has the server enable these and no others, by a restart.
+    #[track_caller]
+    fn enable(&mut self, enabled: &[&str]) {
+        self.stage.configure(config(enabled, self.port));
+        self.server.restart(&self.stage, Signal::TERM);
     }
 
     /// Starts the host agent with the keys in the user's `~/.ssh`.
@@ -88,8 +106,8 @@ impl World {
 }
 
 /// The configuration of a server that enables these.
-fn config(enabled: &[&str]) -> Config {
-    Config { extensions: Some(json!({ "enabled": enabled })), ..Config::default() }
+fn config(enabled: &[&str], port: u16) -> Config {
+    Config { extensions: Some(json!({ "enabled": enabled })), http_port: port, ..Config::default() }
 }
 
 /// A host agent with the keys in the user's `~/.ssh` and this `ssh.approval`.

@@ -217,6 +217,7 @@ fn groups(found: &[Found<'_>], now: Timestamp) -> String {
             ("Created", Some(time(shed.created_at))),
             ("Started", shed.started_at.map(time)),
             ("Healthy", shed.last_healthy.map(time)),
+            ("Extensions", extensions(shed)),
         ];
         if !out.is_empty() {
             out.push('\n');
@@ -270,6 +271,15 @@ fn resources(shed: &Shed) -> String {
     }
 }
 
+/// Returns how each extension is in the shed and on its host, a line each.
+fn extensions(shed: &Shed) -> Option<String> {
+    let lines = shed.extensions.iter().map(|(namespace, state)| {
+        format!("{namespace}: {} in the shed, host {}", state.guest.as_str(), state.host.as_str())
+    });
+    let lines: Vec<String> = lines.collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
 /// Returns what is in /workspace: a repository or a directory of the host.
 fn source(shed: &Shed) -> Option<&str> {
     shed.repo.as_deref().or(shed.local_dir.as_deref())
@@ -290,7 +300,8 @@ mod tests {
     fn sheds() -> Vec<Shed> {
         let json = r#"[
             {"name":"web","status":"running","created_at":"2026-01-02T03:00:00Z","backend":"qemu","cpus":2,"memory_mb":4096,
-             "repo":"owner/web","image":"base","started_at":"2026-01-02T03:00:05Z","pid":7},
+             "repo":"owner/web","image":"base","started_at":"2026-01-02T03:00:05Z","pid":7,
+             "extensions":{"ssh-agent":{"guest":"running","host":"connected"},"my\u001b-tokens":{"guest":"failed","host":"unknown"}}},
             {"name":"old-api","status":"error","created_at":"2026-01-01T00:00:00Z","error":"no disk\n\u001b[2Jat all"}
         ]"#;
         serde_json::from_str(json).unwrap()
@@ -341,6 +352,8 @@ mod tests {
               Process:    7
               Created:    2026-01-02T03:00:00Z (3 hours ago)
               Started:    2026-01-02T03:00:05Z (3 hours ago)
+              Extensions: my�-tokens: failed in the shed, host unknown
+                          ssh-agent: running in the shed, host connected
 
             old-api
               Server:     local (http://127.0.0.1:8080)
