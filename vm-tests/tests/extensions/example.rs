@@ -13,9 +13,9 @@ use std::{
 use camino::Utf8PathBuf;
 use rustix::process::Signal;
 use serde_json::json;
-use vm_tests::{BOOT, Config, Finished, Promises, Running, SHORT, is_alive, kill_process, run, wait_for};
+use vm_tests::{BOOT, Finished, Promises, Running, SHORT, run, wait_for};
 
-use super::{World, config};
+use super::World;
 
 /// The shed of the page.
 const SHED: &str = "api";
@@ -197,13 +197,8 @@ fn the_example_of_the_documents_works_as_it_is_written() {
         reader.wait_for_token();
     });
     promises.keep("it connects again to a server that was killed", || {
-        let pid = reader.world.server.pid();
-        let again = Config { http_port: reader.world.server.port(), ..config(&[]) };
-        reader.world.stage.configure(again);
-        kill_process(pid, Signal::KILL);
-        wait_for("the server to end", SHORT, || (!is_alive(pid)).then_some(()));
+        reader.world.server.restart(&reader.world.stage, Signal::KILL);
         wait_for_stderr(first.as_ref().expect("it runs"), "trying again");
-        reader.world.server = reader.world.stage.serve();
         reader.wait_for_listener(true);
         reader.wait_for_token();
     });
