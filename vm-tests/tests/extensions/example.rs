@@ -194,7 +194,8 @@ fn the_example_of_the_documents_works_as_it_is_written() {
         );
         assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
         first = Some(reader.host_side());
-        reader.wait_for_token();
+        reader.wait_for_listener(true);
+        assert_eq!(reader.ask().ok().out(), TOKEN);
     });
     promises.keep("it connects again to a server that was killed", || {
         reader.world.server.restart(&reader.world.stage, Signal::KILL);

@@ -5,6 +5,7 @@
 //! commands. It starts its own server on a stage of its own and leaves nothing behind. A missed target is printed;
 //! only with `--check` is it a failure.
 
+mod bare;
 mod boot;
 mod command;
 mod disk;

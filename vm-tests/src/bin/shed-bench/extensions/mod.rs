@@ -10,14 +10,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, ensure};
 use futures::{SinkExt, StreamExt};
 use serde_json::json;
-use shed_link::{host_handshake, mux};
 use shed_protocol::{Frame, FrameCodec, FrameKind};
 use shed_types::GuestPort;
-use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 use vm_tests::{BOOT, Cli, HostAgent, HostSettings, Server, SshKey, Stage, run, wait_for};
 
-use crate::{report::Report, stats::Times};
+use crate::{bare::Bare, report::Report, stats::Times};
 
 mod soak;
 
@@ -109,12 +107,8 @@ impl Signer {
 fn round_trips(stage: &Stage, times: &mut Times) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let socket = stage.socket_dir().join(format!("{SHED}.link"));
-        let pipe =
-            UnixStream::connect(&socket).await.with_context(|| format!("cannot connect to {socket}"))?;
-        let (agent, driver) = mux::host(host_handshake(pipe).await?);
-        let driver = tokio::spawn(driver);
-        let mut frames = Framed::new(agent.open(GuestPort::Health).await?, FrameCodec);
+        let bare = Bare::connect(stage, SHED).await?;
+        let mut frames = Framed::new(bare.agent.open(GuestPort::Health).await?, FrameCodec);
         for number in 0..WARM_UP + COUNT {
             let begun = Instant::now();
             frames.send(Frame::empty(FrameKind::HealthRequest)).await?;
@@ -124,8 +118,7 @@ fn round_trips(stage: &Stage, times: &mut Times) -> anyhow::Result<()> {
                 times.push(begun.elapsed());
             }
         }
-        drop((frames, agent));
-        driver.await.context("the link's driver panicked")?;
-        Ok(())
+        drop(frames);
+        bare.end().await
     })
 }
