@@ -87,7 +87,7 @@ impl Reader {
         run(&mut self.command("-- my-token github"), b"", PATIENCE)
     }
 
-    /// Waits until the token comes, since a program that has just started listens a moment later.
+    /// Waits until the token comes: the guest may not have been reached by a server that has just started.
     #[track_caller]
     fn wait_for_token(&self) {
         wait_for("the token", SHORT * 2, || (self.ask().out() == TOKEN).then_some(()));

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vm_tests::{Server, Stage};
 
 use super::{BULK, SHED, megabytes};
-use crate::report::Report;
+use crate::{bare::Bare, report::Report};
 
 /// Least that a tunnel may do, as a part of what the bare connection does.
 const TARGET: f64 = 0.8;
