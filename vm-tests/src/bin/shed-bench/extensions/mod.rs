@@ -19,6 +19,13 @@ use crate::{bare::Bare, report::Report, stats::Times};
 
 mod soak;
 
+const SHED: &str = "bench-ext";
+
+const NAMESPACE: &str = "ssh-agent";
+
+/// Where the program is that asks for signatures.
+const SIGN: &str = "/tmp/sign.py";
+
 /// Most that a signature may take beyond the round trip, both at the median, in milliseconds.
 const BEYOND_MS: f64 = 15.0;
 
@@ -30,13 +37,6 @@ const COUNT: usize = 150;
 
 /// Those of a turn that do not count, before the others.
 const WARM_UP: usize = 30;
-
-const SHED: &str = "bench-ext";
-
-const NAMESPACE: &str = "ssh-agent";
-
-/// Where the program is that asks for signatures.
-const SIGN: &str = "/tmp/sign.py";
 
 /// A shed with the extension and a host with a key.
 struct Signer {
