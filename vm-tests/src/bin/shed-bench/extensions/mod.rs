@@ -26,6 +26,14 @@ const NAMESPACE: &str = "ssh-agent";
 /// Where the program is that asks for signatures.
 const SIGN: &str = "/tmp/sign.py";
 
+/// A shed with the extension and a host with a key.
+struct Signer {
+    /// Dropped first: it is a client of the server.
+    host: HostAgent,
+    server: Server,
+    cli: Cli,
+}
+
 /// Most that a signature may take beyond the round trip, both at the median, in milliseconds.
 const BEYOND_MS: f64 = 15.0;
 
@@ -37,14 +45,6 @@ const COUNT: usize = 150;
 
 /// Those of a turn that do not count, before the others.
 const WARM_UP: usize = 30;
-
-/// A shed with the extension and a host with a key.
-struct Signer {
-    /// Dropped first: it is a client of the server.
-    host: HostAgent,
-    server: Server,
-    cli: Cli,
-}
 
 /// Measures; the soak only when it is wanted.
 pub(crate) fn measure(stage: &Stage, with_soak: bool, report: &mut Report) -> anyhow::Result<()> {
