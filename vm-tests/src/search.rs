@@ -70,7 +70,9 @@ pub fn found_below(dir: &Utf8Path, ignored: &[Utf8PathBuf], texts: &[String]) ->
             Err(error) => panic!("cannot look at {path}: {error}"),
         };
         if kind.is_dir() {
-            open.extend(path.read_dir_utf8().into_iter().flatten().flatten().map(|entry| entry.into_path()));
+            open.extend(
+                path.read_dir_utf8().into_iter().flatten().flatten().map(camino::Utf8DirEntry::into_path),
+            );
         } else if kind.is_file() && has(&path, texts) {
             found.push(path);
         }
@@ -108,7 +110,7 @@ mod tests {
         let texts = ["planted/text+1".to_owned(), "another-one".to_owned()];
         assert!(found_below(dir, &[], &texts).is_empty());
         std::os::unix::fs::FileExt::write_all_at(&file, b"\xff\x00a planted/text+1 b\n", 3 << 30).unwrap();
-        assert_eq!(found_below(dir, &[], &texts), [disk.clone()]);
+        assert_eq!(found_below(dir, &[], &texts), std::slice::from_ref(&disk));
         assert!(found_below(dir, &[disk], &texts).is_empty());
     }
 }

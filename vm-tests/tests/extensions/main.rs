@@ -15,6 +15,7 @@ use vm_tests::{
 
 mod aws;
 mod docker;
+mod example;
 mod hostile;
 mod kills;
 mod ssh;

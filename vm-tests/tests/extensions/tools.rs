@@ -79,5 +79,5 @@ fn tools_work_with_credentials_of_the_host_and_nothing_keeps_them() {
 /// The files in the directory where the host agent would leave its core.
 fn core_files(world: &World) -> Vec<camino::Utf8PathBuf> {
     let entries = world.host.cores().read_dir_utf8().expect("the directory of cores").flatten();
-    entries.map(|entry| entry.into_path()).collect()
+    entries.map(camino::Utf8DirEntry::into_path).collect()
 }

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use shed_link::{MuxHandle, host_handshake, mux};
+use shed_link::MuxHandle;
 use shed_protocol::{ExecRequest, ExitStatus, Frame, FrameCodec, FrameKind};
 use shed_types::GuestPort;
-use tokio::net::UnixStream;
 use tokio_util::codec::Framed;
 use vm_tests::Stage;
 
-use crate::{report::Report, stats::Times};
+use crate::{bare::Bare, report::Report, stats::Times};
 
 /// Commands of each kind.
 const COUNT: usize = 60;
@@ -58,20 +57,14 @@ pub(crate) fn measure(stage: &Stage, report: &mut Report) -> anyhow::Result<()> 
 fn bare_commands(stage: &Stage, times: &mut Times) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let socket = stage.socket_dir().join(format!("{SHED}.link"));
-        let pipe =
-            UnixStream::connect(&socket).await.with_context(|| format!("cannot connect to {socket}"))?;
-        let (agent, driver) = mux::host(host_handshake(pipe).await?);
-        let driver = tokio::spawn(driver);
+        let bare = Bare::connect(stage, SHED).await?;
         for number in 0..WARM_UP + COUNT {
-            let took = bare_command(&agent).await?;
+            let took = bare_command(&bare.agent).await?;
             if number >= WARM_UP {
                 times.push(took);
             }
         }
-        drop(agent);
-        driver.await.context("the link's driver panicked")?;
-        Ok(())
+        bare.end().await
     })
 }
 

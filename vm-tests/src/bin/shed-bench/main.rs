@@ -5,9 +5,11 @@
 //! commands. It starts its own server on a stage of its own and leaves nothing behind. A missed target is printed;
 //! only with `--check` is it a failure.
 
+mod bare;
 mod boot;
 mod command;
 mod disk;
+mod extensions;
 mod firecracker;
 mod images;
 mod memory;
@@ -43,7 +45,11 @@ struct Cli {
     #[arg(long)]
     check: bool,
 
-    /// Measure only these: boot, exec, create, memory, tunnels, ssh, images, workspace, firecracker
+    /// With extensions: 10,000 signatures, too, and what they leave behind; some minutes
+    #[arg(long)]
+    soak: bool,
+
+    /// Measure only these: boot, exec, create, memory, tunnels, ssh, images, workspace, extensions, firecracker
     #[arg(value_name = "PART")]
     parts: Vec<Part>,
 }
@@ -67,6 +73,8 @@ enum Part {
     Images,
     /// Work on many files: on the own disk against raw QEMU, in a directory of the host against the own disk.
     Workspace,
+    /// A signature of a key of the host in a guest, against one round trip over the guest link.
+    Extensions,
     /// A boot on the real Firecracker, which SHED_FIRECRACKER_BIN names, against a bare one.
     Firecracker,
 }
@@ -100,6 +108,11 @@ fn main() -> anyhow::Result<ExitCode> {
     }
     if wanted(Part::Workspace) {
         workspace::measure(&stage(), &mut report)?;
+    }
+    if wanted(Part::Extensions) {
+        let extensions = Some(serde_json::json!({ "enabled": ["ssh-agent"] }));
+        let stage = Stage::with(parts.clone(), Config { extensions, ..Config::default() });
+        extensions::measure(&stage, cli.soak, &mut report)?;
     }
     match (wanted(Part::Firecracker), L1::is_here()) {
         (true, true) => firecracker::measure(&stage(), cli.runs, &mut report)?,

@@ -68,6 +68,15 @@ impl Report {
         self.lines.push(Line { what: what.to_owned(), figure, value, target, met });
     }
 
+    /// Adds a count that should be `target` and nothing else.
+    #[expect(clippy::cast_precision_loss, reason = "a count for people")]
+    pub(crate) fn exactly(&mut self, what: &str, value: usize, target: usize) {
+        let met = Some(value == target);
+        let figure = format!("{value}   (exactly {target})");
+        let (value, target) = (Some(value as f64), Some(target as f64));
+        self.lines.push(Line { what: what.to_owned(), figure, value, target, met });
+    }
+
     /// How many targets were missed.
     pub(crate) fn missed(&self) -> usize {
         self.lines.iter().filter(|line| line.met == Some(false)).count()
@@ -112,7 +121,9 @@ mod tests {
         report.at_least("speed", 0.9, 0.8, "x");
         report.at_least("speed", 0.7, 0.8, "x");
         report.at_least("not a number", f64::NAN, 0.8, "x");
-        assert_eq!(report.missed(), 4);
+        report.exactly("count", 3, 3);
+        report.exactly("count", 4, 3);
+        assert_eq!(report.missed(), 5);
         assert!(report.to_json().contains("\"met\": false"));
     }
 }

@@ -8,17 +8,14 @@ use std::{
 use anyhow::{Context as _, ensure};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use sha2::{Digest, Sha256};
-use shed_link::{MuxStream, host_handshake, mux, read_line};
+use shed_link::{MuxStream, read_line};
 use shed_protocol::connect::tcp_request_line;
 use shed_types::{GuestPort, TcpPort};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vm_tests::{Server, Stage};
 
 use super::{BULK, SHED, megabytes};
-use crate::report::Report;
+use crate::{bare::Bare, report::Report};
 
 /// Least that a tunnel may do, as a part of what the bare connection does.
 const TARGET: f64 = 0.8;
@@ -180,13 +177,9 @@ fn open(server: &Server) -> anyhow::Result<vm_tests::Tunnel> {
 fn bare_link(stage: &Stage, pattern: &[u8]) -> anyhow::Result<(f64, f64)> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let socket = stage.socket_dir().join(format!("{SHED}.link"));
-        let pipe =
-            UnixStream::connect(&socket).await.with_context(|| format!("cannot connect to {socket}"))?;
-        let (agent, driver) = mux::host(host_handshake(pipe).await?);
-        let driver = tokio::spawn(driver);
+        let bare = Bare::connect(stage, SHED).await?;
         let down = {
-            let mut stream = dial(agent.open(GuestPort::Tcp).await?).await?;
+            let mut stream = dial(bare.agent.open(GuestPort::Tcp).await?).await?;
             let begun = Instant::now();
             stream.write_all(b"d").await?;
             let mut comparison = Comparison { pattern, seen: 0 };
@@ -201,7 +194,7 @@ fn bare_link(stage: &Stage, pattern: &[u8]) -> anyhow::Result<(f64, f64)> {
             speed(begun)
         };
         let up = {
-            let mut stream = dial(agent.open(GuestPort::Tcp).await?).await?;
+            let mut stream = dial(bare.agent.open(GuestPort::Tcp).await?).await?;
             let begun = Instant::now();
             stream.write_all(b"u").await?;
             for _ in 0..TOTAL / PATTERN {
@@ -213,8 +206,7 @@ fn bare_link(stage: &Stage, pattern: &[u8]) -> anyhow::Result<(f64, f64)> {
             check_upload(&answer)?;
             speed(begun)
         };
-        drop(agent);
-        driver.await.context("the link's driver panicked")?;
+        bare.end().await?;
         Ok((down, up))
     })
 }
