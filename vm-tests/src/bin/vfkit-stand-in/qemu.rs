@@ -149,8 +149,12 @@ impl Args {
                 self.pair("-device", format!("virtio-serial-pci,id={id}-bus,max_ports=1"));
                 self.pair("-device", format!("virtconsole,bus={id}-bus.0,chardev={id}"));
             }
-            Device::Rng => drop(self.pair("-device", "virtio-rng-pci")),
-            Device::Balloon => drop(self.pair("-device", "virtio-balloon-pci")),
+            Device::Rng => {
+                self.pair("-device", "virtio-rng-pci");
+            }
+            Device::Balloon => {
+                self.pair("-device", "virtio-balloon-pci");
+            }
             Device::Share { tag, .. } => {
                 self.socket(&id, &sockets.of_device(number));
                 self.pair("-device", format!("vhost-user-fs-pci,chardev={id},tag={tag},queue-size=1024"));
