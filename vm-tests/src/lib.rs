@@ -48,7 +48,7 @@ pub use leftovers::{Expect, VmmProcess, machine_of, vmm_processes};
 pub use oci_tools::{OciTools, Tree, assert_same_tree, tree_in_shed};
 pub use openssh::{OpenSsh, free_port, known_host, wait_for_listener};
 pub use parts::{Parts, skipped};
-pub use process::{Finished, Running, is_alive, kill_process, run};
+pub use process::{Finished, Running, find_program, is_alive, kill_process, run};
 pub use promises::Promises;
 pub use pty::Pty;
 pub use python::PythonEnv;

@@ -252,7 +252,8 @@ pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Finished 
 }
 
 /// Finds a program in `PATH`, or where cargo puts what it installs.
-pub(crate) fn search(name: &str) -> Option<Utf8PathBuf> {
+#[must_use]
+pub fn find_program(name: &str) -> Option<Utf8PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let cargo = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
     let cargo = cargo.map(|cargo| cargo + "/bin").unwrap_or_default();

@@ -22,7 +22,7 @@ use shed_link::{MuxStream, OpenError};
 use shed_types::GuestPort;
 use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 
-use crate::{BOOT, Finished, Parts, SHORT, guard::Guard, process::search, skipped, wait_for};
+use crate::{BOOT, Finished, Parts, SHORT, guard::Guard, process::find_program, skipped, wait_for};
 
 pub use self::{channel::Channel, share::Share};
 
@@ -66,7 +66,7 @@ impl VsockMachine {
         }
         let image = parts.guest_dir.join(format!("{image}-rootfs.ext4"));
         assert!(image.is_file(), "there is no {image}: `./x image` builds it");
-        let program = search(DEVICE).unwrap_or_else(|| {
+        let program = find_program(DEVICE).unwrap_or_else(|| {
             panic!("there is no {DEVICE}: scripts/setup.sh --tests installs it, or `cargo install --locked {DEVICE}`")
         });
         let runtime = Runtime::new().expect("a runtime");
