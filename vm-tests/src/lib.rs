@@ -33,6 +33,7 @@ mod stage;
 mod sts;
 mod tmux;
 mod tree;
+mod vfkit;
 mod vsock;
 mod wait;
 
@@ -62,5 +63,6 @@ pub use stage::{Config, Stage};
 pub use sts::{PACKAGES, ROLE, Sts, bring_aws_clients};
 pub use tmux::Tmux;
 pub use tree::listing;
+pub use vfkit::VfkitMachine;
 pub use vsock::{Channel, Share, VsockMachine};
 pub use wait::{BOOT, SHORT, wait_for};

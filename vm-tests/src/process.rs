@@ -209,6 +209,15 @@ impl Running {
         Finished { code: code_of(status), stdout, stderr, took }
     }
 
+    /// Waits until it ends, as [`Self::wait`] does; returns its exit code.
+    ///
+    /// # Panics
+    /// When it does not end within `deadline`.
+    #[track_caller]
+    pub fn wait_code(&mut self, deadline: Duration) -> i32 {
+        code_of(self.wait_status(deadline))
+    }
+
     #[track_caller]
     fn wait_status(&mut self, deadline: Duration) -> ExitStatus {
         let begun = Instant::now();
