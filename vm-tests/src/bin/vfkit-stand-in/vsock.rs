@@ -145,11 +145,11 @@ mod tests {
         let (dir, sockets) = sockets();
         let _device = AbortOnDropHandle::new(tokio::spawn(device(sockets.vsock())));
         tokio::task::yield_now().await;
-        for (number, answer) in [(7, "hello WORD"), (8, "")] {
+        for (number, said, answer) in [(7, "word", "hello WORD"), (8, "", "")] {
             let socket = sockets.dir.join("port.sock");
             let exposed = expose(&port(number, &socket, Direction::ToGuest), &sockets, Log(Level::Error)).unwrap();
             let mut host = UnixStream::connect(&socket).await.unwrap();
-            host.write_all(b"word").await.unwrap();
+            host.write_all(said.as_bytes()).await.unwrap();
             let mut heard = String::new();
             host.read_to_string(&mut heard).await.unwrap();
             assert_eq!(heard, answer);
