@@ -23,7 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    BOOT, Finished, Parts, Running, SHORT, guard::Guard,
+    BOOT, Finished, Parts, Running, SHORT,
+    guard::Guard,
     vsock::{exec, show_end, upper_disk},
 };
 
@@ -181,7 +182,10 @@ impl VfkitMachine {
         let mut stream = net::UnixStream::connect(self.dir.join("rest"))?;
         stream.set_read_timeout(Some(SHORT))?;
         let length = body.len();
-        write!(stream, "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")?;
+        write!(
+            stream,
+            "{request} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");

@@ -43,11 +43,14 @@ fn a_machine_runs_as_under_vfkit() {
     let Some(parts) = Parts::find() else { return };
     let mut machine = VfkitMachine::boot(&parts, PROGRAM, "base", &PATIENT);
     let mut promises = Promises::new();
-    promises.keep("the agent says that it is there, over a port of the host, and is reached over one of the guest", || {
-        machine.wait_for_agent();
-        let seen = machine.sh("cat /proc/cmdline; cat /sys/class/tty/console/active; nproc");
-        assert!(seen.contains("shed.link=vsock") && seen.ends_with("hvc0\n2"), "{seen}");
-    });
+    promises.keep(
+        "the agent says that it is there, over a port of the host, and is reached over one of the guest",
+        || {
+            machine.wait_for_agent();
+            let seen = machine.sh("cat /proc/cmdline; cat /sys/class/tty/console/active; nproc");
+            assert!(seen.contains("shed.link=vsock") && seen.ends_with("hvc0\n2"), "{seen}");
+        },
+    );
     promises.keep("disks have their names, and the image cannot be written", || {
         let disks = "for disk in /sys/block/vd*; do echo $(cat $disk/serial) $(cat $disk/ro); done";
         assert_eq!(machine.sh(disks), "shed-image 1\nshed-upper 0");
@@ -55,20 +58,29 @@ fn a_machine_runs_as_under_vfkit() {
     promises.keep("the network is there, with its address", || {
         assert!(machine.sh("cat /sys/class/net/*/address").contains("52:54:00:70:2b:71"));
     });
-    promises.keep("a directory is shared, and what root in the guest writes there is the host's user's", || {
-        let share = machine.dir().join("share");
-        fs::write(share.join("from host"), "hello").expect("a file");
-        let seen = machine.sh("mount -t virtiofs stage /mnt; cat '/mnt/from host'; echo reply >/mnt/answer");
-        assert_eq!(seen, "hello");
-        assert_eq!(fs::read_to_string(share.join("answer")).expect("a file"), "reply\n");
-        let owner = fs::metadata(share.join("answer")).expect("a file").uid();
-        assert_eq!(owner, rustix::process::geteuid().as_raw());
-        machine.sh("umount /mnt");
-    });
+    promises.keep(
+        "a directory is shared, and what root in the guest writes there is the host's user's",
+        || {
+            let share = machine.dir().join("share");
+            fs::write(share.join("from host"), "hello").expect("a file");
+            let seen =
+                machine.sh("mount -t virtiofs stage /mnt; cat '/mnt/from host'; echo reply >/mnt/answer");
+            assert_eq!(seen, "hello");
+            assert_eq!(fs::read_to_string(share.join("answer")).expect("a file"), "reply\n");
+            let owner = fs::metadata(share.join("answer")).expect("a file").uid();
+            assert_eq!(owner, rustix::process::geteuid().as_raw());
+            machine.sh("umount /mnt");
+        },
+    );
     promises.keep("the console is in its log, also after the log was emptied", || {
         let console = machine.console();
         assert!(console.contains("Linux version"), "{console:.2000}");
-        fs::File::options().write(true).open(machine.dir().join("console.log")).expect("a log").set_len(0).expect("empty");
+        fs::File::options()
+            .write(true)
+            .open(machine.dir().join("console.log"))
+            .expect("a log")
+            .set_len(0)
+            .expect("empty");
         machine.sh("echo emptied >/dev/hvc0");
         let line = wait_for("the console's next line", SHORT, || {
             Some(machine.console()).filter(|console| console.contains("emptied"))
@@ -144,22 +156,26 @@ fn a_machine_ends_in_each_of_vfkits_ways() {
         assert_eq!(machine.wait_for_end(SHORT), 0);
         assert_nothing_is_left(&machine, &processes);
     });
-    promises.keep("a killed stand-in takes its processes with it; its sockets stay, as a killed vfkit's do", || {
-        let mut machine = VfkitMachine::boot(&parts, PROGRAM, "base", &[]);
-        wait_for_state(&machine, "Running");
-        let processes = machine.processes();
-        machine.signal(Signal::KILL);
-        assert_eq!(machine.wait_for_end(SHORT), 128 + 9);
-        wait_for("the machine's processes to be gone", SHORT, || {
-            (!processes.iter().any(|pid| is_alive(*pid))).then_some(())
-        });
-        assert!(machine.sockets().contains(&"rest".to_owned()), "{:?}", machine.sockets());
-    });
+    promises.keep(
+        "a killed stand-in takes its processes with it; its sockets stay, as a killed vfkit's do",
+        || {
+            let mut machine = VfkitMachine::boot(&parts, PROGRAM, "base", &[]);
+            wait_for_state(&machine, "Running");
+            let processes = machine.processes();
+            machine.signal(Signal::KILL);
+            assert_eq!(machine.wait_for_end(SHORT), 128 + 9);
+            wait_for("the machine's processes to be gone", SHORT, || {
+                (!processes.iter().any(|pid| is_alive(*pid))).then_some(())
+            });
+            assert!(machine.sockets().contains(&"rest".to_owned()), "{:?}", machine.sockets());
+        },
+    );
     promises.keep("a machine whose QEMU is killed has failed", || {
         let mut machine = VfkitMachine::boot(&parts, PROGRAM, "base", &[]);
         wait_for_state(&machine, "Running");
         let processes = machine.processes();
-        let is_qemu = |pid: &&u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"/usr"));
+        let is_qemu =
+            |pid: &&u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"/usr"));
         let qemu = processes.iter().find(|pid| is_qemu(pid) && is_alive(**pid)).expect("QEMU");
         vm_tests::kill_process(*qemu, Signal::KILL);
         assert_eq!(machine.wait_for_end(SHORT), 1);

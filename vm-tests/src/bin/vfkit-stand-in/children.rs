@@ -31,7 +31,8 @@ const LOOK: std::time::Duration = std::time::Duration::from_millis(5);
 /// # Errors
 /// When there is no such program.
 fn command(name: &str) -> anyhow::Result<Command> {
-    let program = find_program(name).with_context(|| format!("there is no {name}; scripts/setup.sh --tests installs it"))?;
+    let program = find_program(name)
+        .with_context(|| format!("there is no {name}; scripts/setup.sh --tests installs it"))?;
     let mut command = Command::new(program);
     command.stdin(Stdio::null()).stdout(Stdio::null()).process_group(0).kill_on_drop(true);
     die_with_us(&mut command);
@@ -92,7 +93,13 @@ fn virtiofsd(dir: &Utf8Path, socket: &Utf8Path) -> anyhow::Result<Command> {
     daemon.arg(format!("--translate-uid=squash-guest:0:{uid}:{}", u32::MAX));
     daemon.arg(format!("--translate-gid=squash-guest:0:{gid}:{}", u32::MAX));
     // Whoever runs tests trusts their guests; a sandbox would need ids or rights that they may not have.
-    daemon.args(["--sandbox=none", "--cache=never", "--allow-mmap", "--announce-submounts", "--log-level=error"]);
+    daemon.args([
+        "--sandbox=none",
+        "--cache=never",
+        "--allow-mmap",
+        "--announce-submounts",
+        "--log-level=error",
+    ]);
     Ok(daemon)
 }
 
@@ -127,7 +134,8 @@ async fn listens(child: &mut Child, socket: &Utf8Path) -> anyhow::Result<()> {
 /// `__SO_ACCEPTCON`, 0x10000, the eighth is the path). The file of a socket is there a moment before.
 fn is_listener(line: &str, socket: &Utf8Path) -> bool {
     let mut words = line.splitn(8, ' ').map(str::trim);
-    let listens = words.nth(3).and_then(|flags| u32::from_str_radix(flags, 16).ok()).is_some_and(|f| f & 0x10000 != 0);
+    let listens =
+        words.nth(3).and_then(|flags| u32::from_str_radix(flags, 16).ok()).is_some_and(|f| f & 0x10000 != 0);
     listens && line.ends_with(&format!(" {socket}"))
 }
 
@@ -137,7 +145,9 @@ mod tests {
 
     #[test]
     fn a_listener_is_told_from_a_connection() {
-        let line = |flags: &str, path: &str| format!("0000000000000000: 00000002 00000000 {flags} 0001 01 12345 {path}");
+        let line = |flags: &str, path: &str| {
+            format!("0000000000000000: 00000002 00000000 {flags} 0001 01 12345 {path}")
+        };
         let socket = Utf8Path::new("/tmp/a b/vhost");
         assert!(is_listener(&line("00010000", "/tmp/a b/vhost"), socket));
         assert!(!is_listener(&line("00000000", "/tmp/a b/vhost"), socket));

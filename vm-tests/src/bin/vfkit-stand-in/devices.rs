@@ -19,11 +19,16 @@ const TAG_MAX: usize = 36;
 pub(crate) enum Device {
     Disk(Disk),
     /// NAT; the rest of vfkit's networks needs a daemon beside it.
-    Net { mac: Option<String> },
+    Net {
+        mac: Option<String>,
+    },
     Serial(Serial),
     Rng,
     Balloon,
-    Share { dir: String, tag: String },
+    Share {
+        dir: String,
+        tag: String,
+    },
     Vsock(Vsock),
 }
 
@@ -233,7 +238,9 @@ impl Device {
         };
         // Fields without a value are left out.
         let fields = value.as_object_mut();
-        fields.into_iter().for_each(|fields| fields.retain(|_, value| !value.is_null() && *value != json!(false)));
+        fields
+            .into_iter()
+            .for_each(|fields| fields.retain(|_, value| !value.is_null() && *value != json!(false)));
         value
     }
 }

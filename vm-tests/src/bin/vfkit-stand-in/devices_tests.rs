@@ -31,7 +31,10 @@ fn the_other_devices() {
     assert_eq!(read("virtio-rng"), Device::Rng);
     assert_eq!(read("virtio-balloon"), Device::Balloon);
     let share = |dir: &str, tag: &str| Device::Share { dir: dir.into(), tag: tag.into() };
-    assert_eq!(read("virtio-fs,sharedDir=/home/ann/web,mountTag=workspace"), share("/home/ann/web", "workspace"));
+    assert_eq!(
+        read("virtio-fs,sharedDir=/home/ann/web,mountTag=workspace"),
+        share("/home/ann/web", "workspace")
+    );
     assert_eq!(read("virtio-fs,sharedDir=/home/ann/web/"), share("/home/ann/web/", "web"));
 }
 

@@ -100,14 +100,17 @@ mod tests {
             let error = check_kernel(path.as_str(), arm).unwrap_err().to_string();
             assert!(error.contains(path.as_str()), "{error}");
         }
-        assert!(check_kernel("/nonexistent/vmlinuz", false).unwrap_err().to_string().contains("/nonexistent"));
+        assert!(
+            check_kernel("/nonexistent/vmlinuz", false).unwrap_err().to_string().contains("/nonexistent")
+        );
     }
 
     #[test]
     fn a_disk_is_there_and_raw() {
         let files = Files::new();
         let check = |path: &Utf8Path| {
-            check_disk(&Disk { path: path.to_string(), read_only: false, id: None }).map_err(|error| format!("{error:#}"))
+            check_disk(&Disk { path: path.to_string(), read_only: false, id: None })
+                .map_err(|error| format!("{error:#}"))
         };
         assert_eq!(check(&files.with("raw", 512, b"")), Ok(()));
         assert!(check(&files.with("q", 0, b"QFI\xfb....")).unwrap_err().contains("qcow2"));

@@ -127,7 +127,8 @@ fn option(arg: &str) -> anyhow::Result<(&'static str, Takes, Option<String>)> {
         return Ok((name, *takes, value));
     }
     let short = arg.strip_prefix('-').and_then(|short| short.chars().next());
-    let short = short.with_context(|| format!("{arg:?} belongs to no option; values with spaces need quotes"))?;
+    let short =
+        short.with_context(|| format!("{arg:?} belongs to no option; values with spaces need quotes"))?;
     let known = OPTIONS.iter().find(|(_, known, _)| *known == Some(short));
     let (name, _, takes) = known.with_context(|| format!("unknown option: {arg}"))?;
     let rest = &arg[1 + short.len_utf8()..];
@@ -195,9 +196,24 @@ mod tests {
     #[test]
     fn every_option_is_taken_in_each_of_its_forms() {
         let long = [
-            "--cpus", "4", "--memory=2048", "--bootloader", "linux,kernel=/k", "--bootloader=initrd=/i",
-            "--device", "virtio-rng", "--device=virtio-net,nat", "--restful-uri", "unix:///r", "--log-level",
-            "debug", "--pidfile", "/p", "--timesync", "vsockPort=9", "--gui=false",
+            "--cpus",
+            "4",
+            "--memory=2048",
+            "--bootloader",
+            "linux,kernel=/k",
+            "--bootloader=initrd=/i",
+            "--device",
+            "virtio-rng",
+            "--device=virtio-net,nat",
+            "--restful-uri",
+            "unix:///r",
+            "--log-level",
+            "debug",
+            "--pidfile",
+            "/p",
+            "--timesync",
+            "vsockPort=9",
+            "--gui=false",
         ];
         let expected = Flags {
             cpus: 4,

@@ -51,7 +51,8 @@ impl Machine {
         if kernel.is_empty() || initrd.is_empty() {
             bail!("the bootloader needs both a kernel and an initrd");
         }
-        let devices = flags.devices.iter().map(|device| devices::parse(device)).collect::<Result<Vec<_>, _>>()?;
+        let devices =
+            flags.devices.iter().map(|device| devices::parse(device)).collect::<Result<Vec<_>, _>>()?;
         check_tags(&devices)?;
         let rest = rest_uri(&flags.restful_uri).context("--restful-uri")?;
         let timesync = flags.timesync.filter(|text| !text.is_empty()).as_deref().map(timesync).transpose()?;
@@ -179,7 +180,8 @@ mod tests {
 
     #[test]
     fn what_is_inspected() {
-        let args = ["-c2", "-m512", "-b", "linux,kernel=/k,initrd=/i", "-d", "virtio-rng", "-t", "vsockPort=7"];
+        let args =
+            ["-c2", "-m512", "-b", "linux,kernel=/k,initrd=/i", "-d", "virtio-rng", "-t", "vsockPort=7"];
         let seen = read(&args).unwrap().json();
         assert_eq!(seen["vcpus"], 2);
         assert_eq!(seen["memoryBytes"], 512 << 20);
@@ -207,7 +209,14 @@ mod tests {
             (&["--bootloader", boot, "--timesync", "vsockPort=0"], "is missing"),
             (&["--bootloader", boot, "--device", "virtio-vsock"], "`port` is missing"),
             (
-                &["-b", boot, "-d", "virtio-fs,sharedDir=/a,mountTag=w", "-d", "virtio-fs,sharedDir=/b,mountTag=w"],
+                &[
+                    "-b",
+                    boot,
+                    "-d",
+                    "virtio-fs,sharedDir=/a,mountTag=w",
+                    "-d",
+                    "virtio-fs,sharedDir=/b,mountTag=w",
+                ],
                 "two directories",
             ),
         ] {

@@ -57,7 +57,7 @@ impl Sockets {
     }
 
     /// Where the vsock device connects when the guest connects to a port of the host.
-    pub(crate) fn from_guest(&self, port: u32) -> Utf8PathBuf {
+    pub(crate) fn of_host_port(&self, port: u32) -> Utf8PathBuf {
         self.dir.join(format!("vsock_{port}"))
     }
 
@@ -68,7 +68,12 @@ impl Sockets {
 }
 
 /// Returns the arguments without the program.
-pub(crate) fn arguments(machine: &Machine, arch: Arch, accelerator: Accelerator, sockets: &Sockets) -> Vec<String> {
+pub(crate) fn arguments(
+    machine: &Machine,
+    arch: Arch,
+    accelerator: Accelerator,
+    sockets: &Sockets,
+) -> Vec<String> {
     let mut args = Args::default();
     let memory = format!("size={}M", machine.memory_mib);
     args.word("-nodefaults").word("-no-user-config");
@@ -167,12 +172,14 @@ impl Args {
     /// As JSON nothing in a path has a meaning to QEMU.
     fn disk(&mut self, id: &str, disk: &Disk) {
         let read_only = disk.read_only;
-        let file = json!({ "driver": "file", "filename": disk.path, "read-only": read_only, "discard": "unmap" });
+        let file =
+            json!({ "driver": "file", "filename": disk.path, "read-only": read_only, "discard": "unmap" });
         let node = json!({
             "node-name": id, "driver": "raw", "read-only": read_only, "discard": "unmap", "file": file,
         });
         let serial = disk.id.as_ref().map(|id| format!(",serial={id}")).unwrap_or_default();
-        self.pair("-blockdev", node.to_string()).pair("-device", format!("virtio-blk-pci,drive={id}{serial}"));
+        self.pair("-blockdev", node.to_string())
+            .pair("-device", format!("virtio-blk-pci,drive={id}{serial}"));
     }
 }
 
@@ -200,12 +207,24 @@ mod tests {
         assert!(!bare.iter().any(|arg| arg == "-device"), "{bare:?}");
         assert!(has(&bare, "-object", "memory-backend-memfd,id=memory,size=512M,share=on"));
         let devices = [
-            "-d", "virtio-blk,path=/d,deviceId=shed-root,readonly", "-d", "virtio-net,nat,mac=52:54:00:00:00:01", "-d",
-            "virtio-serial,logFilePath=/c", "-d", "virtio-rng", "-d", "virtio-fs,sharedDir=/s,mountTag=w", "-d",
-            "virtio-vsock,port=1,socketURL=/v1", "-d", "virtio-vsock,port=2,socketURL=/v2",
+            "-d",
+            "virtio-blk,path=/d,deviceId=shed-root,readonly",
+            "-d",
+            "virtio-net,nat,mac=52:54:00:00:00:01",
+            "-d",
+            "virtio-serial,logFilePath=/c",
+            "-d",
+            "virtio-rng",
+            "-d",
+            "virtio-fs,sharedDir=/s,mountTag=w",
+            "-d",
+            "virtio-vsock,port=1,socketURL=/v1",
+            "-d",
+            "virtio-vsock,port=2,socketURL=/v2",
         ];
         let args = shown(&devices, Arch::X86_64, Accelerator::Tcg);
-        let found: Vec<_> = args.windows(2).filter(|pair| pair[0] == "-device").map(|pair| pair[1].as_str()).collect();
+        let found: Vec<_> =
+            args.windows(2).filter(|pair| pair[0] == "-device").map(|pair| pair[1].as_str()).collect();
         assert_eq!(
             found,
             [

@@ -39,7 +39,7 @@ pub(crate) struct Control {
 pub(crate) struct Rest {
     uri: RestUri,
     end: oneshot::Sender<()>,
-    served: JoinHandle<()>,
+    served: JoinHandle<std::io::Result<()>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,16 +84,16 @@ pub(crate) async fn serve(uri: &RestUri, control: Arc<Control>) -> anyhow::Resul
     let (end, ended) = oneshot::channel();
     // Also when whoever would say it is gone.
     let ended = async { ended.await.unwrap_or_default() };
-    // An interface that breaks is as one that nobody asks.
     let served = match uri {
         RestUri::None => return Ok(None),
         RestUri::Unix(path) => {
             let listener = UnixListener::bind(path).with_context(|| format!("cannot listen on {path}"))?;
-            tokio::spawn(async { axum::serve(listener, app).with_graceful_shutdown(ended).await.unwrap_or_default() })
+            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(ended).into_future())
         }
         RestUri::Tcp(host) => {
-            let listener = TcpListener::bind(host).await.with_context(|| format!("cannot listen on {host}"))?;
-            tokio::spawn(async { axum::serve(listener, app).with_graceful_shutdown(ended).await.unwrap_or_default() })
+            let listener =
+                TcpListener::bind(host).await.with_context(|| format!("cannot listen on {host}"))?;
+            tokio::spawn(axum::serve(listener, app).with_graceful_shutdown(ended).into_future())
         }
     };
     Ok(Some(Rest { uri: uri.clone(), end, served }))

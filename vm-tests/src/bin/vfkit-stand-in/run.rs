@@ -173,7 +173,9 @@ fn prepare_consoles(machine: &Machine, sockets: &Sockets) -> anyhow::Result<Vec<
             Device::Serial(Serial::Log(path)) => {
                 drop(File::create(path).with_context(|| format!("cannot write the console's log {path}"))?);
             }
-            Device::Serial(Serial::Stdio) => terminals.push(console::Terminal::at(&sockets.of_device(number))?),
+            Device::Serial(Serial::Stdio) => {
+                terminals.push(console::Terminal::at(&sockets.of_device(number))?);
+            }
             Device::Disk(_)
             | Device::Net { .. }
             | Device::Rng
@@ -202,7 +204,8 @@ fn directory() -> anyhow::Result<tempfile::TempDir> {
 
 /// As vfkit: only its user may read it, and it stays when the machine has ended.
 fn write_pid(path: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(Utf8Path::new(path))?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(Utf8Path::new(path))?;
     file.write_all(std::process::id().to_string().as_bytes())
 }
 

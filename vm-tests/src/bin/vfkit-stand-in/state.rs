@@ -44,7 +44,8 @@ mod tests {
     fn a_state_says_what_can_be_asked_for() {
         let asked = |state: State| {
             let seen = state.json();
-            ["canStart", "canPause", "canResume", "canStop", "canHardStop"].map(|name| seen[name] == json!(true))
+            ["canStart", "canPause", "canResume", "canStop", "canHardStop"]
+                .map(|name| seen[name] == json!(true))
         };
         assert_eq!(State::Running.json()["state"], "VirtualMachineStateRunning");
         assert_eq!(asked(State::Running), [false, true, false, true, true]);

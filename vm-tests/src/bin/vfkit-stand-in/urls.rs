@@ -131,8 +131,18 @@ mod tests {
     fn other_uris_are_refused() {
         let long = format!("unix:///{}", "x".repeat(SOCKET_PATH_MAX));
         for text in [
-            "", "/tmp/r.sock", "ftp://x", "unix://", "unix://tmp/r.sock", "unix:r.sock", "unix:///a%2", "tcp://",
-            "tcp://localhost", "tcp://localhost:x", "tcp://localhost:81/vm", &long,
+            "",
+            "/tmp/r.sock",
+            "ftp://x",
+            "unix://",
+            "unix://tmp/r.sock",
+            "unix:r.sock",
+            "unix:///a%2",
+            "tcp://",
+            "tcp://localhost",
+            "tcp://localhost:x",
+            "tcp://localhost:81/vm",
+            &long,
         ] {
             assert!(rest_uri(text).is_err(), "{text}");
         }
@@ -143,7 +153,10 @@ mod tests {
         for path in ["/tmp/shed-1/v.1024.sock", "/Users/ann/Library/a(b)!", "/a%20b"] {
             assert_eq!(made_socket(path).unwrap(), path);
         }
-        assert_eq!(made_socket("/Users/ann/Application Support/v").unwrap(), "/Users/ann/Application%20Support/v");
+        assert_eq!(
+            made_socket("/Users/ann/Application Support/v").unwrap(),
+            "/Users/ann/Application%20Support/v"
+        );
         assert_eq!(made_socket("/a b/(c)").unwrap(), "/a%20b/%28c%29");
         assert_eq!(made_socket("/ü").unwrap(), "/%C3%BC");
         assert_eq!(made_socket("/a#b").unwrap(), "/a");
@@ -153,7 +166,9 @@ mod tests {
 
     #[test]
     fn what_is_no_absolute_path_leads_nowhere() {
-        for path in ["", "v.sock", "unix:///v.sock", "//v.sock", "/a%zz", "/a\nb", &format!("/{}", "x".repeat(103))] {
+        for path in
+            ["", "v.sock", "unix:///v.sock", "//v.sock", "/a%zz", "/a\nb", &format!("/{}", "x".repeat(103))]
+        {
             assert!(made_socket(path).is_err(), "{path}");
             assert!(dialled_socket(path).is_err(), "{path}");
         }

@@ -50,7 +50,7 @@ pub(crate) fn expose(vsock: &Vsock, sockets: &Sockets, log: Log) -> anyhow::Resu
     let (port, url) = (vsock.port, &vsock.socket_url);
     let socket = match vsock.direction {
         Direction::ToGuest => made_socket(url)?.into(),
-        Direction::ToHost => sockets.from_guest(port),
+        Direction::ToHost => sockets.of_host_port(port),
     };
     let listener = UnixListener::bind(&socket).with_context(|| format!("cannot listen on {socket}"))?;
     let (vsock, sockets) = (vsock.clone(), sockets.clone());
@@ -147,7 +147,8 @@ mod tests {
         tokio::task::yield_now().await;
         for (number, said, answer) in [(7, "word", "hello WORD"), (8, "", "")] {
             let socket = sockets.dir.join("port.sock");
-            let exposed = expose(&port(number, &socket, Direction::ToGuest), &sockets, Log(Level::Error)).unwrap();
+            let exposed =
+                expose(&port(number, &socket, Direction::ToGuest), &sockets, Log(Level::Error)).unwrap();
             let mut host = UnixStream::connect(&socket).await.unwrap();
             host.write_all(said.as_bytes()).await.unwrap();
             let mut heard = String::new();
@@ -165,7 +166,7 @@ mod tests {
         let socket = sockets.dir.join("host sock");
         let listener = UnixListener::bind(&socket).unwrap();
         let _exposed = expose(&port(9, &socket, Direction::ToHost), &sockets, Log(Level::Error)).unwrap();
-        let mut guest = UnixStream::connect(sockets.from_guest(9)).await.unwrap();
+        let mut guest = UnixStream::connect(sockets.of_host_port(9)).await.unwrap();
         let (mut host, _) = listener.accept().await.unwrap();
         guest.write_all(b"ping").await.unwrap();
         let mut heard = [0; 4];
