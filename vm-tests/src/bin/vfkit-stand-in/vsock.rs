@@ -182,6 +182,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_guest_learns_that_the_host_is_gone_when_it_speaks() {
+        let (mut host, here) = UnixStream::pair().unwrap();
+        let (there, mut guest) = UnixStream::pair().unwrap();
+        let relayed = tokio::spawn(relay(here, there));
+        host.write_all(b"last words").await.unwrap();
+        drop(host);
+        let mut heard = [0; 10];
+        guest.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"last words");
+        // The relay has seen the end of the host, whose bytes came before it, and keeps it for itself.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(guest.try_read(&mut heard).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+        guest.write_all(b"anybody there?").await.unwrap();
+        assert_eq!(guest.read(&mut heard).await.unwrap(), 0);
+        relayed.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn a_file_in_the_way_stays_and_the_port_is_missing() {
         let (dir, sockets) = sockets();
         let socket = sockets.dir.join("taken");
