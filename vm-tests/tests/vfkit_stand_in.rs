@@ -25,6 +25,14 @@ fn assert_nothing_is_left(machine: &VfkitMachine, processes: &[u32]) {
     assert_eq!(machine.sockets(), Vec::<String>::new());
 }
 
+/// Waits until the guest hears its power button: who listens to it begins long after the agent.
+fn wait_for_button(machine: &VfkitMachine) {
+    let script = "systemctl is-system-running --wait >/dev/null || true
+        until grep -q 'Power Button' /sys/class/input/event*/device/name; do udevadm settle; done
+        systemctl is-active systemd-logind";
+    assert_eq!(machine.sh(script), "active");
+}
+
 fn wait_for_state(machine: &VfkitMachine, state: &str) {
     let state = format!("VirtualMachineState{state}");
     wait_for(&state, BOOT, || {
@@ -118,6 +126,7 @@ fn a_machine_runs_as_under_vfkit() {
         let processes = machine.processes();
         let pid = fs::read_to_string(machine.dir().join("pid")).expect("a pid file");
         assert!(processes.iter().any(|process| process.to_string() == pid));
+        wait_for_button(&machine);
         assert_eq!(set_state(&machine, "Stop"), 202);
         assert_eq!(machine.wait_for_end(BOOT), 0);
         assert!(machine.console().contains("Power down"), "{}", machine.console());
@@ -133,6 +142,7 @@ fn a_machine_ends_in_each_of_vfkits_ways() {
     promises.keep("SIGTERM asks the guest to stop", || {
         let mut machine = VfkitMachine::boot(&parts, PROGRAM, "base", &PATIENT);
         machine.wait_for_agent();
+        wait_for_button(&machine);
         let processes = machine.processes();
         machine.signal(Signal::TERM);
         assert_eq!(machine.wait_for_end(BOOT), 0);
