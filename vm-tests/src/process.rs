@@ -218,6 +218,15 @@ impl Running {
         Finished { code: code_of(status), stdout, stderr, took }
     }
 
+    /// Waits until it ends, as [`Self::wait`] does; returns its exit code.
+    ///
+    /// # Panics
+    /// When it does not end within `deadline`.
+    #[track_caller]
+    pub fn wait_code(&mut self, deadline: Duration) -> i32 {
+        code_of(self.wait_status(deadline))
+    }
+
     #[track_caller]
     fn wait_status(&mut self, deadline: Duration) -> ExitStatus {
         let begun = Instant::now();
@@ -261,7 +270,8 @@ pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Finished 
 }
 
 /// Finds a program in `PATH`, or where cargo puts what it installs.
-pub(crate) fn search(name: &str) -> Option<Utf8PathBuf> {
+#[must_use]
+pub fn find_program(name: &str) -> Option<Utf8PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
     let cargo = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo"));
     let cargo = cargo.map(|cargo| cargo + "/bin").unwrap_or_default();

@@ -10,7 +10,7 @@ use std::{
 
 use camino::Utf8PathBuf;
 
-use crate::{Cli, FROM_GUEST, PythonEnv, Stage, free_port, process::search, run, wait_for_listener};
+use crate::{Cli, FROM_GUEST, PythonEnv, Stage, free_port, process::find_program, run, wait_for_listener};
 
 /// Where AWS's clients are in a guest.
 pub const PACKAGES: &str = "/tmp/aws-clients";
@@ -84,7 +84,7 @@ impl Drop for Sts {
 #[track_caller]
 pub fn bring_aws_clients(stage: &Stage, cli: &Cli, shed: &str) {
     let archive = stage.dir().join("aws-clients.tar.gz");
-    let tar = search("tar").expect("tar is on this host");
+    let tar = find_program("tar").expect("tar is on this host");
     let mut pack = Command::new(tar);
     // boto3's own data of every other service is a hundred megabytes; `aws` wants to know what services there are.
     pack.args([

@@ -29,7 +29,7 @@ pub(super) async fn begin(stream: MuxStream, user: &str, command: &[&str]) -> io
 }
 
 /// Runs a command to its end. Its stdin is fed, and ended, while its output is read.
-pub(super) async fn run(
+pub(crate) async fn run(
     stream: MuxStream,
     user: &str,
     command: &[&str],

@@ -5,7 +5,7 @@
 //! there is no server and no shed. The machine, its files and its helpers end with the value.
 
 mod channel;
-mod exec;
+pub(crate) mod exec;
 mod share;
 
 use std::{
@@ -22,7 +22,7 @@ use shed_link::{MuxStream, OpenError};
 use shed_types::GuestPort;
 use tokio::{net::UnixStream, runtime::Runtime, time::timeout};
 
-use crate::{BOOT, Finished, Parts, SHORT, guard::Guard, process::search, skipped, wait_for};
+use crate::{BOOT, Finished, Parts, SHORT, guard::Guard, process::find_program, skipped, wait_for};
 
 pub use self::{channel::Channel, share::Share};
 
@@ -66,7 +66,7 @@ impl VsockMachine {
         }
         let image = parts.guest_dir.join(format!("{image}-rootfs.ext4"));
         assert!(image.is_file(), "there is no {image}: `./x image` builds it");
-        let program = search(DEVICE).unwrap_or_else(|| {
+        let program = find_program(DEVICE).unwrap_or_else(|| {
             panic!("there is no {DEVICE}: scripts/setup.sh --tests installs it, or `cargo install --locked {DEVICE}`")
         });
         let runtime = Runtime::new().expect("a runtime");
@@ -88,12 +88,7 @@ impl VsockMachine {
         wait_for("the vsock device", SHORT, || dir.join("vhost").exists().then_some(()));
         let link =
             runtime.block_on(async { GuestLink::listen(&vsock) }).expect("a socket for the agent's word");
-        let disk = dir.join("upper.ext4");
-        let made = Command::new("mke2fs")
-            .args(["-q", "-t", "ext4", disk.as_str(), "8G"])
-            .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
-            .status();
-        assert!(made.expect("mke2fs, of e2fsprogs").success(), "mke2fs failed");
+        let disk = upper_disk(&dir);
         let arguments = arguments(&parts.guest_dir, &image, &disk, &dir);
         let qemu = spawn(Command::new("qemu-system-x86_64").args(arguments), &dir.join("qemu.log"));
         Some(Self { link, runtime, qemu, device, dir, _guard: guard })
@@ -218,6 +213,17 @@ impl Drop for VsockMachine {
     }
 }
 
+/// Makes the disk of what a machine changes.
+pub(crate) fn upper_disk(dir: &Utf8Path) -> Utf8PathBuf {
+    let disk = dir.join("upper.ext4");
+    let made = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", disk.as_str(), "8G"])
+        .env("PATH", format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default()))
+        .status();
+    assert!(made.expect("mke2fs, of e2fsprogs").success(), "mke2fs failed");
+    disk
+}
+
 /// QEMU's arguments: what the `qemu` backend gives a machine, with a vsock device instead of a serial port.
 fn arguments(guest: &Utf8Path, image: &Utf8Path, disk: &Utf8Path, dir: &Utf8Path) -> Vec<String> {
     let memory = format!("memory-backend-memfd,id=memory,size={MEMORY_MB}M,share=on");
@@ -285,7 +291,7 @@ fn spawn(command: &mut Command, log: &Utf8Path) -> Child {
 }
 
 #[expect(clippy::print_stderr, reason = "a failed test shows its logs")]
-fn show_end(log: &Utf8Path) {
+pub(crate) fn show_end(log: &Utf8Path) {
     let text = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
