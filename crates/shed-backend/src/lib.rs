@@ -6,6 +6,7 @@
 //! the server's room `backends` asks which backend it is talking to.
 
 pub mod conformance;
+mod agent_words;
 mod error;
 pub mod fake;
 #[cfg(target_os = "linux")]
@@ -17,6 +18,7 @@ mod shares;
 mod socket_names;
 mod spec;
 mod stream;
+mod unix_http;
 
 pub use shed_process as process;
 
