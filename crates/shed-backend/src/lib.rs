@@ -7,6 +7,7 @@
 
 pub mod conformance;
 mod agent_words;
+mod appear;
 mod error;
 pub mod fake;
 #[cfg(target_os = "linux")]
@@ -19,6 +20,7 @@ mod socket_names;
 mod spec;
 mod stream;
 mod unix_http;
+mod vm_process;
 
 pub use shed_process as process;
 

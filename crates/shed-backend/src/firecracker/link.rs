@@ -2,7 +2,7 @@
 //!
 //! Each stream is a connection of its own. Firecracker's connections carry no half-close: it takes the end of the host's
 //! direction for that of both, and two seconds after the guest has closed it drops what the host has not taken (its
-//! src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [`mux`] in it, with that one stream, whose
+//! src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [mux](shed_link::mux) in it, with that one stream, whose
 //! ends end apart.
 //!
 //! A guest whose agent does not listen yet closes a connection without an answer; the agent says when it listens, and that

@@ -304,24 +304,6 @@ impl Backend for QemuBackend {
     }
 }
 
-/// Finds the process of a launch: the one on record if it still is that, else by its command line alone, for a server
-/// may have died before it recorded a pid.
-fn find_process(
-    shed: &ShedName,
-    launch_id: shed_types::LaunchId,
-    known: Option<VmIdentity>,
-) -> io::Result<Option<ProcessId>> {
-    let is_ours = |words: &[Vec<u8>]| command_line::is_launch(words, shed, launch_id);
-    if let Some(known) = known {
-        let id = ProcessId { pid: known.pid, start_time: known.start_time };
-        let is_alive = ProcessId::of(id.pid)? == Some(id);
-        if is_alive && process::command_line(id.pid)?.is_some_and(|words| is_ours(&words)) {
-            return Ok(Some(id));
-        }
-    }
-    process::find(is_ours)
-}
-
 /// A machine that is not handed out yet. When the start fails or is given up, it is killed.
 struct Unfinished {
     vm: Option<Arc<QemuVm>>,
