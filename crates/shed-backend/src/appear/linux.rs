@@ -1,7 +1,6 @@
-//! Waits until a file appears, by the kernel's events and not by looking again and again. Firecracker makes its sockets
-//! itself, and that they are there is all it says of how far it is.
+//! Changes of a directory on Linux: inotify.
 
-use std::io;
+use std::{io, os::fd::OwnedFd};
 
 use camino::Utf8Path;
 use rustix::fs::inotify;
@@ -10,50 +9,26 @@ use tokio::io::{Interest, unix::AsyncFd};
 /// Bytes for one reading of events: many short ones, or a few with the longest name (man 7 inotify).
 const EVENTS: usize = 4096;
 
-/// Returns when something has this name; at once if something has.
-///
-/// # Errors
-/// When the directory cannot be watched.
-pub(super) async fn appears(path: &Utf8Path) -> io::Result<()> {
-    let directory = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-    let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    // The watch comes before the first look, so that nothing slips between them.
-    inotify::add_watch(&events, directory.as_std_path(), inotify::WatchFlags::CREATE)?;
-    // SAFETY: an OwnedFd always answers with the same descriptor and keeps it open for as long as it lives, which is inside
-    // the AsyncFd, where nobody takes or replaces it.
-    let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?;
-    loop {
-        if path.symlink_metadata().is_ok() {
-            return Ok(());
-        }
-        let mut ready = events.readable().await?;
+/// Hears of what is made in one directory.
+#[derive(Debug)]
+pub(super) struct Watch(AsyncFd<OwnedFd>);
+
+impl Watch {
+    /// Begins to listen.
+    pub(super) fn new(directory: &Utf8Path) -> io::Result<Self> {
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
+        inotify::add_watch(&events, directory.as_std_path(), inotify::WatchFlags::CREATE)?;
+        // SAFETY: an OwnedFd always answers with the same descriptor and keeps it open for as long as it lives, which is inside
+        // the AsyncFd, where nobody takes or replaces it.
+        unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }.map(Self)
+    }
+
+    /// Returns when something was made since the last call.
+    pub(super) async fn changed(&self) -> io::Result<()> {
+        let mut ready = self.0.readable().await?;
         let mut buffer = [0_u8; EVENTS];
         while rustix::io::read(ready.get_inner(), &mut buffer).is_ok_and(|length| length > 0) {}
         ready.clear_ready();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_there_and_what_comes_are_both_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = Utf8Path::from_path(dir.path()).unwrap().join("socket");
-        let waiting = tokio::spawn({
-            let path = path.clone();
-            async move { appears(&path).await }
-        });
-        std::fs::write(path.with_file_name("other"), "").unwrap();
-        tokio::task::yield_now().await;
-        std::fs::write(&path, "").unwrap();
-        timeout(Duration::from_secs(60), waiting).await.unwrap().unwrap().unwrap();
-        appears(&path).await.unwrap();
-        assert!(appears(Utf8Path::new("/no/such/directory/x")).await.is_err());
+        Ok(())
     }
 }
