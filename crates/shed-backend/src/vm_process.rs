@@ -6,11 +6,11 @@
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use shed_types::{LaunchId, ShedName};
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    EndVmError, StartVmError, VmIdentity, VmSpec, launch,
+    AttachVmError, EndVmError, StartVmError, VmIdentity, VmSpec, launch,
     process::{self, ProcessId, Signal, WatchedProcess},
 };
 
@@ -34,6 +34,31 @@ pub(crate) fn find(
         }
     }
     process::find(is_ours)
+}
+
+/// Finds the process of a launch, as [`find`] does, and watches it. Nothing when there is none that lives.
+///
+/// # Errors
+/// When the process table cannot be read, or the process cannot be watched.
+pub(crate) async fn adopt(
+    shed: &ShedName,
+    known: Option<VmIdentity>,
+    is_ours: impl Fn(&[Vec<u8>]) -> bool + Send + 'static,
+) -> Result<Option<WatchedProcess>, AttachVmError> {
+    let found = spawn_blocking(move || find(known, is_ours)).await.map_err(io::Error::other).flatten();
+    match found.map_err(AttachVmError::Processes)? {
+        Some(id) => open(shed, id),
+        None => Ok(None),
+    }
+}
+
+/// Watches a process that was found. Nothing when it has ended meanwhile.
+///
+/// # Errors
+/// When it cannot be watched.
+pub(crate) fn open(shed: &ShedName, id: ProcessId) -> Result<Option<WatchedProcess>, AttachVmError> {
+    let failed = |source| AttachVmError::Watch { shed: shed.clone(), pid: id.pid, source };
+    Ok(WatchedProcess::open(id).map_err(failed)?.filter(|process| !process.is_dead()))
 }
 
 /// A machine's process. Dropping it lets the process run on.

@@ -47,7 +47,6 @@ use crate::{
     Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, LeaseError, StartVmError,
     Vm, VmIdentity, VmSpec, VmmCounts,
     launch::{self, Launched, Program},
-    process::WatchedProcess,
     qemu::real_kvm,
     shares::{Daemons, Marker},
     vm_process::{self, Unfinished},
@@ -228,9 +227,8 @@ impl Backend for FirecrackerBackend {
         });
         let found = found.await.map_err(io::Error::other).flatten().map_err(AttachVmError::Processes)?;
         let (place, Some(id)) = found else { return Ok(None) };
+        let Some(process) = vm_process::open(&shed, id)? else { return Ok(None) };
         let watch = |source| AttachVmError::Watch { shed: shed.clone(), pid: id.pid, source };
-        let watched = WatchedProcess::open(id).map_err(watch)?;
-        let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
         let link = place.listen().map(Arc::new).map_err(watch)?;
         let network = Arc::clone(&self.network);
         let offers = self.share_server.of_launch(spec, &self.config.socket_dir);

@@ -28,7 +28,7 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_protocol::NetworkIdentity;
 use shed_types::{BackendKind, NetworkLease, ShedName};
-use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
+use tokio::{sync::OnceCell, time::timeout};
 
 pub use self::accelerator::real_kvm;
 use self::{
@@ -47,10 +47,10 @@ pub use self::{
 use crate::{
     AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
     launch::{self, Launched, Program},
-    process::{self, ProcessId, WatchedProcess},
     programs::{find_program, is_program},
     shares::{Daemons, Marker},
     socket_names::make_dir,
+    vm_process,
 };
 
 /// Longest wait for a started QEMU's monitor. It takes 0.2 s, unless many machines start at once on few CPUs.
@@ -270,19 +270,11 @@ impl Backend for QemuBackend {
         spec: &VmSpec,
         known: Option<&VmIdentity>,
     ) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
-        let (shed, launch_id, known) = (spec.shed.clone(), spec.launch_id, known.copied());
-        let found = spawn_blocking(move || find_process(&shed, launch_id, known))
-            .await
-            .map_err(io::Error::other)
-            .and_then(|found| found)
-            .map_err(AttachVmError::Processes)?;
-        let Some(id) = found else { return Ok(None) };
-        let watched = WatchedProcess::open(id).map_err(|source| AttachVmError::Watch {
-            shed: spec.shed.clone(),
-            pid: id.pid,
-            source,
-        })?;
-        let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
+        let (shed, launch_id) = (spec.shed.clone(), spec.launch_id);
+        let is_ours = move |words: &[Vec<u8>]| command_line::is_launch(words, &shed, launch_id);
+        let adopted = vm_process::adopt(&spec.shed, known.copied(), is_ours).await?;
+        let Some(process) = adopted else { return Ok(None) };
+        let id = process.id();
         let marker = self.marker(&spec.shed).of_launch(launch_id);
         let daemons = Daemons::find(marker).await.map_err(AttachVmError::Processes)?;
         let daemons = daemons.expecting(spec.shares.len());
