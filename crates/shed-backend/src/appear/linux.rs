@@ -20,7 +20,8 @@ impl Watch {
         inotify::add_watch(&events, directory.as_std_path(), inotify::WatchFlags::CREATE)?;
         // SAFETY: an OwnedFd always answers with the same descriptor and keeps it open for as long as it lives, which is inside
         // the AsyncFd, where nobody takes or replaces it.
-        unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }.map(Self)
+        let events = unsafe { AsyncFd::register_with_interest(events, Interest::READABLE) }?;
+        Ok(Self(events))
     }
 
     /// Returns when something was made since the last call.

@@ -91,7 +91,8 @@ impl FirecrackerBackend {
         let dir = &self.config.socket_dir;
         let (length, longest) = (dir.as_str().len(), sockets::longest_dir());
         if !dir.is_absolute() || length > longest {
-            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest });
+            let key = "firecracker.socket_dir";
+            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest, key });
         }
         real_kvm().map_err(|reason| CheckHostError::Accelerator { wanted: "kvm", reason })?;
         let binary = probe::find(&self.config)?;

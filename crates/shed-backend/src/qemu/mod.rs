@@ -28,7 +28,7 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_protocol::NetworkIdentity;
 use shed_types::{BackendKind, NetworkLease, ShedName};
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
 
 pub use self::accelerator::real_kvm;
 use self::{
@@ -89,7 +89,8 @@ impl QemuBackend {
         let dir = &self.config.socket_dir;
         let (length, longest) = (dir.as_str().len(), sockets::longest_dir());
         if !dir.is_absolute() || length > longest {
-            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest });
+            let key = "qemu.socket_dir";
+            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest, key });
         }
         let arch = self.config.arch;
         let facts =
