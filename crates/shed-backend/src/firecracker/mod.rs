@@ -47,6 +47,7 @@ use crate::{
     Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, LeaseError, StartVmError,
     Vm, VmIdentity, VmSpec, VmmCounts,
     launch::{self, Launched, Program},
+    programs::Version,
     qemu::real_kvm,
     shares::{Daemons, Marker},
     vm_process::{self, Unfinished},
@@ -69,7 +70,7 @@ pub struct FirecrackerBackend {
 #[derive(Debug)]
 struct Host {
     binary: Utf8PathBuf,
-    version: probe::Version,
+    version: Version,
     confinement: Confinement,
 }
 
