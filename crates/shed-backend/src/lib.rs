@@ -21,6 +21,7 @@ mod spec;
 mod stream;
 mod unix_http;
 mod vm_process;
+pub mod vz;
 
 pub use shed_process as process;
 
