@@ -97,8 +97,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_is_whole_and_an_error_is_an_answer_in_the_vmms_words() {
-        let reply = b"HTTP/1.1 500 \r\nContent-Length: 21\r\n\r\n{\"error\": \"no\\u001bpe\"}";
-        let (answer, asked) = answered(reply.to_vec()).await;
+        let document = r#"{"error": "no\u001bpe"}"#;
+        let reply = format!("HTTP/1.1 500 \r\nContent-Length: {}\r\n\r\n{document}", document.len());
+        let (answer, asked) = answered(reply.into_bytes()).await;
         let answer = answer.unwrap();
         assert_eq!((answer.status.as_u16(), &*answer.words("error")), (500, r"no\u{1b}pe"));
         assert_eq!(answer.words("reason"), "it does not say why");

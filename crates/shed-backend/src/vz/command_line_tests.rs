@@ -71,32 +71,64 @@ fn as_text_words(args: &[String]) -> Vec<Vec<u8>> {
 
 #[test]
 fn a_whole_command_line_without_shares() {
-    insta::assert_snapshot!(shown(&spec()), @"");
+    insta::assert_snapshot!(shown(&spec()), @r#"
+    --cpus 2
+    --memory 1024
+    --bootloader linux,kernel=/Users/ann/Library/Application Support/shed/vz/Image,initrd=/Users/ann/Library/Application Support/shed/vz/initrd.img,cmdline="console=hvc0 quiet panic=1 shed.link=vsock shed.launch=6b3c1a52-8a4e-4d3a-9f0e-0c1d2e3f4a5b systemd.show_status=false"
+    --restful-uri unix:///Users/ann/.shed/vz/sockets/api-rest.sock
+    --device virtio-serial,logFilePath=/Users/ann/Library/Application Support/shed/vz/instances/api/console.log
+    --device virtio-rng
+    --device virtio-net,nat,mac=8e:c7:16:d5:2e:ad
+    --device virtio-blk,path=/Users/ann/Library/Application Support/shed/vz/instances/api/image.ext4,readonly,deviceId=shed-image
+    --device virtio-blk,path=/Users/ann/Library/Application Support/shed/vz/instances/api/rootfs.ext4,deviceId=shed-upper
+    --device virtio-vsock,port=1025,socketURL=/Users/ann/.shed/vz/sockets/api-words.sock,listen
+    --device virtio-vsock,port=1024,socketURL=/Users/ann/.shed/vz/sockets/api-1024.sock,connect
+    --device virtio-vsock,port=1025,socketURL=/Users/ann/.shed/vz/sockets/api-1025.sock,connect
+    --device virtio-vsock,port=1026,socketURL=/Users/ann/.shed/vz/sockets/api-1026.sock,connect
+    --device virtio-vsock,port=1027,socketURL=/Users/ann/.shed/vz/sockets/api-1027.sock,connect
+    --device virtio-vsock,port=1028,socketURL=/Users/ann/.shed/vz/sockets/api-1028.sock,connect
+    --device virtio-vsock,port=1029,socketURL=/Users/ann/.shed/vz/sockets/api-1029.sock,connect
+    --device virtio-vsock,port=1030,socketURL=/Users/ann/.shed/vz/sockets/api-1030.sock,connect
+    "#);
 }
 
 #[test]
 fn each_share_is_a_device_more_and_nothing_else() {
     let shares = vec![share("workspace", "/Users/ann/my web"), share("cred-claude", "/Users/ann/.claude")];
-    insta::assert_snapshot!(changed(&VmSpec { shares, ..spec() }), @"");
+    insta::assert_snapshot!(changed(&VmSpec { shares, ..spec() }), @r#"
+    + --device virtio-fs,sharedDir=/Users/ann/my web,mountTag=workspace
+    + --device virtio-fs,sharedDir=/Users/ann/.claude,mountTag=cred-claude
+    "#);
 }
 
 #[test]
 fn processors_and_memory_are_two_numbers() {
     let larger = VmSpec { cpus: 8.try_into().unwrap(), memory_mb: 16384.try_into().unwrap(), ..spec() };
-    insta::assert_snapshot!(changed(&larger), @"");
+    insta::assert_snapshot!(changed(&larger), @r#"
+    - --cpus 2
+    - --memory 1024
+    + --cpus 8
+    + --memory 16384
+    "#);
 }
 
 #[test]
 fn a_disk_is_read_only_when_the_machine_says_so() {
     let mut writable = spec();
     writable.disks[0].access = DiskAccess::ReadWrite;
-    insta::assert_snapshot!(changed(&writable), @"");
+    insta::assert_snapshot!(changed(&writable), @r#"
+    - --device virtio-blk,path=/Users/ann/Library/Application Support/shed/vz/instances/api/image.ext4,readonly,deviceId=shed-image
+    + --device virtio-blk,path=/Users/ann/Library/Application Support/shed/vz/instances/api/image.ext4,deviceId=shed-image
+    "#);
 }
 
 #[test]
 fn words_of_the_user_come_last_on_the_kernels_command_line() {
     let more = VmSpec { extra_cmdline: vec!["a=b,c".into(), "loglevel=7".into()], ..spec() };
-    insta::assert_snapshot!(changed(&more), @"");
+    insta::assert_snapshot!(changed(&more), @r#"
+    - --bootloader linux,kernel=/Users/ann/Library/Application Support/shed/vz/Image,initrd=/Users/ann/Library/Application Support/shed/vz/initrd.img,cmdline="console=hvc0 quiet panic=1 shed.link=vsock shed.launch=6b3c1a52-8a4e-4d3a-9f0e-0c1d2e3f4a5b systemd.show_status=false"
+    + --bootloader linux,kernel=/Users/ann/Library/Application Support/shed/vz/Image,initrd=/Users/ann/Library/Application Support/shed/vz/initrd.img,cmdline="console=hvc0 quiet panic=1 shed.link=vsock shed.launch=6b3c1a52-8a4e-4d3a-9f0e-0c1d2e3f4a5b a=b,c loglevel=7"
+    "#);
     let none = VmSpec { extra_cmdline: Vec::new(), ..spec() };
     assert!(shown(&none).contains("shed.launch=6b3c1a52-8a4e-4d3a-9f0e-0c1d2e3f4a5b\"\n"));
 }
