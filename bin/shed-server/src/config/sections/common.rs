@@ -36,11 +36,11 @@ pub(super) fn common(
     let keys = Keys { backend, source, surroundings };
     let images_dir = match keys.path(&raw.images_dir, "images_dir")? {
         Some(dir) => dir,
-        None => keys.data_dir("images_dir")?.join("images"),
+        None => keys.images_dir()?,
     };
     let instance_dir = match keys.path(&raw.instance_dir, "instance_dir")? {
         Some(dir) => dir,
-        None => keys.data_dir("instance_dir")?.join("instances"),
+        None => keys.instance_dir(&images_dir)?,
     };
     let socket_dir = match keys.path(&raw.socket_dir, "socket_dir")? {
         Some(dir) => dir,
@@ -73,6 +73,20 @@ pub(super) fn common(
     })
 }
 
+/// Checks the ports of a guest link that are not the user's to choose any more: what can mean nothing is a mistake all the same.
+pub(super) fn check_ports(ports: &[(&str, &Value<i64>)], source: Source<'_>) -> Result<(), LoadConfigError> {
+    let mut seen: Vec<(&str, i64)> = Vec::new();
+    for (key, value) in ports.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?))) {
+        let _port = source.port(Some(value), key, 0, 1)?;
+        if let Some((other, _)) = seen.iter().find(|(_, port)| *port == value.value) {
+            let problem = format!("must differ from {other}, and both are {}", value.value);
+            return Err(source.bad(value, key, problem));
+        }
+        seen.push((key, value.value));
+    }
+    Ok(())
+}
+
 /// One backend's section, for reading its keys.
 #[derive(Debug, Clone, Copy)]
 struct Keys<'a> {
@@ -93,6 +107,28 @@ impl Keys<'_> {
 
     fn no_home(&self, key: &str) -> LoadConfigError {
         LoadConfigError::NoHome { key: self.name(key) }
+    }
+
+    /// Returns where images are kept by default. Those of vz are where macOS has such files, whatever XDG says, and by the
+    /// spec there is no directory between (spec K.1).
+    fn images_dir(&self) -> Result<Utf8PathBuf, LoadConfigError> {
+        const KEY: &str = "images_dir";
+        match (self.backend, self.surroundings.user) {
+            (BackendKind::Vz, User::Ordinary) => {
+                let home = self.surroundings.home.as_ref().ok_or_else(|| self.no_home(KEY))?;
+                Ok(home.join("Library/Application Support/shed/vz"))
+            }
+            (BackendKind::Vz, User::Root) => self.data_dir(KEY),
+            (BackendKind::Qemu | BackendKind::Firecracker, _) => Ok(self.data_dir(KEY)?.join("images")),
+        }
+    }
+
+    /// Returns where sheds are kept by default.
+    fn instance_dir(&self, images_dir: &Utf8Path) -> Result<Utf8PathBuf, LoadConfigError> {
+        match self.backend {
+            BackendKind::Vz => Ok(images_dir.join("instances")),
+            BackendKind::Qemu | BackendKind::Firecracker => Ok(self.data_dir("instance_dir")?.join("instances")),
+        }
     }
 
     /// Returns where sheds and images are kept by default.
