@@ -378,9 +378,9 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "vz: {}\ndefault_image: x\nname: a";
+    let text = "vz: {console_port: 1024}\ndefault_image: x\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "default_image"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["default_image", "vz.console_port"]));
 }
 
 #[test]
