@@ -15,7 +15,10 @@
 use camino::Utf8Path;
 use shed_types::{GuestPort, LaunchId};
 
-use super::{paths::file_problem, sockets::SocketPaths};
+use super::{
+    paths::{boot_file_problem, file_problem},
+    sockets::SocketPaths,
+};
 use crate::{Disk, DiskAccess, Share, StartVmError, VmSpec, socket_names::fnv1a};
 
 /// What the guest's kernel is told besides the launch: to speak on the console, only when something is wrong; to boot
@@ -33,7 +36,9 @@ pub(super) fn arguments(spec: &VmSpec, sockets: &SocketPaths) -> Result<Vec<Stri
     let mut args = Args::default();
     args.pair("--cpus", spec.cpus.to_string());
     args.pair("--memory", spec.memory_mb.to_string());
-    let (kernel, initrd) = (fit(&spec.kernel)?, fit(&spec.initrd)?);
+    let (kernel, initrd) = (&spec.kernel, &spec.initrd);
+    refuse(kernel, boot_file_problem(kernel))?;
+    refuse(initrd, boot_file_problem(initrd))?;
     let words = kernel_command_line(spec)?;
     args.pair("--bootloader", format!("linux,kernel={kernel},initrd={initrd},cmdline=\"{words}\""));
     args.pair("--restful-uri", rest_uri(sockets));

@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 
 pub use self::{
     config::VzConfig,
-    paths::{file_problem, socket_dir_problem},
+    paths::{boot_file_problem, file_problem, socket_dir_problem},
 };
 use self::{link::GuestLink, sockets::SocketPaths, vm::VzVm};
 use crate::{

@@ -2,7 +2,7 @@
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_saphyr::Spanned;
-use shed_backend::vz::{file_problem, socket_dir_problem};
+use shed_backend::vz::{boot_file_problem, file_problem, socket_dir_problem};
 use shed_types::BackendKind;
 
 use super::{
@@ -39,8 +39,8 @@ pub(in super::super) fn vz(
     let named: [(&str, &Value<String>, Problem); 5] = [
         ("vz.images_dir", &shared.images_dir, file_problem),
         ("vz.instance_dir", &shared.instance_dir, file_problem),
-        ("vz.kernel_path", &shared.kernel_path, file_problem),
-        ("vz.initrd_path", &shared.initrd_path, file_problem),
+        ("vz.kernel_path", &shared.kernel_path, boot_file_problem),
+        ("vz.initrd_path", &shared.initrd_path, boot_file_problem),
         ("vz.socket_dir", &shared.socket_dir, socket_dir_problem),
     ];
     for (key, value, problem) in named {
