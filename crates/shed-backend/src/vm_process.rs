@@ -116,6 +116,7 @@ impl VmProcess {
     }
 
     /// Returns what is cancelled when the machine has ended.
+    #[cfg(target_os = "linux")]
     pub(crate) const fn end_token(&self) -> &CancellationToken {
         &self.ended
     }
@@ -130,6 +131,7 @@ impl VmProcess {
     }
 
     /// Resolves when the process is dead, which is before the machine has ended.
+    #[cfg(target_os = "linux")]
     pub(crate) async fn dead(&self) {
         // What cannot be watched is logged by who waits for the end.
         let _watched = self.process.dead().await;
