@@ -217,8 +217,7 @@ mod tests {
             let _cut_off = stream.write_all(said).await;
             let _ended = stream.shutdown().await;
             let mut answer = Vec::new();
-            let _closed =
-                timeout(LONG, stream.read_to_end(&mut answer)).await.expect("the host closes it");
+            let _closed = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("the host closes it");
         }
     }
 

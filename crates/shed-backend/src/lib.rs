@@ -5,9 +5,9 @@
 //! shed states, no HTTP and no images. Differences between backends are data ([`Capabilities`]); nothing outside
 //! the server's room `backends` asks which backend it is talking to.
 
-pub mod conformance;
 mod agent_words;
 mod appear;
+pub mod conformance;
 mod error;
 pub mod fake;
 #[cfg(target_os = "linux")]

@@ -5,12 +5,13 @@
 
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
-use shed_types::{LaunchId, ShedName};
+use shed_link::{MuxStream, OpenError};
+use shed_types::{GuestPort, LaunchId, ShedName};
 use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
-    AttachVmError, EndVmError, StartVmError, VmIdentity, VmSpec, launch,
+    AttachVmError, ConnectGuestError, EndVmError, GuestStream, StartVmError, VmIdentity, VmSpec, launch,
     process::{self, ProcessId, Signal, WatchedProcess},
 };
 
@@ -162,6 +163,36 @@ impl VmProcess {
         let pid = self.identity.pid;
         let failed = |source| EndVmError::Signal { shed: self.shed.clone(), pid, source };
         self.process.signal(signal).map_err(failed)
+    }
+
+    /// Opens a stream to the guest, as `open` does, for as long as the machine runs.
+    ///
+    /// # Errors
+    /// When it has ended, or the stream cannot be opened.
+    pub(crate) async fn stream(
+        &self,
+        port: GuestPort,
+        open: impl Future<Output = Result<MuxStream, OpenError>>,
+    ) -> Result<GuestStream, ConnectGuestError> {
+        let shed = || self.shed.clone();
+        let opened = tokio::select! {
+            biased;
+            () = self.ended.cancelled() => return Err(ConnectGuestError::Ended { shed: shed() }),
+            opened = open => opened,
+        };
+        opened.map(GuestStream::new).map_err(|error| ConnectGuestError::of_open(shed(), port, error))
+    }
+
+    /// Asks the VMM for something, as `ask` does, for as long as the machine runs.
+    ///
+    /// # Errors
+    /// When the VMM cannot be asked although the machine runs.
+    pub(crate) async fn ask(&self, ask: impl Future<Output = io::Result<()>>) -> Result<(), EndVmError> {
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Ok(()),
+            asked = ask => asked.map_err(|source| EndVmError::Ask { shed: self.shed.clone(), source }),
+        }
     }
 
     /// Waits at most `patience` for the end; says whether it came.

@@ -15,8 +15,8 @@ use shed_lifecycle::{BusSettings, Settings};
 use shed_net::{NetSettings, ServerId};
 use shed_types::{BackendChoice, BackendKind, TcpPort};
 
-pub use self::detect::Decision;
 use self::detect::Best;
+pub use self::detect::Decision;
 #[cfg(target_os = "linux")]
 use crate::config::JailerChoice;
 use crate::config::{Accel, CommonSection, Config, FirecrackerSection, QemuSection, VzSection};
@@ -34,9 +34,7 @@ const START_TIMEOUT_FIRECRACKER: Duration = Duration::from_secs(30);
 /// Why this server cannot have the backend that its config asks for.
 #[derive(Debug, thiserror::Error)]
 pub enum ChooseBackendError {
-    #[error(
-        "default_backend is {wanted}, which needs Linux; set it to qemu, vz or detect"
-    )]
+    #[error("default_backend is {wanted}, which needs Linux; set it to qemu, vz or detect")]
     NotBuilt { wanted: BackendKind },
 }
 

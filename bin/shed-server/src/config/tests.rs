@@ -212,7 +212,10 @@ vz:
     assert_eq!((fire.vsock_base_cid, fire.seccomp, fire.dns.len()), (300, false, 2));
     assert_eq!(fire.common.instance_dir, "/home/ann/.local/share/shed/firecracker/instances");
     assert_eq!(config.idle_keys, ["firecracker.console_port", "vz.tcp_proxy_port"]);
-    assert_eq!((config.vz.vfkit_path.as_str(), config.vz.common.images_dir.as_str()), ("/home/ann/bin/vfkit", "/home/ann/My Images"));
+    assert_eq!(
+        (config.vz.vfkit_path.as_str(), config.vz.common.images_dir.as_str()),
+        ("/home/ann/bin/vfkit", "/home/ann/My Images")
+    );
     assert_eq!(config.vz.common.initrd_path, "/home/ann/My Images/initrd.img");
     assert_eq!(config.ssh_host_key, "/home/ann/keys/host");
     assert_eq!(

@@ -42,7 +42,12 @@ impl Watch {
         let mut events: Vec<Event> = Vec::with_capacity(1);
         // SAFETY: as above; nothing is registered here.
         let _told = unsafe {
-            kevent(ready.get_inner().as_fd(), &[], rustix::buffer::spare_capacity(&mut events), Some(Duration::ZERO))
+            kevent(
+                ready.get_inner().as_fd(),
+                &[],
+                rustix::buffer::spare_capacity(&mut events),
+                Some(Duration::ZERO),
+            )
         }?;
         ready.clear_ready();
         Ok(())

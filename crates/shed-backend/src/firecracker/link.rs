@@ -75,9 +75,8 @@ impl GuestLink {
     /// # Cancel safety
     /// Dropping the future gives up the connection.
     pub async fn connect(&self, port: GuestPort) -> Result<UnixStream, OpenError> {
-        let once = || async {
-            connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source })
-        };
+        let once =
+            || async { connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source }) };
         self.words.until_there(port, once).await
     }
 }

@@ -134,23 +134,11 @@ impl Vm for FirecrackerVm {
     }
 
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
-        let shed = || self.process.shed().clone();
-        let opened = tokio::select! {
-            biased;
-            () = self.process.ended() => return Err(ConnectGuestError::Ended { shed: shed() }),
-            opened = self.link.open(port) => opened,
-        };
-        opened.map(GuestStream::new).map_err(|error| ConnectGuestError::of_open(shed(), port, error))
+        self.process.stream(port, self.link.open(port)).await
     }
 
     async fn press_power_button(&self) -> Result<(), EndVmError> {
-        tokio::select! {
-            biased;
-            () = self.process.ended() => Ok(()),
-            asked = api::press_ctrl_alt_del(&self.sockets().api) => {
-                asked.map_err(|source| EndVmError::Ask { shed: self.process.shed().clone(), source })
-            }
-        }
+        self.process.ask(api::press_ctrl_alt_del(&self.sockets().api)).await
     }
 
     async fn kill(&self, grace: Duration) -> Result<(), EndVmError> {

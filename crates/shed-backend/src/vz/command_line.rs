@@ -85,7 +85,8 @@ fn launch_word(launch_id: LaunchId) -> String {
 }
 
 fn kernel_command_line(spec: &VmSpec) -> Result<String, StartVmError> {
-    let bad = |word: &&String| word.contains('"') || word.chars().any(|c| c.is_whitespace() || c.is_control());
+    let bad =
+        |word: &&String| word.contains('"') || word.chars().any(|c| c.is_whitespace() || c.is_control());
     if let Some(word) = spec.extra_cmdline.iter().find(bad) {
         let reason = "vfkit takes it in quotation marks, so it can have none, and no space";
         return Err(StartVmError::Parameter { word: word.clone(), reason });

@@ -61,7 +61,11 @@ fn refusal(spec: &VmSpec) -> String {
 }
 
 fn as_words(args: &[String]) -> Vec<Vec<u8>> {
-    ["vfkit"].into_iter().chain(args.iter().map(String::as_str)).map(|word| word.as_bytes().to_vec()).collect()
+    ["vfkit"]
+        .into_iter()
+        .chain(args.iter().map(String::as_str))
+        .map(|word| word.as_bytes().to_vec())
+        .collect()
 }
 
 /// As `ps` on macOS tells a command line.

@@ -28,8 +28,8 @@ pub use self::{
 };
 use self::{link::GuestLink, sockets::SocketPaths, vm::VzVm};
 use crate::{
-    Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm, VmIdentity,
-    VmSpec,
+    Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm,
+    VmIdentity, VmSpec,
     launch::{self, Launched, Program},
     socket_names::make_dir,
     vm_process::{self, Unfinished},

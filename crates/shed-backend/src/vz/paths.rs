@@ -45,7 +45,9 @@ pub fn socket_dir_problem(path: &Utf8Path) -> Option<&'static str> {
         return Some(problem);
     }
     if path.as_str().contains(' ') {
-        return Some("it has a space, of which vfkit makes %20 in the name of a socket; choose a path without one");
+        return Some(
+            "it has a space, of which vfkit makes %20 in the name of a socket; choose a path without one",
+        );
     }
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._~-".contains(c);
     if !path.as_str().chars().all(is_plain) {

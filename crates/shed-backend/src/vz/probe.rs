@@ -90,7 +90,14 @@ mod tests {
         assert_eq!(said("vfkit version: v0.6.3-12-gb2bc27e-dirty\n").as_deref(), Some("0.6.3"));
         assert_eq!(said("vfkit version: b2bc27e\n").as_deref(), Some("b2bc27e"));
         assert_eq!(said("vfkit version: unknown\n").as_deref(), Some("unknown"));
-        for text in ["", "vfkit", "vfkit version:", "vfkit version: \n", "krunkit version: v1.0.0", "vfkit version: a b"] {
+        for text in [
+            "",
+            "vfkit",
+            "vfkit version:",
+            "vfkit version: \n",
+            "krunkit version: v1.0.0",
+            "vfkit version: a b",
+        ] {
             assert_eq!(said(text), None, "{text:?}");
         }
     }

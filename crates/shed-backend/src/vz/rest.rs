@@ -37,7 +37,9 @@ pub(super) async fn state(socket: &Utf8Path) -> io::Result<State> {
     Ok(match state.strip_prefix("VirtualMachineState") {
         Some("Running") => State::Running,
         Some("Starting") => State::Starting,
-        Some(_) | None => State::Other(state.chars().take(40).collect::<String>().escape_default().to_string()),
+        Some(_) | None => {
+            State::Other(state.chars().take(40).collect::<String>().escape_default().to_string())
+        }
     })
 }
 
@@ -76,7 +78,12 @@ mod tests {
 
     use camino::Utf8PathBuf;
     use http_body_util::{BodyExt as _, Full};
-    use hyper::{Request, Response, body::{Bytes, Incoming}, server::conn::http1, service::service_fn};
+    use hyper::{
+        Request, Response,
+        body::{Bytes, Incoming},
+        server::conn::http1,
+        service::service_fn,
+    };
     use hyper_util::rt::TokioIo;
     use tokio::net::UnixListener;
     use tokio_util::task::AbortOnDropHandle;

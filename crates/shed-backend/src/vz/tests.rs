@@ -49,7 +49,8 @@ impl Setup {
         fs::write(&program, format!("#!/bin/sh\n{version}\n{does}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let (fifo, mode) = (dir.join("vfkit.fifo"), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
-        rustix::fs::mknodat(rustix::fs::CWD, fifo.as_std_path(), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, fifo.as_std_path(), rustix::fs::FileType::Fifo, mode, 0)
+            .unwrap();
         let disk = Disk { path: file("rootfs.ext4"), serial: "shed-upper", access: DiskAccess::ReadWrite };
         let spec = VmSpec {
             shed: "api".parse().unwrap(),
@@ -123,7 +124,8 @@ impl Interface {
         let server = tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let served = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(&answer));
+                let served =
+                    http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(&answer));
                 // Whoever asks goes when it has its answer.
                 let _gone = served.await;
             }
@@ -252,7 +254,8 @@ async fn a_start_that_is_given_up_leaves_no_process() {
 #[tokio::test]
 async fn what_cannot_be_expressed_is_refused_before_anything_is_made() {
     let setup = Setup::new(RUNS);
-    let share = |source: &str| Share { tag: "workspace", source: source.into(), access: DiskAccess::ReadWrite };
+    let share =
+        |source: &str| Share { tag: "workspace", source: source.into(), access: DiskAccess::ReadWrite };
     let refused = async |spec: VmSpec, word: &str| {
         let error = shed_types::error_chain(&setup.backend.start(&spec).await.unwrap_err());
         assert!(error.contains(word), "{error}");
@@ -275,6 +278,7 @@ async fn a_host_is_reported_and_an_unfit_one_is_refused_with_its_key() {
     let config = |config: VzConfig| async move { VzBackend::new(config).check_host().await.unwrap_err() };
     let spaces = config(VzConfig::new("/Users/ann/My Sockets")).await.to_string();
     assert!(spaces.contains("/Users/ann/My Sockets") && spaces.contains("vz.socket_dir"), "{spaces}");
-    let missing = config(VzConfig { vfkit_path: "/no/vfkit".into(), ..VzConfig::new("/s") }).await.to_string();
+    let missing =
+        config(VzConfig { vfkit_path: "/no/vfkit".into(), ..VzConfig::new("/s") }).await.to_string();
     assert!(missing.contains("/no/vfkit") && missing.contains("brew install vfkit"), "{missing}");
 }

@@ -102,7 +102,10 @@ impl Vm for VzVm {
     }
 
     async fn has_crashed(&self) -> bool {
-        self.process.exit_status().await.is_some_and(|status| is_crash(status) || status.code() == Some(PANIC))
+        self.process
+            .exit_status()
+            .await
+            .is_some_and(|status| is_crash(status) || status.code() == Some(PANIC))
     }
 
     async fn was_reboot(&self) -> bool {
@@ -111,26 +114,11 @@ impl Vm for VzVm {
     }
 
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
-        let opened = tokio::select! {
-            biased;
-            () = self.process.ended() => {
-                return Err(ConnectGuestError::Ended { shed: self.process.shed().clone() });
-            }
-            opened = self.link.open(port) => opened,
-        };
-        let failed = |error| ConnectGuestError::of_open(self.process.shed().clone(), port, error);
-        opened.map(GuestStream::new).map_err(failed)
+        self.process.stream(port, self.link.open(port)).await
     }
 
     async fn press_power_button(&self) -> Result<(), EndVmError> {
-        let rest = self.sockets.rest();
-        tokio::select! {
-            biased;
-            () = self.process.ended() => Ok(()),
-            asked = rest::press_power_button(&rest) => {
-                asked.map_err(|source| EndVmError::Ask { shed: self.process.shed().clone(), source })
-            }
-        }
+        self.process.ask(rest::press_power_button(&self.sockets.rest())).await
     }
 
     async fn kill(&self, grace: Duration) -> Result<(), EndVmError> {

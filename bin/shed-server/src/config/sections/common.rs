@@ -127,7 +127,9 @@ impl Keys<'_> {
     fn instance_dir(&self, images_dir: &Utf8Path) -> Result<Utf8PathBuf, LoadConfigError> {
         match self.backend {
             BackendKind::Vz => Ok(images_dir.join("instances")),
-            BackendKind::Qemu | BackendKind::Firecracker => Ok(self.data_dir("instance_dir")?.join("instances")),
+            BackendKind::Qemu | BackendKind::Firecracker => {
+                Ok(self.data_dir("instance_dir")?.join("instances"))
+            }
         }
     }
 

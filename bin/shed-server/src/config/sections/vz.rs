@@ -65,13 +65,10 @@ fn program(
     source: Source<'_>,
     surroundings: &Surroundings,
 ) -> Result<Utf8PathBuf, LoadConfigError> {
-    let is_name = |text: &str| {
-        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c))
-    };
+    let is_name =
+        |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     match value {
         Some(value) if is_name(&value.value) => Ok(value.value.as_str().into()),
-        value => {
-            Ok(source.path(value, "vz.vfkit_path", surroundings)?.unwrap_or_else(|| VFKIT.into()))
-        }
+        value => Ok(source.path(value, "vz.vfkit_path", surroundings)?.unwrap_or_else(|| VFKIT.into())),
     }
 }
