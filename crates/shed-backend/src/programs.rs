@@ -1,6 +1,10 @@
 //! Where the programs of other people are found that backends start, and which versions they are.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{
+    io,
+    process::{Output, Stdio},
+    time::Duration,
+};
 
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio::{process::Command, time::timeout};
@@ -8,7 +12,7 @@ use tokio::{process::Command, time::timeout};
 use crate::CheckHostError;
 
 /// Longest wait for `--version`.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where programs are looked for behind `PATH`: a server started by systemd or launchd has a short one.
 const USUAL_PLACES: [&str; 5] =
@@ -69,6 +73,21 @@ impl Version {
     }
 }
 
+/// Asks a program for its version and returns what it printed.
+///
+/// # Errors
+/// When it cannot be started, or does not end within [`PATIENCE`].
+pub(crate) async fn asked_for_version(binary: &Utf8Path) -> io::Result<Output> {
+    let asked = Command::new(binary)
+        .arg("--version")
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    timeout(PATIENCE, asked).await?
+}
+
 /// Asks a program for its version, which `parse` reads out of what it prints.
 ///
 /// # Errors
@@ -78,14 +97,7 @@ pub(crate) async fn ask_version<V>(
     parse: impl Fn(&str) -> Option<V>,
 ) -> Result<V, CheckHostError> {
     let bad = |source| CheckHostError::Version { program: binary.to_string(), source };
-    let asked = Command::new(binary)
-        .arg("--version")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = timeout(PATIENCE, asked).await.map_err(|late| bad(late.into()))?.map_err(bad)?;
+    let output = asked_for_version(binary).await.map_err(bad)?;
     let text = String::from_utf8_lossy(&output.stdout);
     parse(&text).ok_or_else(|| {
         let said =
