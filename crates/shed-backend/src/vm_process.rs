@@ -260,18 +260,21 @@ impl<V: HasProcess> Unfinished<V> {
         patience: Duration,
         made: impl FnOnce(Arc<V>) -> F,
     ) -> Result<Arc<V>, StartVmError> {
-        let shed = || spec.shed.clone();
         let vm = self.0.clone().expect("a machine is handed out once");
-        tokio::select! {
+        let waited = tokio::select! {
             biased;
             () = vm.process().ended() => {
-                return Err(StartVmError::EndedAtOnce { shed: shed(), output: output.tail() });
+                return Err(StartVmError::EndedAtOnce { shed: spec.shed.clone(), output: output.tail() });
             }
-            waited = timeout(patience, made(Arc::clone(&vm))) => {
-                waited.map_err(io::Error::from).flatten().map_err(|source| {
-                    StartVmError::NoMonitor { shed: shed(), path: path.to_owned(), waited: patience, source }
-                })?;
+            waited = timeout(patience, made(Arc::clone(&vm))) => waited.map_err(io::Error::from).flatten(),
+        };
+        if let Err(source) = waited {
+            // Its sockets are gone when it has ended.
+            if let Err(error) = vm.process().end(Duration::ZERO, async { Ok(()) }).await {
+                tracing::error!(shed = %spec.shed, %error, "a machine that did not answer could not be ended");
             }
+            let (shed, path) = (spec.shed.clone(), path.to_owned());
+            return Err(StartVmError::NoMonitor { shed, path, waited: patience, source });
         }
         self.0 = None;
         Ok(vm)

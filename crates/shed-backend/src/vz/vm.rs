@@ -89,14 +89,6 @@ async fn clear_away(shed: ShedName, sockets: SocketPaths) {
 
 #[async_trait::async_trait]
 impl Vm for VzVm {
-    fn identity(&self) -> VmIdentity {
-        self.process.identity()
-    }
-
-    async fn ended(&self) {
-        self.process.ended().await;
-    }
-
     fn has_ended(&self) -> bool {
         self.process.has_ended()
     }
@@ -113,12 +105,20 @@ impl Vm for VzVm {
         self.link.reboot_is_due() && self.process.ended_well().await
     }
 
+    async fn ended(&self) {
+        self.process.ended().await;
+    }
+
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
         self.process.stream(port, self.link.open(port)).await
     }
 
     async fn press_power_button(&self) -> Result<(), EndVmError> {
         self.process.ask(rest::press_power_button(&self.sockets.rest())).await
+    }
+
+    fn identity(&self) -> VmIdentity {
+        self.process.identity()
     }
 
     async fn kill(&self, grace: Duration) -> Result<(), EndVmError> {
