@@ -211,3 +211,47 @@ fn make_firecracker(_: &FirecrackerSection, _: &[TcpPort]) -> Result<Arc<dyn Bac
 fn best_here(_: &Config) -> Best {
     Best { kind: BackendKind::Vz, name: "Apple's Virtualization framework", usable: Ok(()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, User, load};
+
+    fn config(text: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let path = camino::Utf8Path::from_path(dir.path()).unwrap().join("server.yaml");
+        std::fs::write(&path, text).unwrap();
+        let surroundings = Surroundings {
+            current_dir: "/".into(),
+            home: Some("/Users/ann".into()),
+            data_home: None,
+            user: User::Ordinary,
+        };
+        load(Some(&path), &surroundings).unwrap()
+    }
+
+    #[test]
+    fn vz_is_made_when_it_is_asked_for_with_its_own_directories_and_timeouts() {
+        let config = config("default_backend: vz\nvz: {vfkit_path: /opt/vfkit, extra_cmdline: [a=b]}");
+        let kind = decide(&config).unwrap().kind;
+        assert_eq!(kind, BackendKind::Vz);
+        assert_eq!(make(&config, kind, &[]).unwrap().kind(), BackendKind::Vz);
+        let vz = vz_config(&config.vz);
+        assert_eq!(
+            (vz.vfkit_path.as_str(), vz.socket_dir.as_str()),
+            ("/opt/vfkit", "/Users/ann/.shed/vz/sockets")
+        );
+        let settings = settings(&config, kind, Accelerator::Hvf);
+        assert_eq!(settings.instance_dir, "/Users/ann/Library/Application Support/shed/vz/instances");
+        assert_eq!((settings.start_timeout, settings.stop_timeout), (START_TIMEOUT, STOP_TIMEOUT));
+        assert_eq!(settings.extra_cmdline, ["a=b"]);
+        assert!(settings.kept_from_guests.contains(&vz.socket_dir));
+    }
+
+    #[tokio::test]
+    async fn a_host_without_vfkit_is_told_how_to_get_it() {
+        let config = config("default_backend: vz\nvz: {vfkit_path: /no/such/vfkit}");
+        let error = make(&config, BackendKind::Vz, &[]).unwrap().check_host().await.unwrap_err().to_string();
+        assert!(error.contains("/no/such/vfkit") && error.contains("vz.vfkit_path"), "{error}");
+    }
+}
