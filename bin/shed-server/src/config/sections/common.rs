@@ -20,10 +20,18 @@ use super::{
 /// Where sockets are while the system runs.
 const RUN_DIR: &str = if cfg!(target_os = "macos") { "/var/run/shed" } else { "/run/shed" };
 
-/// The kernel that guests boot on this machine's architecture. QEMU enters the uncompressed `vmlinux` through PVH and
-/// Firecracker knows nothing else, which spares the guest the unpacking; the price is that the kernel's addresses are not
-/// randomised (KASLR is part of the unpacking).
-const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE } else { file_name::VMLINUX };
+/// Returns the kernel that guests of a backend boot on this machine's architecture. On x86-64 QEMU enters the uncompressed
+/// `vmlinux` through PVH and Firecracker knows nothing else, which spares the guest the unpacking; the price is that the kernel's
+/// addresses are not randomised (KASLR is part of the unpacking). Apple's framework boots a bzImage there.
+const fn kernel(backend: BackendKind) -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        return file_name::ARM64_IMAGE;
+    }
+    match backend {
+        BackendKind::Qemu | BackendKind::Firecracker => file_name::VMLINUX,
+        BackendKind::Vz => file_name::BZIMAGE,
+    }
+}
 
 /// Checks what the section of this backend has in common with others. `memory_mb` is what a shed has that names none.
 pub(super) fn common(
@@ -48,7 +56,9 @@ pub(super) fn common(
     };
     let key = |key: &str| keys.name(key);
     Ok(CommonSection {
-        kernel_path: keys.path(&raw.kernel_path, "kernel_path")?.unwrap_or_else(|| images_dir.join(KERNEL)),
+        kernel_path: keys
+            .path(&raw.kernel_path, "kernel_path")?
+            .unwrap_or_else(|| images_dir.join(kernel(backend))),
         initrd_path: keys
             .path(&raw.initrd_path, "initrd_path")?
             .unwrap_or_else(|| images_dir.join(file_name::INITRD)),
