@@ -124,17 +124,13 @@ impl HostAgent {
     #[track_caller]
     pub fn wait_until_it_listens(&mut self, server: &Server) {
         let wanted = self.settings.namespaces.clone();
-        wait_for(
-            &format!("the host agent to listen to {wanted:?}; its log is {}", self.log()),
-            SHORT * 2,
-            || {
-                if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
-                    panic!("the host agent ended with {status}: {}", self.log_text());
-                }
-                let heard = listeners(server);
-                wanted.iter().all(|namespace| heard.iter().any(|one| one == namespace)).then_some(())
-            },
-        );
+        wait_for(&format!("the host agent to listen to {wanted:?}; its log is {}", self.log()), SHORT * 2, || {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                panic!("the host agent ended with {status}: {}", self.log_text());
+            }
+            let heard = listeners(server);
+            wanted.iter().all(|namespace| heard.iter().any(|one| one == namespace)).then_some(())
+        });
     }
 
     /// The requests that wait for a yes or a no.
@@ -265,9 +261,7 @@ impl HostAgent {
     #[must_use]
     pub fn audit(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.audit_log()).unwrap_or_default();
-        text.lines()
-            .map(|line| serde_json::from_str(line).expect("a line of the audit log is JSON"))
-            .collect()
+        text.lines().map(|line| serde_json::from_str(line).expect("a line of the audit log is JSON")).collect()
     }
 
     fn config(&self) -> Utf8PathBuf {

@@ -66,8 +66,7 @@ impl Registry {
             "http": { "addr": format!("127.0.0.1:{}", self.port) },
         });
         if let Some((user, password)) = &self.login {
-            config["auth"] =
-                json!({ "htpasswd": { "realm": "stage", "path": self.passwords(user, password) } });
+            config["auth"] = json!({ "htpasswd": { "realm": "stage", "path": self.passwords(user, password) } });
         }
         // JSON is YAML.
         let file = self.dir.join("config.yml");

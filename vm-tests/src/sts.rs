@@ -87,13 +87,7 @@ pub fn bring_aws_clients(stage: &Stage, cli: &Cli, shed: &str) {
     let tar = search("tar").expect("tar is on this host");
     let mut pack = Command::new(tar);
     // boto3's own data of every other service is a hundred megabytes; `aws` wants to know what services there are.
-    pack.args([
-        "-C",
-        crate::python::guest_packages().as_str(),
-        "--exclude=__pycache__",
-        "--wildcards",
-        "--anchored",
-    ]);
+    pack.args(["-C", crate::python::guest_packages().as_str(), "--exclude=__pycache__", "--wildcards", "--anchored"]);
     pack.args(["--exclude=./botocore/data/[a-r]*/*", "--exclude=./botocore/data/s[a-su-z]*/*"]);
     pack.args(["--exclude=./botocore/data/[t-z]*/*", "--exclude=./awscli/botocore/data/*/*/e[nx]*"]);
     pack.args(["--exclude=./awscli/examples", "-czf", archive.as_str(), "."]);
