@@ -20,9 +20,11 @@ pub enum CheckHostError {
     #[error("`{program}` is version {found}; at least {oldest} is needed")]
     TooOld { program: String, found: String, oldest: String },
     #[error(
-        "the socket directory {path} has {length} bytes; it must be absolute and have at most {longest} (key qemu.socket_dir)"
+        "the socket directory {path} has {length} bytes; it must be absolute and have at most {longest} (key {key})"
     )]
-    SocketDir { path: Utf8PathBuf, length: usize, longest: usize },
+    SocketDir { path: Utf8PathBuf, length: usize, longest: usize, key: &'static str },
+    #[error("{path} cannot have the machines' sockets: {reason} (key vz.socket_dir)")]
+    SocketPath { path: Utf8PathBuf, reason: &'static str },
     #[error(
         "virtiofsd, which shares host directories, cannot be used: {found} (looked for: {places}; version 1.13 or newer is needed). Install it with scripts/setup.sh, your distribution's package `virtiofsd`, or `cargo install --locked virtiofsd`; key qemu.virtiofsd"
     )]
@@ -49,6 +51,8 @@ pub struct LeaseError(#[source] pub Box<dyn std::error::Error + Send + Sync>);
 pub enum StartVmError {
     #[error("the path {path} cannot be given to the VMM: {reason}")]
     Path { path: Utf8PathBuf, reason: &'static str },
+    #[error("the kernel parameter {word:?} cannot be given to the VMM: {reason}")]
+    Parameter { word: String, reason: &'static str },
     #[error("could not prepare {path} for shed `{shed}`")]
     Prepare {
         shed: ShedName,

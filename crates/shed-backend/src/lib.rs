@@ -5,6 +5,8 @@
 //! shed states, no HTTP and no images. Differences between backends are data ([`Capabilities`]); nothing outside
 //! the server's room `backends` asks which backend it is talking to.
 
+mod agent_words;
+mod appear;
 pub mod conformance;
 mod error;
 pub mod fake;
@@ -17,6 +19,9 @@ mod shares;
 mod socket_names;
 mod spec;
 mod stream;
+mod unix_http;
+mod vm_process;
+pub mod vz;
 
 pub use shed_process as process;
 

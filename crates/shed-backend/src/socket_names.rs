@@ -43,7 +43,7 @@ pub(crate) fn stem(shed: &ShedName) -> String {
 
 /// The 64-bit FNV-1a hash (Fowler, Noll, Vo), as it will be in every version of the server, so that
 /// a new one finds the sockets that an old one made.
-fn fnv1a(bytes: &[u8]) -> u64 {
+pub(crate) fn fnv1a(bytes: &[u8]) -> u64 {
     bytes
         .iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))

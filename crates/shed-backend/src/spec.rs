@@ -45,6 +45,34 @@ pub struct Disk {
     pub access: DiskAccess,
 }
 
+/// Longest serial of a virtio disk in bytes (Linux, include/uapi/linux/virtio_blk.h, `VIRTIO_BLK_ID_BYTES`).
+const SERIAL_MAX: usize = 20;
+
+/// Longest tag of a shared directory in bytes (virtio 1.2, 5.11.4).
+const TAG_MAX: usize = 36;
+
+impl Disk {
+    /// Returns why no guest could have this disk, as the end of a sentence about it; nothing when one can.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        if self.serial.is_empty() || self.serial.len() > SERIAL_MAX {
+            return Some("its serial does not have 1 to 20 characters");
+        }
+        (!is_plain(self.serial)).then_some("its serial has characters other than letters, digits and hyphens")
+    }
+}
+
+impl Share {
+    /// Returns why no guest could have this share, as the end of a sentence about it; nothing when one can.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        let fits = !self.tag.is_empty() && self.tag.len() <= TAG_MAX && is_plain(self.tag);
+        (!fits).then_some("its tag does not have 1 to 36 letters, digits and hyphens")
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+}
+
 /// A host directory that the guest sees live.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {

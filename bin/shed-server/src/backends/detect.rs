@@ -17,26 +17,36 @@ pub struct Decision {
     pub reason: String,
 }
 
+/// The backend that is better than QEMU on this system.
+#[derive(Debug)]
+pub(super) struct Best {
+    /// The backend.
+    pub(super) kind: BackendKind,
+    /// Its name in sentences.
+    pub(super) name: &'static str,
+    /// Whether it can run machines here, and if not, why.
+    pub(super) usable: Result<(), String>,
+}
+
 /// What the decision depends on.
 #[derive(Debug)]
 struct Facts<'a> {
     qemu_instances: &'a Utf8Path,
     qemu_has_sheds: bool,
-    firecracker_instances: &'a Utf8Path,
-    firecracker_has_sheds: bool,
-    /// Whether Firecracker can run machines here, and if not, why.
-    firecracker: Result<(), String>,
+    best: Best,
+    best_instances: &'a Utf8Path,
+    best_has_sheds: bool,
 }
 
 /// Looks at the host and decides.
-pub(super) fn detect(config: &Config, firecracker: Result<(), String>) -> Decision {
-    let (qemu, fire) = (&config.qemu.common, &config.firecracker.common);
+pub(super) fn detect(config: &Config, best: Best) -> Decision {
+    let (qemu, section) = (&config.qemu.common, super::section(config, best.kind));
     decide(Facts {
         qemu_instances: &qemu.instance_dir,
         qemu_has_sheds: has_sheds(qemu),
-        firecracker_instances: &fire.instance_dir,
-        firecracker_has_sheds: has_sheds(fire),
-        firecracker,
+        best_instances: &section.instance_dir,
+        best_has_sheds: has_sheds(section),
+        best,
     })
 }
 
@@ -47,28 +57,26 @@ fn has_sheds(section: &CommonSection) -> bool {
 }
 
 fn decide(facts: Facts<'_>) -> Decision {
-    let (kind, reason) = match (facts.qemu_has_sheds, facts.firecracker_has_sheds, facts.firecracker) {
+    let Best { kind: best, name, usable } = facts.best;
+    let (kind, reason) = match (facts.qemu_has_sheds, facts.best_has_sheds, usable) {
         (true, false, usable) => {
             let there = format!("there are QEMU sheds in {}", facts.qemu_instances);
             let other = match usable {
-                Ok(()) => "; `default_backend: firecracker` would leave them alone and begin anew",
-                Err(_) => "",
+                Ok(()) => format!("; `default_backend: {best}` would leave them alone and begin anew"),
+                Err(_) => String::new(),
             };
             (BackendKind::Qemu, format!("{there}{other}"))
         }
-        (false, true, _) => {
-            let there = format!("there are Firecracker sheds in {}", facts.firecracker_instances);
-            (BackendKind::Firecracker, there)
-        }
+        (false, true, _) => (best, format!("there are {name} sheds in {}", facts.best_instances)),
         (true, true, Ok(())) => {
             let reason = format!(
-                "Firecracker can run here and has sheds; those of QEMU in {} are left alone (`default_backend: qemu`)",
+                "{name} can run here and has sheds; those of QEMU in {} are left alone (`default_backend: qemu`)",
                 facts.qemu_instances
             );
-            (BackendKind::Firecracker, reason)
+            (best, reason)
         }
-        (false, false, Ok(())) => (BackendKind::Firecracker, "Firecracker can run here".to_owned()),
-        (_, _, Err(problem)) => (BackendKind::Qemu, format!("Firecracker cannot run here: {problem}")),
+        (false, false, Ok(())) => (best, format!("{name} can run here")),
+        (_, _, Err(problem)) => (BackendKind::Qemu, format!("{name} cannot run here: {problem}")),
     };
     Decision { kind, reason }
 }
@@ -77,15 +85,38 @@ fn decide(facts: Facts<'_>) -> Decision {
 mod tests {
     use super::*;
 
-    fn decided(qemu: bool, firecracker: bool, usable: bool) -> (BackendKind, String) {
+    fn decided_for(best: Best, qemu: bool, has_sheds: bool) -> (BackendKind, String) {
         let Decision { kind, reason } = decide(Facts {
             qemu_instances: "/q".into(),
             qemu_has_sheds: qemu,
-            firecracker_instances: "/f".into(),
-            firecracker_has_sheds: firecracker,
-            firecracker: if usable { Ok(()) } else { Err("there is no /dev/kvm".to_owned()) },
+            best,
+            best_instances: "/f".into(),
+            best_has_sheds: has_sheds,
         });
         (kind, reason)
+    }
+
+    fn decided(qemu: bool, firecracker: bool, usable: bool) -> (BackendKind, String) {
+        let usable = if usable { Ok(()) } else { Err("there is no /dev/kvm".to_owned()) };
+        let best = Best { kind: BackendKind::Firecracker, name: "Firecracker", usable };
+        decided_for(best, qemu, firecracker)
+    }
+
+    #[test]
+    fn macos_takes_its_own_framework_unless_only_qemu_has_sheds() {
+        let of = |qemu, vz| {
+            let best = Best { kind: BackendKind::Vz, name: "Apple's framework", usable: Ok(()) };
+            decided_for(best, qemu, vz)
+        };
+        for (qemu, vz, wanted) in [
+            (false, false, BackendKind::Vz),
+            (false, true, BackendKind::Vz),
+            (true, true, BackendKind::Vz),
+            (true, false, BackendKind::Qemu),
+        ] {
+            assert_eq!(of(qemu, vz).0, wanted);
+        }
+        assert!(of(true, false).1.contains("`default_backend: vz`"));
     }
 
     #[test]

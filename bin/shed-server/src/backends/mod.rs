@@ -9,15 +9,17 @@ use shed_backend::firecracker::{FirecrackerBackend, FirecrackerConfig, Jailer, S
 use shed_backend::{
     Accelerator, Backend,
     qemu::{AcceleratorChoice, GuestArch, QemuBackend, QemuConfig},
+    vz::{VzBackend, VzConfig},
 };
 use shed_lifecycle::{BusSettings, Settings};
 use shed_net::{NetSettings, ServerId};
 use shed_types::{BackendChoice, BackendKind, TcpPort};
 
+use self::detect::Best;
 pub use self::detect::Decision;
 #[cfg(target_os = "linux")]
 use crate::config::JailerChoice;
-use crate::config::{Accel, CommonSection, Config, FirecrackerSection, QemuSection};
+use crate::config::{Accel, CommonSection, Config, FirecrackerSection, QemuSection, VzSection};
 
 /// Start and stop timeouts where the config names none (spec C.6 for hardware acceleration). A boot under software
 /// emulation takes about ten times as long.
@@ -32,9 +34,7 @@ const START_TIMEOUT_FIRECRACKER: Duration = Duration::from_secs(30);
 /// Why this server cannot have the backend that its config asks for.
 #[derive(Debug, thiserror::Error)]
 pub enum ChooseBackendError {
-    #[error(
-        "default_backend is {wanted}, which this build of shed-server does not have; set it to qemu or detect"
-    )]
+    #[error("default_backend is {wanted}, which needs Linux; set it to qemu, vz or detect")]
     NotBuilt { wanted: BackendKind },
 }
 
@@ -45,11 +45,12 @@ pub enum ChooseBackendError {
 pub fn decide(config: &Config) -> Result<Decision, ChooseBackendError> {
     let asked = |kind: BackendKind| Decision { kind, reason: "default_backend in server.yaml".to_owned() };
     match config.default_backend {
-        BackendChoice::Detect => Ok(detect::detect(config, firecracker_runs(config))),
+        BackendChoice::Detect => Ok(detect::detect(config, best_here(config))),
         BackendChoice::Qemu => Ok(asked(BackendKind::Qemu)),
         BackendChoice::Firecracker if cfg!(target_os = "linux") => Ok(asked(BackendKind::Firecracker)),
         BackendChoice::Firecracker => Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Firecracker }),
-        BackendChoice::Vz => Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Vz }),
+        // Elsewhere than on macOS there is no vfkit, and the check of the host says so.
+        BackendChoice::Vz => Ok(asked(BackendKind::Vz)),
     }
 }
 
@@ -65,7 +66,7 @@ pub fn make(
     match kind {
         BackendKind::Qemu => Ok(Arc::new(QemuBackend::new(qemu_config(&config.qemu)))),
         BackendKind::Firecracker => make_firecracker(&config.firecracker, ports),
-        BackendKind::Vz => Err(ChooseBackendError::NotBuilt { wanted: kind }),
+        BackendKind::Vz => Ok(Arc::new(VzBackend::new(vz_config(&config.vz)))),
     }
 }
 
@@ -73,9 +74,9 @@ pub fn make(
 #[must_use]
 pub const fn section(config: &Config, kind: BackendKind) -> &CommonSection {
     match kind {
-        // What this build cannot run has no section; its decision fails before anybody asks.
-        BackendKind::Qemu | BackendKind::Vz => &config.qemu.common,
+        BackendKind::Qemu => &config.qemu.common,
         BackendKind::Firecracker => &config.firecracker.common,
+        BackendKind::Vz => &config.vz.common,
     }
 }
 
@@ -85,12 +86,10 @@ pub fn settings(config: &Config, kind: BackendKind, accelerator: Accelerator) ->
     let section = section(config, kind).clone();
     let (start, stop) = match (kind, accelerator) {
         (BackendKind::Firecracker, _) => (START_TIMEOUT_FIRECRACKER, STOP_TIMEOUT),
-        (BackendKind::Qemu | BackendKind::Vz, Accelerator::Kvm | Accelerator::Hvf) => {
+        (BackendKind::Vz, _) | (BackendKind::Qemu, Accelerator::Kvm | Accelerator::Hvf) => {
             (START_TIMEOUT, STOP_TIMEOUT)
         }
-        (BackendKind::Qemu | BackendKind::Vz, Accelerator::Tcg) => {
-            (START_TIMEOUT_EMULATED, STOP_TIMEOUT_EMULATED)
-        }
+        (BackendKind::Qemu, Accelerator::Tcg) => (START_TIMEOUT_EMULATED, STOP_TIMEOUT_EMULATED),
     };
     let mut kept_from_guests = vec![section.socket_dir, config.ssh_host_key.clone()];
     // Whoever writes these decides what the server gives to sheds.
@@ -163,6 +162,10 @@ fn qemu_config(section: &QemuSection) -> QemuConfig {
     }
 }
 
+fn vz_config(section: &VzSection) -> VzConfig {
+    VzConfig { vfkit_path: section.vfkit_path.clone(), ..VzConfig::new(section.common.socket_dir.clone()) }
+}
+
 #[cfg(target_os = "linux")]
 fn firecracker_config(section: &FirecrackerSection, ports: &[TcpPort]) -> FirecrackerConfig {
     FirecrackerConfig {
@@ -190,9 +193,11 @@ fn make_firecracker(
     Ok(Arc::new(FirecrackerBackend::new(firecracker_config(section, ports))))
 }
 
+/// Returns the backend that is better than QEMU on this system, and why it cannot run machines here, if it cannot.
 #[cfg(target_os = "linux")]
-fn firecracker_runs(config: &Config) -> Result<(), String> {
-    FirecrackerBackend::runs_here(&firecracker_config(&config.firecracker, &[]))
+fn best_here(config: &Config) -> Best {
+    let usable = FirecrackerBackend::runs_here(&firecracker_config(&config.firecracker, &[]));
+    Best { kind: BackendKind::Firecracker, name: "Firecracker", usable }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -200,7 +205,53 @@ fn make_firecracker(_: &FirecrackerSection, _: &[TcpPort]) -> Result<Arc<dyn Bac
     Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Firecracker })
 }
 
+/// Returns the backend that is better than QEMU on this system. Every macOS has the framework; without vfkit the check of the
+/// host says how to get it.
 #[cfg(not(target_os = "linux"))]
-fn firecracker_runs(_: &Config) -> Result<(), String> {
-    Err("it needs Linux".to_owned())
+fn best_here(_: &Config) -> Best {
+    Best { kind: BackendKind::Vz, name: "Apple's Virtualization framework", usable: Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Surroundings, User, load};
+
+    fn config(text: &str) -> Config {
+        let dir = tempfile::tempdir().unwrap();
+        let path = camino::Utf8Path::from_path(dir.path()).unwrap().join("server.yaml");
+        std::fs::write(&path, text).unwrap();
+        let surroundings = Surroundings {
+            current_dir: "/".into(),
+            home: Some("/Users/ann".into()),
+            data_home: None,
+            user: User::Ordinary,
+        };
+        load(Some(&path), &surroundings).unwrap()
+    }
+
+    #[test]
+    fn vz_is_made_when_it_is_asked_for_with_its_own_directories_and_timeouts() {
+        let config = config("default_backend: vz\nvz: {vfkit_path: /opt/vfkit, extra_cmdline: [a=b]}");
+        let kind = decide(&config).unwrap().kind;
+        assert_eq!(kind, BackendKind::Vz);
+        assert_eq!(make(&config, kind, &[]).unwrap().kind(), BackendKind::Vz);
+        let vz = vz_config(&config.vz);
+        assert_eq!(
+            (vz.vfkit_path.as_str(), vz.socket_dir.as_str()),
+            ("/opt/vfkit", "/Users/ann/.shed/vz/sockets")
+        );
+        let settings = settings(&config, kind, Accelerator::Hvf);
+        assert_eq!(settings.instance_dir, "/Users/ann/Library/Application Support/shed/vz/instances");
+        assert_eq!((settings.start_timeout, settings.stop_timeout), (START_TIMEOUT, STOP_TIMEOUT));
+        assert_eq!(settings.extra_cmdline, ["a=b"]);
+        assert!(settings.kept_from_guests.contains(&vz.socket_dir));
+    }
+
+    #[tokio::test]
+    async fn a_host_without_vfkit_is_told_how_to_get_it() {
+        let config = config("default_backend: vz\nvz: {vfkit_path: /no/such/vfkit}");
+        let error = make(&config, BackendKind::Vz, &[]).unwrap().check_host().await.unwrap_err().to_string();
+        assert!(error.contains("/no/such/vfkit") && error.contains("vz.vfkit_path"), "{error}");
+    }
 }

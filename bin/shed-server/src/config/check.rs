@@ -88,6 +88,7 @@ pub(super) fn check(
     let terms = terms(raw.terminal.unwrap_or_default(), source)?;
     let qemu = sections::qemu(raw.qemu.unwrap_or_default(), source, surroundings)?;
     let firecracker = sections::firecracker(raw.firecracker.unwrap_or_default(), source, surroundings)?;
+    let vz = sections::vz(raw.vz.unwrap_or_default(), source, surroundings)?;
     let registries = super::images::registries(raw.registries.unwrap_or_default(), source, surroundings)?;
     let image_limits = super::images::limits(&raw.image_limits.unwrap_or_default(), source)?;
     let env_file = source.path(raw.env_file.as_ref(), "env_file", surroundings)?;
@@ -105,6 +106,9 @@ pub(super) fn check(
         ("firecracker.instance_dir", &firecracker.common.instance_dir),
         ("firecracker.socket_dir", &firecracker.common.socket_dir),
         ("firecracker.jail_dir", &firecracker.jail_dir),
+        ("vz.images_dir", &vz.common.images_dir),
+        ("vz.instance_dir", &vz.common.instance_dir),
+        ("vz.socket_dir", &vz.common.socket_dir),
         ("ssh_host_key", &ssh_host_key),
     ];
     own.extend(env_file.as_deref().map(|path| ("env_file", path)));
@@ -131,6 +135,7 @@ pub(super) fn check(
         extensions,
         qemu,
         firecracker,
+        vz,
     })
 }
 
@@ -149,7 +154,15 @@ pub(super) fn refuse_removed_keys(raw: &RemovedKeys, file: &Utf8Path) -> Result<
 
 /// Returns the keys in the file that this build does not act on.
 fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
-    let keys = [("vz", raw.vz.is_some()), ("default_image", raw.default_image.is_some())];
+    let keys = [("default_image", raw.default_image.is_some())];
+    let vz_ports = raw.vz.iter().flat_map(|section| {
+        [
+            ("vz.console_port", section.console_port.is_some()),
+            ("vz.health_port", section.health_port.is_some()),
+            ("vz.notify_port", section.notify_port.is_some()),
+            ("vz.tcp_proxy_port", section.tcp_proxy_port.is_some()),
+        ]
+    });
     let ports = raw.firecracker.iter().flat_map(|section| {
         [
             ("firecracker.console_port", section.console_port.is_some()),
@@ -157,7 +170,7 @@ fn idle_keys(raw: &ServerFile) -> Vec<&'static str> {
             ("firecracker.notify_port", section.notify_port.is_some()),
         ]
     });
-    keys.into_iter().chain(ports).filter(|(_, there)| *there).map(|(key, _)| key).collect()
+    keys.into_iter().chain(ports).chain(vz_ports).filter(|(_, there)| *there).map(|(key, _)| key).collect()
 }
 
 fn terms(raw: TerminalFile, source: Source<'_>) -> Result<Terms, LoadConfigError> {

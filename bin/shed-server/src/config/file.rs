@@ -22,6 +22,7 @@ pub(super) struct ServerFile {
     pub(super) terminal: Option<TerminalFile>,
     pub(super) qemu: Option<QemuFile>,
     pub(super) firecracker: Option<FirecrackerFile>,
+    pub(super) vz: Option<VzFile>,
     pub(super) registries: Option<RegistriesFile>,
     pub(super) image_limits: Option<ImageLimitsFile>,
     pub(super) credentials: Option<BTreeMap<String, Spanned<CredentialFile>>>,
@@ -31,7 +32,6 @@ pub(super) struct ServerFile {
 
     // Keys of the format (spec K.1) that this build does not act on. They may stand in a file that serves several
     // machines or versions, so they are accepted, and named in the log.
-    pub(super) vz: Value<IgnoredAny>,
     pub(super) default_image: Value<IgnoredAny>,
 }
 
@@ -184,5 +184,17 @@ backend_section! {
         console_port: Value<i64>,
         health_port: Value<i64>,
         notify_port: Value<i64>,
+    }
+}
+
+backend_section! {
+    /// The `vz:` section.
+    VzFile {
+        vfkit_path: Value<String>,
+        // The ports of the guest link are Shed's own now.
+        console_port: Value<i64>,
+        health_port: Value<i64>,
+        notify_port: Value<i64>,
+        tcp_proxy_port: Value<i64>,
     }
 }

@@ -26,7 +26,7 @@ use shed_types::{BackendChoice, CredentialName, KnownHost};
 use crate::ssh::term::Terms;
 pub use extensions::Extensions;
 pub use locate::{LocateConfigError, Surroundings, User, locate};
-pub use sections::{Accel, CommonSection, FirecrackerSection, JailerChoice, QemuSection};
+pub use sections::{Accel, CommonSection, FirecrackerSection, JailerChoice, QemuSection, VzSection};
 
 /// Largest server.yaml that is read, in bytes; a real one has a few hundred.
 const MAX_FILE: u64 = 1 << 20;
@@ -70,6 +70,8 @@ pub struct Config {
     pub qemu: QemuSection,
     /// The Firecracker backend.
     pub firecracker: FirecrackerSection,
+    /// The backend of Apple's Virtualization framework.
+    pub vz: VzSection,
     /// Keys of the file that this build does not act on.
     pub idle_keys: Vec<&'static str>,
 }

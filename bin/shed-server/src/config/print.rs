@@ -75,7 +75,8 @@ impl fmt::Display for Config {
         writeln!(f, "  bus: {}", self.extensions.bus)?;
         writeln!(f, "  enabled: [{}]", enabled.join(", "))?;
         self.qemu.fmt(f)?;
-        self.firecracker.fmt(f)
+        self.firecracker.fmt(f)?;
+        self.vz.fmt(f)
     }
 }
 

@@ -34,7 +34,7 @@ fn refused(text: &str) -> String {
 fn without_a_file_everything_is_at_its_default() {
     let config = load(None, &surroundings()).unwrap();
     // The only default that depends on the machine's architecture.
-    let text = config.to_string().replace("/Image\"", "/vmlinux\"");
+    let text = config.to_string().replace("/Image\"", "/vmlinux\"").replace("/bzImage\"", "/vmlinux\"");
     insta::assert_snapshot!(text, @r#"
     # no server.yaml was found: every value is a default
     name: "shed-server"
@@ -102,6 +102,21 @@ fn without_a_file_everything_is_at_its_default() {
       default_memory_mb: 4096
       default_disk_gb: 20
       # start_timeout: 30s
+      # stop_timeout: 10s
+      extra_cmdline: []
+    vz:
+      vfkit_path: "vfkit"
+      images_dir: "/home/ann/Library/Application Support/shed/vz"
+      instance_dir: "/home/ann/Library/Application Support/shed/vz/instances"
+      socket_dir: "/home/ann/.shed/vz/sockets"
+      kernel_path: "/home/ann/Library/Application Support/shed/vz/vmlinux"
+      initrd_path: "/home/ann/Library/Application Support/shed/vz/initrd.img"
+      # base_rootfs: the image `default`, else `base`
+      images: {}
+      default_cpus: 2
+      default_memory_mb: 4096
+      default_disk_gb: 20
+      # start_timeout: 1m0s
       # stop_timeout: 10s
       extra_cmdline: []
     "#);
@@ -182,13 +197,26 @@ firecracker:
   default_memory_mb: 128
   start_timeout: 2m
   extra_cmdline: [loglevel=7]
+vz:
+  vfkit_path: ~/bin/vfkit
+  images_dir: ~/My Images
+  instance_dir: /srv/My Sheds
+  socket_dir: /tmp/vz~s
+  kernel_path: /My Kernel
+  tcp_proxy_port: 1028
+  stop_timeout: 20s
 "#;
     let config = load_text(text).unwrap();
     let fire = &config.firecracker;
     assert_eq!(fire.common.kernel_path.parent().unwrap(), "/home/ann/fc/images");
     assert_eq!((fire.vsock_base_cid, fire.seccomp, fire.dns.len()), (300, false, 2));
     assert_eq!(fire.common.instance_dir, "/home/ann/.local/share/shed/firecracker/instances");
-    assert_eq!(config.idle_keys, ["firecracker.console_port"]);
+    assert_eq!(config.idle_keys, ["firecracker.console_port", "vz.tcp_proxy_port"]);
+    assert_eq!(
+        (config.vz.vfkit_path.as_str(), config.vz.common.images_dir.as_str()),
+        ("/home/ann/bin/vfkit", "/home/ann/My Images")
+    );
+    assert_eq!(config.vz.common.initrd_path, "/home/ann/My Images/initrd.img");
     assert_eq!(config.ssh_host_key, "/home/ann/keys/host");
     assert_eq!(
         (config.terms.in_guest("xterm-kitty"), config.terms.in_guest("foot")),
@@ -315,6 +343,17 @@ fn a_value_out_of_range_is_named_with_key_place_and_range() {
         "firecracker: {images: {_x: /bin/sh}}",
         "firecracker: {default_memory_mb: 64}",
         "firecracker: {start_timeout: 0s}",
+        "vz: {vfkit_path: ''}",
+        "vz: {vfkit_path: bin/vfkit}",
+        "vz: {images_dir: '/a,b'}",
+        "vz: {instance_dir: '/a,b'}",
+        "vz: {kernel_path: '/a,b'}",
+        "vz: {initrd_path: '/a\"b'}",
+        "vz: {socket_dir: '/a b'}",
+        "vz: {socket_dir: '~/ä'}",
+        "vz: {socket_dir: '/a%20b'}",
+        "vz: {tcp_proxy_port: 0}",
+        "vz: {health_port: 1024, tcp_proxy_port: 1024}",
         "registries: {insecure: ['http://registry.lan']}",
         "registries:\n  insecure: [registry.lan, 'a b']",
         "registries: {insecure: [team]}",
@@ -342,9 +381,9 @@ fn keys_that_are_gone_are_refused_with_a_hint() {
 
 #[test]
 fn keys_that_this_build_does_not_act_on_are_accepted_and_named() {
-    let text = "vz: {}\ndefault_image: x\nname: a";
+    let text = "vz: {console_port: 1024}\ndefault_image: x\nname: a";
     let config = load_text(text).unwrap();
-    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["vz", "default_image"]));
+    assert_eq!((config.name.as_str(), config.idle_keys), ("a", vec!["default_image", "vz.console_port"]));
 }
 
 #[test]

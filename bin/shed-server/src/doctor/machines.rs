@@ -28,7 +28,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> BackendKind {
     match backend.check_host().await {
         Ok(found) => {
             report.add(Finding::pass(VMM, found.vmm));
-            report.add(accelerator(found.accelerator, &found.reason, config.qemu.accel));
+            report.add(accelerator(kind, found.accelerator, &found.reason, config.qemu.accel));
             if let Some(confined_by) = found.confined_by {
                 report.add(confinement(config, kind, &confined_by));
             }
@@ -38,15 +38,17 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> BackendKind {
                 BackendKind::Firecracker => {
                     "`sudo shed-server setup`; where there is no KVM, set `default_backend: qemu` in server.yaml"
                 }
-                BackendKind::Qemu | BackendKind::Vz => "set `qemu.accel: auto` in server.yaml",
+                BackendKind::Qemu => "set `qemu.accel: auto` in server.yaml",
+                BackendKind::Vz => "set `default_backend: qemu` in server.yaml",
             };
             report.add(Finding::fail(ACCELERATOR, error_chain(&error)).remedy(remedy));
         }
         Err(error) => {
             let finding = Finding::fail(VMM, error_chain(&error));
             // Nobody asked for QEMU: Firecracker could not run.
-            let is_second_choice =
-                kind == BackendKind::Qemu && config.default_backend == BackendChoice::Detect;
+            let is_second_choice = kind == BackendKind::Qemu
+                && config.default_backend == BackendChoice::Detect
+                && cfg!(target_os = "linux");
             let remedy =
                 "or let Firecracker run the sheds: `sudo shed-server setup` makes ready what it needs";
             report.add(if is_second_choice { finding.remedy(remedy) } else { finding });
@@ -60,7 +62,10 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> BackendKind {
     kind
 }
 
-fn accelerator(found: Accelerator, reason: &str, asked: Accel) -> Finding {
+fn accelerator(kind: BackendKind, found: Accelerator, reason: &str, asked: Accel) -> Finding {
+    if kind == BackendKind::Vz {
+        return Finding::pass(ACCELERATOR, format!("the system's: {reason}"));
+    }
     match (found, asked) {
         (Accelerator::Kvm, _) => Finding::pass(ACCELERATOR, format!("KVM: {reason}")),
         (Accelerator::Hvf, _) => Finding::pass(ACCELERATOR, format!("HVF: {reason}")),
@@ -93,7 +98,7 @@ mod tests {
 
     #[test]
     fn emulation_is_a_warning_unless_it_was_asked_for() {
-        let verdict = |found, asked| accelerator(found, "because", asked).verdict;
+        let verdict = |found, asked| accelerator(BackendKind::Qemu, found, "because", asked).verdict;
         assert_eq!(verdict(Accelerator::Tcg, Accel::Auto), Verdict::Warn);
         assert_eq!(verdict(Accelerator::Tcg, Accel::Tcg), Verdict::Pass);
         assert_eq!(verdict(Accelerator::Kvm, Accel::Auto), Verdict::Pass);

@@ -1,23 +1,13 @@
 //! Asks a running Firecracker over the socket of its API: HTTP/1.1 with JSON (its src/firecracker/swagger).
 
-use std::{io, time::Duration};
+use std::io;
 
-use bytes::Bytes;
 use camino::Utf8Path;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{Method, Request, StatusCode, client::conn::http1::handshake, header};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use serde_json::{Value, json};
-use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::reach;
-
-/// Longest wait for an answer. Firecracker answers between two steps of its one thread.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Longest answer that is read, in bytes.
-const ANSWER_MAX: usize = 64 << 10;
+use crate::unix_http;
 
 /// Presses Ctrl-Alt-Del in the guest, which systemd takes for a wish to shut down. Only x86 has the key.
 ///
@@ -29,36 +19,12 @@ pub(super) async fn press_ctrl_alt_del(socket: &Utf8Path) -> io::Result<()> {
 
 /// Sends a request that has no answer but its status.
 async fn put(socket: &Utf8Path, path: &str, body: &Value) -> io::Result<()> {
-    let (status, answer) = timeout(PATIENCE, send(socket, Method::PUT, path, body.to_string())).await??;
-    if status.is_success() {
+    let answer = unix_http::ask(reach::connect(socket), Method::PUT, path, Some(body)).await?;
+    if answer.status.is_success() {
         return Ok(());
     }
-    let words = serde_json::from_slice::<Value>(&answer).ok();
-    let words =
-        words.as_ref().and_then(|words| words["fault_message"].as_str()).unwrap_or("it does not say why");
-    Err(io::Error::other(format!("Firecracker answered {status} to {path}: {}", words.escape_default())))
-}
-
-async fn send(
-    socket: &Utf8Path,
-    method: Method,
-    path: &str,
-    body: String,
-) -> io::Result<(StatusCode, Bytes)> {
-    let stream = reach::connect(socket).await?;
-    let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
-    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(header::HOST, "localhost")
-        .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from(body)))
-        .map_err(io::Error::other)?;
-    let reply = sender.send_request(request).await.map_err(io::Error::other)?;
-    let status = reply.status();
-    let body = Limited::new(reply.into_body(), ANSWER_MAX).collect().await.map_err(io::Error::other)?;
-    Ok((status, body.to_bytes()))
+    let words = answer.words("fault_message");
+    Err(io::Error::other(format!("Firecracker answered {} to {path}: {words}", answer.status)))
 }
 
 #[cfg(test)]

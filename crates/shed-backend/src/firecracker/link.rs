@@ -2,65 +2,35 @@
 //!
 //! Each stream is a connection of its own. Firecracker's connections carry no half-close: it takes the end of the host's
 //! direction for that of both, and two seconds after the guest has closed it drops what the host has not taken (its
-//! src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [`mux`] in it, with that one stream, whose
+//! src/vmm/src/devices/virtio/vsock/csm/connection.rs). So a connection has a [mux](shed_link::mux) in it, with that one stream, whose
 //! ends end apart.
 //!
-//! A guest whose agent does not listen yet closes a connection without an answer; the agent says when it listens by a
-//! connection the other way, so nobody asks again and again. By such a connection it also says that the guest reboots
-//! ([`AgentWord`]). Whoever is in the guest may come there as often as they like: few are listened to at once, each for a
-//! short time and a few bytes.
+//! A guest whose agent does not listen yet closes a connection without an answer; the agent says when it listens, and that
+//! the guest reboots, by a connection the other way ([`AgentWords`]).
 //!
 //! Called for each machine of this backend, and by tests with another VMM whose vsock device has such a socket.
 
-use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_link::{MuxStream, OpenError, Synced, mux};
-use shed_protocol::AgentWord;
+use shed_link::{MuxStream, OpenError};
 use shed_types::GuestPort;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::Notify,
-    task::JoinSet,
-    time::{Instant, timeout, timeout_at},
 };
-use tokio_util::task::AbortOnDropHandle;
 
 use super::reach;
+use crate::agent_words::AgentWords;
 
 /// Longest answer to `CONNECT` in bytes: `OK `, a number of 32 bits, and the newline.
 const ANSWER_MAX: usize = 16;
-
-/// Longest wait for a word of the agent before the port is tried all the same: the word may have been said while no
-/// server listened.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Longest wait for the answer to `CONNECT`, which the guest's kernel gives. It answers nothing while it is busy for long.
-const ANSWER: Duration = Duration::from_secs(10);
-
-/// How long a word may take; the agent writes it at once.
-const WORD: Duration = Duration::from_secs(5);
-
-/// How many connections are listened to at once. An agent has one, for as long as its few bytes take.
-const TALKERS: usize = 4;
 
 /// The way to one guest.
 #[derive(Debug)]
 pub struct GuestLink {
     vsock: Utf8PathBuf,
-    ready: Arc<Notify>,
-    /// Whether the guest has said that it reboots.
-    reboots: Arc<AtomicBool>,
-    _listener: AbortOnDropHandle<()>,
+    words: AgentWords,
 }
 
 impl GuestLink {
@@ -72,44 +42,18 @@ impl GuestLink {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn listen(vsock: &Utf8Path) -> io::Result<Self> {
-        let word = ready_socket(vsock);
-        crate::socket_names::remove(&word)?;
-        let listener = UnixListener::bind(&word)?;
-        fs::set_permissions(&word, fs::Permissions::from_mode(0o600))?;
-        Ok(Self::hear(listener, vsock))
+        Ok(Self { words: AgentWords::listen(&ready_socket(vsock))?, vsock: vsock.to_owned() })
     }
 
     /// Listens for the agent's words where somebody has made the socket for them.
     pub(super) fn hear(listener: UnixListener, vsock: &Utf8Path) -> Self {
-        let (ready, reboots) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let (heard, said) = (Arc::clone(&ready), Arc::clone(&reboots));
-        let listening = tokio::spawn(async move {
-            let mut talkers = JoinSet::new();
-            loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => {
-                        // Whatever its word is, there is somebody. A guest that comes often wakes those who wait, who
-                        // then find out whether it is the agent.
-                        heard.notify_waiters();
-                        while talkers.try_join_next().is_some() {}
-                        if talkers.len() < TALKERS {
-                            talkers.spawn(take_word(stream, Arc::clone(&said)));
-                        }
-                    }
-                    Err(error) => {
-                        tracing::debug!(%error, "the word of an agent was not heard");
-                        tokio::time::sleep(LOOK_AGAIN).await;
-                    }
-                }
-            }
-        });
-        Self { vsock: vsock.to_owned(), ready, reboots, _listener: AbortOnDropHandle::new(listening) }
+        Self { vsock: vsock.to_owned(), words: AgentWords::hear(listener) }
     }
 
     /// Returns whether the guest has said that it reboots, since this listens.
     #[must_use]
     pub fn has_said_reboot(&self) -> bool {
-        self.reboots.load(Ordering::Acquire)
+        self.words.reboot_is_due()
     }
 
     /// Opens a stream to a service of the agent; waits for the agent for as long as the caller lets it.
@@ -120,21 +64,7 @@ impl GuestLink {
     /// # Cancel safety
     /// Dropping the future gives up the stream.
     pub async fn open(&self, port: GuestPort) -> Result<MuxStream, OpenError> {
-        self.until_there(port, || async {
-            let connection =
-                connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source })?;
-            let Some(connection) = connection else { return Ok(None) };
-            let (mux, driver) = mux::host(Synced::fresh(connection));
-            // It ends with the stream.
-            tokio::spawn(driver);
-            match mux.open(port).await {
-                Ok(stream) => Ok(Some(stream)),
-                // The agent has ended meanwhile, and is started again.
-                Err(OpenError::Gone) => Ok(None),
-                Err(error) => Err(error),
-            }
-        })
-        .await
+        self.words.open(port, || connect(&self.vsock, port)).await
     }
 
     /// Opens a connection to a port without a mux in it, for what a guest's kernel reads; waits as [`Self::open`] does.
@@ -145,55 +75,9 @@ impl GuestLink {
     /// # Cancel safety
     /// Dropping the future gives up the connection.
     pub async fn connect(&self, port: GuestPort) -> Result<UnixStream, OpenError> {
-        self.until_there(port, || async {
-            connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source })
-        })
-        .await
-    }
-
-    /// Tries until the agent is there: again when it says so, and now and then.
-    async fn until_there<T, F: Future<Output = Result<Option<T>, OpenError>>>(
-        &self,
-        port: GuestPort,
-        once: impl Fn() -> F,
-    ) -> Result<T, OpenError> {
-        loop {
-            // Before the try, so that no word is missed.
-            let ready = self.ready.notified();
-            tokio::pin!(ready);
-            let _already = ready.as_mut().enable();
-            let again = Instant::now() + LOOK_AGAIN;
-            match timeout(ANSWER, once()).await {
-                Ok(Ok(Some(found))) => return Ok(found),
-                Ok(Err(OpenError::Io { source, .. })) if is_absence(&source) => {}
-                Ok(Err(error)) => return Err(error),
-                Ok(Ok(None)) | Err(_) => tracing::trace!(%port, "the agent is not there yet"),
-            }
-            let _word_or_not = timeout_at(again, ready).await;
-        }
-    }
-}
-
-/// Takes one word from the guest, and notes what it says before the connection is closed: the agent waits for that.
-async fn take_word(mut stream: UnixStream, reboots: Arc<AtomicBool>) {
-    match timeout(WORD, read_word(&mut stream)).await {
-        Ok(Ok(Some(AgentWord::Reboot))) => reboots.store(true, Ordering::Release),
-        Ok(Ok(Some(AgentWord::Ready))) => {}
-        Ok(Ok(None)) => tracing::debug!("the guest said something that is no word of an agent"),
-        Ok(Err(error)) => tracing::debug!(%error, "a word of an agent was cut off"),
-        Err(_) => tracing::debug!("a guest connected and said nothing"),
-    }
-}
-
-async fn read_word(stream: &mut UnixStream) -> io::Result<Option<AgentWord>> {
-    let (mut said, mut length) = ([0; AgentWord::ROOM], 0);
-    loop {
-        let more = stream.read(&mut said[length..]).await?;
-        length += more;
-        // A full buffer reads nothing more, either.
-        if more == 0 || AgentWord::is_whole(&said[..length]) {
-            return Ok(AgentWord::parse(&said[..length]));
-        }
+        let once =
+            || async { connect(&self.vsock, port).await.map_err(|source| OpenError::Io { port, source }) };
+        self.words.until_there(port, once).await
     }
 }
 
@@ -201,15 +85,6 @@ async fn read_word(stream: &mut UnixStream) -> io::Result<Option<AgentWord>> {
 /// `vsock`_N (Firecracker's documentation, "Using the Firecracker Virtio-vsock Device").
 pub(super) fn ready_socket(vsock: &Utf8Path) -> Utf8PathBuf {
     Utf8PathBuf::from(format!("{vsock}_{}", GuestPort::Health.number()))
-}
-
-/// Whether a VMM's socket is not there yet, or no longer.
-fn is_absence(error: &io::Error) -> bool {
-    use io::ErrorKind as Kind;
-    matches!(
-        error.kind(),
-        Kind::NotFound | Kind::ConnectionRefused | Kind::ConnectionReset | Kind::BrokenPipe
-    )
 }
 
 /// Opens a stream to a port of the guest, or returns nothing when nobody listens there (Firecracker's documentation,
@@ -242,7 +117,11 @@ pub(super) async fn connect(vsock: &Utf8Path, port: GuestPort) -> io::Result<Opt
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use shed_link::{Synced, mux};
     use shed_types::error_chain;
+    use tokio::time::timeout;
 
     use super::{super::sockets::SocketPaths, *};
 
@@ -290,65 +169,6 @@ mod tests {
         let mut said = String::new();
         stream.read_to_string(&mut said).await.unwrap();
         assert_eq!(said, "hello", "nothing behind the answer is lost");
-    }
-
-    /// Says something as a guest does, and returns when the host has closed the connection.
-    async fn say(vmm: &Vmm, said: &[u8]) {
-        let mut stream = UnixStream::connect(&vmm.paths.ready).await.unwrap();
-        // A host that has heard enough closes it in the middle.
-        let _cut_off = stream.write_all(said).await;
-        let _closed = timeout(LONG, stream.read(&mut [0])).await.expect("the host closes it");
-    }
-
-    #[tokio::test]
-    async fn only_the_word_for_it_is_a_reboot() {
-        let vmm = Vmm::new();
-        let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
-        drop(UnixStream::connect(&vmm.paths.ready).await.unwrap());
-        let long = vec![b'r'; 1 << 20];
-        for said in [&b"rebooting\n"[..], b"\n", b"\0reboot\n", b"reboot\nreboot\n", &long] {
-            say(&vmm, said).await;
-            assert!(!link.has_said_reboot(), "{:?}", said.first());
-        }
-        say(&vmm, AgentWord::Reboot.bytes()).await;
-        assert!(link.has_said_reboot(), "it is noted before the connection is closed");
-    }
-
-    #[tokio::test]
-    async fn a_word_may_come_in_pieces() {
-        let vmm = Vmm::new();
-        let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
-        let mut stream = UnixStream::connect(&vmm.paths.ready).await.unwrap();
-        for byte in AgentWord::Reboot.bytes() {
-            assert!(!link.has_said_reboot());
-            stream.write_all(&[*byte]).await.unwrap();
-            tokio::task::yield_now().await;
-        }
-        assert_eq!(timeout(LONG, stream.read(&mut [0])).await.unwrap().unwrap(), 0);
-        assert!(link.has_said_reboot());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn guests_that_say_nothing_are_few_and_not_listened_to_for_long() {
-        let vmm = Vmm::new();
-        let link = GuestLink::listen(&vmm.paths.vsock).unwrap();
-        let mut silent = Vec::new();
-        for _ in 0..TALKERS {
-            silent.push(UnixStream::connect(&vmm.paths.ready).await.unwrap());
-        }
-        // Nobody is kept waiting by them: one more is let go at once, with the time standing still.
-        let begun = Instant::now();
-        for _ in 0..100 {
-            let mut more = UnixStream::connect(&vmm.paths.ready).await.unwrap();
-            while more.read(&mut [0]).await.is_ok_and(|length| length > 0) {}
-        }
-        assert!(begun.elapsed() < WORD, "{:?}", begun.elapsed());
-        for mut stream in silent {
-            assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
-        }
-        assert!(begun.elapsed() >= WORD && begun.elapsed() < WORD * 2, "{:?}", begun.elapsed());
-        say(&vmm, AgentWord::Reboot.bytes()).await;
-        assert!(link.has_said_reboot());
     }
 
     #[tokio::test]

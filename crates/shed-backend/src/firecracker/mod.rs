@@ -5,7 +5,6 @@
 //! Where the server is root it runs in a jail of its own; otherwise Firecracker's own filters are what confines it.
 
 mod api;
-mod appear;
 mod config;
 mod counts;
 mod disks;
@@ -26,7 +25,7 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use camino::Utf8PathBuf;
 use shed_net::TapOwner;
 use shed_protocol::{MountKind, NetworkIdentity};
-use shed_types::{BackendKind, LaunchId, NetworkLease, ShedName};
+use shed_types::{BackendKind, NetworkLease, ShedName};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
 pub use self::{
@@ -48,9 +47,10 @@ use crate::{
     Accelerator, AttachVmError, Backend, Capabilities, CheckHostError, HostReport, LeaseError, StartVmError,
     Vm, VmIdentity, VmSpec, VmmCounts,
     launch::{self, Launched, Program},
-    process::{self, ProcessId, WatchedProcess},
+    programs::Version,
     qemu::real_kvm,
     shares::{Daemons, Marker},
+    vm_process::{self, Unfinished},
 };
 
 /// Runs machines with Firecracker.
@@ -70,7 +70,7 @@ pub struct FirecrackerBackend {
 #[derive(Debug)]
 struct Host {
     binary: Utf8PathBuf,
-    version: probe::Version,
+    version: Version,
     confinement: Confinement,
 }
 
@@ -92,7 +92,8 @@ impl FirecrackerBackend {
         let dir = &self.config.socket_dir;
         let (length, longest) = (dir.as_str().len(), sockets::longest_dir());
         if !dir.is_absolute() || length > longest {
-            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest });
+            let key = "firecracker.socket_dir";
+            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest, key });
         }
         real_kvm().map_err(|reason| CheckHostError::Accelerator { wanted: "kvm", reason })?;
         let binary = probe::find(&self.config)?;
@@ -194,19 +195,15 @@ impl Backend for FirecrackerBackend {
                 tracing::warn!(shed = %spec.shed, %error, "a socket of a failed start is left over");
             }
         })?;
-        let id = process.id();
-        let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id: spec.launch_id };
         let network = Arc::clone(&self.network);
         let shares = Shares::keep(offers, &link, self.marker(&spec.shed).of_launch(spec.launch_id));
-        let shed = spec.shed.clone();
-        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
+        let (shed, path) = (spec.shed.clone(), place.sockets().vsock.clone());
+        let vm = FirecrackerVm::attach(shed, spec.launch_id, process, link, shares, place, network);
         let vm = vm.reporting(exit).counting(machine::metrics_path(spec), Arc::clone(&self.totals));
         // They go with the machine from here on.
         tap.keep();
         jail.keep();
-        let vm = Unfinished(Some(Arc::new(vm)));
-        vm.wait_for_api(spec, &output).await?;
-        Ok(vm.finish())
+        Ok(Unfinished::new(vm).finish(spec, &output, &path, PATIENCE, FirecrackerVm::made).await?)
     }
 
     async fn find(
@@ -221,7 +218,9 @@ impl Backend for FirecrackerBackend {
             move || {
                 let place = Place::find(jails.as_ref(), &shed, launch_id, open.clone())?;
                 let inside = jail::sockets_inside(&shed);
-                let found = find_process(&[open, inside], launch_id, known)?;
+                let found = vm_process::find(known, |words| {
+                    [&open, &inside].iter().any(|sockets| machine::is_launch(words, sockets, launch_id))
+                })?;
                 if found.is_none() {
                     place.sweep();
                 }
@@ -230,15 +229,13 @@ impl Backend for FirecrackerBackend {
         });
         let found = found.await.map_err(io::Error::other).flatten().map_err(AttachVmError::Processes)?;
         let (place, Some(id)) = found else { return Ok(None) };
+        let Some(process) = vm_process::open(&shed, id)? else { return Ok(None) };
         let watch = |source| AttachVmError::Watch { shed: shed.clone(), pid: id.pid, source };
-        let watched = WatchedProcess::open(id).map_err(watch)?;
-        let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
         let link = place.listen().map(Arc::new).map_err(watch)?;
-        let identity = VmIdentity { pid: id.pid, start_time: id.start_time, launch_id };
         let network = Arc::clone(&self.network);
         let offers = self.share_server.of_launch(spec, &self.config.socket_dir);
         let shares = Shares::keep(offers, &link, self.marker(&shed).of_launch(launch_id));
-        let vm = FirecrackerVm::attach(shed, identity, process, link, shares, place, network);
+        let vm = FirecrackerVm::attach(shed, launch_id, process, link, shares, place, network);
         Ok(Some(Arc::new(vm.counting(machine::metrics_path(spec), Arc::clone(&self.totals)))))
     }
 
@@ -295,60 +292,5 @@ impl Drop for TapGuard {
     }
 }
 
-/// Finds the process of a launch: the one on record if it still is that, else by its command line alone, for a server may
-/// have died before it recorded a pid. `views` are its sockets, openly and in a jail.
-fn find_process(
-    views: &[SocketPaths],
-    launch_id: LaunchId,
-    known: Option<VmIdentity>,
-) -> io::Result<Option<ProcessId>> {
-    let is_ours =
-        |words: &[Vec<u8>]| views.iter().any(|sockets| machine::is_launch(words, sockets, launch_id));
-    if let Some(known) = known {
-        let id = ProcessId { pid: known.pid, start_time: known.start_time };
-        let is_alive = ProcessId::of(id.pid)? == Some(id);
-        if is_alive && process::command_line(id.pid)?.is_some_and(|words| is_ours(&words)) {
-            return Ok(Some(id));
-        }
-    }
-    process::find(is_ours)
-}
-
 /// Longest wait for a started Firecracker's machine, which takes milliseconds.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// A machine that is not handed out yet. When the start fails or is given up, it is killed.
-struct Unfinished(Option<Arc<FirecrackerVm>>);
-
-impl Unfinished {
-    /// Returns when Firecracker has made the machine, whose vsock device has its socket then.
-    async fn wait_for_api(&self, spec: &VmSpec, output: &launch::Output) -> Result<(), StartVmError> {
-        let Some(vm) = &self.0 else { return Ok(()) };
-        tokio::select! {
-            biased;
-            () = vm.ended() => Err(StartVmError::EndedAtOnce { shed: spec.shed.clone(), output: output.tail() }),
-            waited = vm.made(PATIENCE) => waited.map_err(|source| StartVmError::NoMonitor {
-                shed: spec.shed.clone(),
-                path: vm.sockets().vsock.clone(),
-                waited: PATIENCE,
-                source,
-            }),
-        }
-    }
-
-    fn finish(mut self) -> Arc<dyn Vm> {
-        self.0.take().expect("a machine is handed out once")
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        let Some(vm) = self.0.take() else { return };
-        if vm.has_ended() {
-            return;
-        }
-        if let Err(error) = vm.kill_now() {
-            tracing::error!(%error, "a machine whose start was given up could not be ended");
-        }
-    }
-}

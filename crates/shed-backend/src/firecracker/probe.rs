@@ -1,14 +1,11 @@
 //! Finds out whether this host can run Firecracker: the program, its version, and a KVM that is real.
 
-use std::{io, process::Stdio, time::Duration};
-
 use camino::{Utf8Path, Utf8PathBuf};
-use tokio::{process::Command, time::timeout};
 
 use super::{FirecrackerBackend, config::FirecrackerConfig};
 use crate::{
     CheckHostError,
-    programs::{find_program, is_program},
+    programs::{Version, ask_version, find_program, is_program},
     qemu::real_kvm,
 };
 
@@ -18,26 +15,9 @@ const REMEDY: &str = "https://github.com/firecracker-microvm/firecracker/release
 /// The program's name where the configuration has none.
 const PROGRAM: &str = "firecracker";
 
-/// Longest wait for `--version`.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// The oldest version that is known to understand our configuration file: the first that tells guests their devices by
 /// ACPI, which Debian's kernel needs.
-pub(super) const OLDEST: Version = Version { major: 1, minor: 8, patch: 0 };
-
-/// Firecracker's version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version {
-    major: u32,
-    minor: u32,
-    patch: u32,
-}
-
-impl std::fmt::Display for Version {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
-    }
-}
+const OLDEST: Version = Version { major: 1, minor: 8, patch: 0 };
 
 /// Finds the program.
 ///
@@ -80,37 +60,12 @@ impl FirecrackerBackend {
 /// # Errors
 /// When it does not say one, or one that is too old.
 pub(super) async fn version(binary: &Utf8Path) -> Result<Version, CheckHostError> {
-    let bad = |source| CheckHostError::Version { program: binary.to_string(), source };
-    let asked = Command::new(binary)
-        .arg("--version")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = timeout(PATIENCE, asked).await.map_err(|late| bad(late.into()))?.map_err(bad)?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    let version = parse(&text).ok_or_else(|| {
-        let said =
-            text.chars().chain(String::from_utf8_lossy(&output.stderr).chars()).take(200).collect::<String>();
-        bad(io::Error::other(format!("it said {said:?}")))
-    })?;
-    if version < OLDEST {
-        let (found, oldest) = (version.to_string(), OLDEST.to_string());
-        return Err(CheckHostError::TooOld { program: binary.to_string(), found, oldest });
-    }
-    Ok(version)
+    ask_version(binary, parse).await?.at_least(OLDEST, binary)
 }
 
 /// Reads `Firecracker v1.14.1` and what may follow it (`-dev`, more lines).
 fn parse(text: &str) -> Option<Version> {
-    let words = text.lines().find_map(|line| line.strip_prefix("Firecracker v"))?;
-    let mut numbers = words.split('.').map(|part| {
-        let digits = part.find(|c: char| !c.is_ascii_digit()).map_or(part, |end| &part[..end]);
-        digits.parse().ok()
-    });
-    let mut next = || numbers.next().flatten();
-    Some(Version { major: next()?, minor: next()?, patch: next()? })
+    text.lines().find_map(|line| line.strip_prefix("Firecracker v")).and_then(Version::parse)
 }
 
 #[cfg(test)]

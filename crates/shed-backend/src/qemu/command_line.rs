@@ -30,12 +30,6 @@ const AGENT_PORT: &str = "org.shed.agent.0";
 /// Id of the port's device, as it comes back in QEMU's `VSERPORT_CHANGE` events.
 pub(super) const AGENT_DEVICE: &str = "agent0";
 
-/// Longest serial of a virtio disk in bytes (Linux, include/uapi/linux/virtio_blk.h, `VIRTIO_BLK_ID_BYTES`).
-const SERIAL_MAX: usize = 20;
-
-/// Longest tag of a shared directory in bytes (virtio 1.2, 5.11.4).
-const TAG_MAX: usize = 36;
-
 /// Size of TCG's cache of translated code in MiB. A Linux guest fills more than a small one and then translates the
 /// same code again.
 const TCG_CACHE_MB: u32 = 512;
@@ -216,12 +210,8 @@ impl Args {
     }
 
     fn disk(&mut self, number: usize, disk: &Disk) -> Result<(), StartVmError> {
-        let unfit = |reason| StartVmError::Path { path: disk.path.clone(), reason };
-        if disk.serial.is_empty() || disk.serial.len() > SERIAL_MAX {
-            return Err(unfit("its serial does not have 1 to 20 characters"));
-        }
-        if !disk.serial.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
-            return Err(unfit("its serial has characters other than letters, digits and hyphens"));
+        if let Some(reason) = disk.problem() {
+            return Err(StartVmError::Path { path: disk.path.clone(), reason });
         }
         let read_only = disk.access == DiskAccess::ReadOnly;
         // As JSON nothing in a path has a meaning to QEMU: no commas, no `nbd:` prefix, no format guessed.
@@ -248,9 +238,7 @@ impl Args {
     /// As many requests as a queue may hold: each takes a few descriptors of it.
     fn share(&mut self, number: usize, share: &Share, fd: i32) -> Result<(), StartVmError> {
         let tag = share.tag;
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-        if tag.is_empty() || tag.len() > TAG_MAX || !tag.bytes().all(is_plain) {
-            let reason = "its tag does not have 1 to 36 letters, digits and hyphens";
+        if let Some(reason) = share.problem() {
             return Err(StartVmError::Path { path: share.source.clone(), reason });
         }
         self.pair("-chardev", format!("socket,id=share{number},fd={fd}"));

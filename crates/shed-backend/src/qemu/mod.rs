@@ -47,10 +47,10 @@ pub use self::{
 use crate::{
     AttachVmError, Backend, Capabilities, CheckHostError, HostReport, StartVmError, Vm, VmIdentity, VmSpec,
     launch::{self, Launched, Program},
-    process::{self, ProcessId, WatchedProcess},
     programs::{find_program, is_program},
     shares::{Daemons, Marker},
     socket_names::make_dir,
+    vm_process,
 };
 
 /// Longest wait for a started QEMU's monitor. It takes 0.2 s, unless many machines start at once on few CPUs.
@@ -89,7 +89,8 @@ impl QemuBackend {
         let dir = &self.config.socket_dir;
         let (length, longest) = (dir.as_str().len(), sockets::longest_dir());
         if !dir.is_absolute() || length > longest {
-            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest });
+            let key = "qemu.socket_dir";
+            return Err(CheckHostError::SocketDir { path: dir.clone(), length, longest, key });
         }
         let arch = self.config.arch;
         let facts =
@@ -270,19 +271,11 @@ impl Backend for QemuBackend {
         spec: &VmSpec,
         known: Option<&VmIdentity>,
     ) -> Result<Option<Arc<dyn Vm>>, AttachVmError> {
-        let (shed, launch_id, known) = (spec.shed.clone(), spec.launch_id, known.copied());
-        let found = spawn_blocking(move || find_process(&shed, launch_id, known))
-            .await
-            .map_err(io::Error::other)
-            .and_then(|found| found)
-            .map_err(AttachVmError::Processes)?;
-        let Some(id) = found else { return Ok(None) };
-        let watched = WatchedProcess::open(id).map_err(|source| AttachVmError::Watch {
-            shed: spec.shed.clone(),
-            pid: id.pid,
-            source,
-        })?;
-        let Some(process) = watched.filter(|process| !process.is_dead()) else { return Ok(None) };
+        let (shed, launch_id) = (spec.shed.clone(), spec.launch_id);
+        let is_ours = move |words: &[Vec<u8>]| command_line::is_launch(words, &shed, launch_id);
+        let adopted = vm_process::adopt(&spec.shed, known.copied(), is_ours).await?;
+        let Some(process) = adopted else { return Ok(None) };
+        let id = process.id();
         let marker = self.marker(&spec.shed).of_launch(launch_id);
         let daemons = Daemons::find(marker).await.map_err(AttachVmError::Processes)?;
         let daemons = daemons.expecting(spec.shares.len());
@@ -302,24 +295,6 @@ impl Backend for QemuBackend {
         Daemons::find(self.marker(shed)).await?.kill().await;
         self.sockets(shed).remove()
     }
-}
-
-/// Finds the process of a launch: the one on record if it still is that, else by its command line alone, for a server
-/// may have died before it recorded a pid.
-fn find_process(
-    shed: &ShedName,
-    launch_id: shed_types::LaunchId,
-    known: Option<VmIdentity>,
-) -> io::Result<Option<ProcessId>> {
-    let is_ours = |words: &[Vec<u8>]| command_line::is_launch(words, shed, launch_id);
-    if let Some(known) = known {
-        let id = ProcessId { pid: known.pid, start_time: known.start_time };
-        let is_alive = ProcessId::of(id.pid)? == Some(id);
-        if is_alive && process::command_line(id.pid)?.is_some_and(|words| is_ours(&words)) {
-            return Ok(Some(id));
-        }
-    }
-    process::find(is_ours)
 }
 
 /// A machine that is not handed out yet. When the start fails or is given up, it is killed.

@@ -3,6 +3,16 @@
 //! Called when a shed gets its disk from the template, so it must cost the same for 1 GB and 1 TB: a reflink where the
 //! file system can (btrfs, xfs, APFS), else only the ranges that hold data are copied. It never overwrites.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
+#[cfg(target_os = "linux")]
+use linux as platform;
+#[cfg(target_os = "macos")]
+use macos as platform;
+
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use camino::{Utf8Path, Utf8PathBuf};
@@ -109,92 +119,6 @@ impl Drop for RemoveOnDrop<'_> {
             // The error that brought us here is the one to report.
             let _ignored: io::Result<()> = std::fs::remove_file(path);
         }
-    }
-}
-
-#[cfg(target_os = "linux")]
-mod platform {
-    use std::{fs::File, io};
-
-    use camino::Utf8Path;
-    use rustix::{
-        fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek},
-        io::Errno,
-    };
-
-    use super::{Created, copy_by_hand};
-
-    pub(super) fn create(from: &File, dst: &Utf8Path) -> io::Result<Created> {
-        let to = File::options().read(true).write(true).create_new(true).open(dst)?;
-        // Any refusal means "copy then": a real fault of the disk shows up there as well, with its reason.
-        if ioctl_ficlone(&to, from).is_ok() { Ok(Created::Cloned(to)) } else { Ok(Created::Empty(to)) }
-    }
-
-    pub(super) fn copy_data_ranges(from: &File, to: &File) -> io::Result<()> {
-        let len = from.metadata()?.len();
-        to.set_len(len)?;
-        let mut at = 0;
-        while at < len {
-            let data = match seek(from, SeekFrom::Data(at)) {
-                Ok(data) => data,
-                // No data after `at`.
-                Err(Errno::NXIO) => return Ok(()),
-                // A file system that knows no holes: everything is data, and zeros are skipped while copying.
-                Err(Errno::INVAL | Errno::OPNOTSUPP) => return copy_by_hand(from, to, at, len),
-                Err(error) => return Err(error.into()),
-            };
-            let hole = match seek(from, SeekFrom::Hole(data)) {
-                Ok(hole) => hole.min(len),
-                Err(error) => return Err(error.into()),
-            };
-            copy_range(from, to, data, hole)?;
-            at = hole;
-        }
-        Ok(())
-    }
-
-    fn copy_range(from: &File, to: &File, start: u64, end: u64) -> io::Result<()> {
-        let (mut read_at, mut write_at) = (start, start);
-        while read_at < end {
-            let want = usize::try_from(end - read_at).unwrap_or(usize::MAX).min(1 << 30);
-            match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(_) | Err(Errno::INTR) => {}
-                // Two file systems, or one that cannot do it.
-                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::PERM) => {
-                    return copy_by_hand(from, to, read_at, end);
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-mod platform {
-    use std::{fs::File, io};
-
-    use camino::Utf8Path;
-
-    use super::{Created, copy_by_hand};
-
-    pub(super) fn create(from: &File, dst: &Utf8Path) -> io::Result<Created> {
-        // APFS clones into a new name only; it fails when the name is taken, as `create_new` does.
-        #[cfg(target_vendor = "apple")]
-        {
-            use rustix::fs::{CWD, CloneFlags, fclonefileat};
-            if fclonefileat(from, CWD, dst.as_std_path(), CloneFlags::empty()).is_ok() {
-                return File::options().read(true).write(true).open(dst).map(Created::Cloned);
-            }
-        }
-        File::options().read(true).write(true).create_new(true).open(dst).map(Created::Empty)
-    }
-
-    pub(super) fn copy_data_ranges(from: &File, to: &File) -> io::Result<()> {
-        let len = from.metadata()?.len();
-        to.set_len(len)?;
-        copy_by_hand(from, to, 0, len)
     }
 }
 

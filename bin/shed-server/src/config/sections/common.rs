@@ -20,10 +20,18 @@ use super::{
 /// Where sockets are while the system runs.
 const RUN_DIR: &str = if cfg!(target_os = "macos") { "/var/run/shed" } else { "/run/shed" };
 
-/// The kernel that guests boot on this machine's architecture. QEMU enters the uncompressed `vmlinux` through PVH and
-/// Firecracker knows nothing else, which spares the guest the unpacking; the price is that the kernel's addresses are not
-/// randomised (KASLR is part of the unpacking).
-const KERNEL: &str = if cfg!(target_arch = "aarch64") { file_name::ARM64_IMAGE } else { file_name::VMLINUX };
+/// Returns the kernel that guests of a backend boot on this machine's architecture. On x86-64 QEMU enters the uncompressed
+/// `vmlinux` through PVH and Firecracker knows nothing else, which spares the guest the unpacking; the price is that the kernel's
+/// addresses are not randomised (KASLR is part of the unpacking). Apple's framework boots a bzImage there.
+const fn kernel(backend: BackendKind) -> &'static str {
+    if cfg!(target_arch = "aarch64") {
+        return file_name::ARM64_IMAGE;
+    }
+    match backend {
+        BackendKind::Qemu | BackendKind::Firecracker => file_name::VMLINUX,
+        BackendKind::Vz => file_name::BZIMAGE,
+    }
+}
 
 /// Checks what the section of this backend has in common with others. `memory_mb` is what a shed has that names none.
 pub(super) fn common(
@@ -36,11 +44,11 @@ pub(super) fn common(
     let keys = Keys { backend, source, surroundings };
     let images_dir = match keys.path(&raw.images_dir, "images_dir")? {
         Some(dir) => dir,
-        None => keys.data_dir("images_dir")?.join("images"),
+        None => keys.images_dir()?,
     };
     let instance_dir = match keys.path(&raw.instance_dir, "instance_dir")? {
         Some(dir) => dir,
-        None => keys.data_dir("instance_dir")?.join("instances"),
+        None => keys.instance_dir(&images_dir)?,
     };
     let socket_dir = match keys.path(&raw.socket_dir, "socket_dir")? {
         Some(dir) => dir,
@@ -48,7 +56,9 @@ pub(super) fn common(
     };
     let key = |key: &str| keys.name(key);
     Ok(CommonSection {
-        kernel_path: keys.path(&raw.kernel_path, "kernel_path")?.unwrap_or_else(|| images_dir.join(KERNEL)),
+        kernel_path: keys
+            .path(&raw.kernel_path, "kernel_path")?
+            .unwrap_or_else(|| images_dir.join(kernel(backend))),
         initrd_path: keys
             .path(&raw.initrd_path, "initrd_path")?
             .unwrap_or_else(|| images_dir.join(file_name::INITRD)),
@@ -73,6 +83,20 @@ pub(super) fn common(
     })
 }
 
+/// Checks the ports of a guest link that are not the user's to choose any more: what can mean nothing is a mistake all the same.
+pub(super) fn check_ports(ports: &[(&str, &Value<i64>)], source: Source<'_>) -> Result<(), LoadConfigError> {
+    let mut seen: Vec<(&str, i64)> = Vec::new();
+    for (key, value) in ports.iter().filter_map(|(key, value)| Some((*key, value.as_ref()?))) {
+        let _port = source.port(Some(value), key, 0, 1)?;
+        if let Some((other, _)) = seen.iter().find(|(_, port)| *port == value.value) {
+            let problem = format!("must differ from {other}, and both are {}", value.value);
+            return Err(source.bad(value, key, problem));
+        }
+        seen.push((key, value.value));
+    }
+    Ok(())
+}
+
 /// One backend's section, for reading its keys.
 #[derive(Debug, Clone, Copy)]
 struct Keys<'a> {
@@ -93,6 +117,30 @@ impl Keys<'_> {
 
     fn no_home(&self, key: &str) -> LoadConfigError {
         LoadConfigError::NoHome { key: self.name(key) }
+    }
+
+    /// Returns where images are kept by default. Those of vz are where macOS has such files, whatever XDG says, and by the
+    /// spec there is no directory between (spec K.1).
+    fn images_dir(&self) -> Result<Utf8PathBuf, LoadConfigError> {
+        const KEY: &str = "images_dir";
+        match (self.backend, self.surroundings.user) {
+            (BackendKind::Vz, User::Ordinary) => {
+                let home = self.surroundings.home.as_ref().ok_or_else(|| self.no_home(KEY))?;
+                Ok(home.join("Library/Application Support/shed/vz"))
+            }
+            (BackendKind::Vz, User::Root) => self.data_dir(KEY),
+            (BackendKind::Qemu | BackendKind::Firecracker, _) => Ok(self.data_dir(KEY)?.join("images")),
+        }
+    }
+
+    /// Returns where sheds are kept by default.
+    fn instance_dir(&self, images_dir: &Utf8Path) -> Result<Utf8PathBuf, LoadConfigError> {
+        match self.backend {
+            BackendKind::Vz => Ok(images_dir.join("instances")),
+            BackendKind::Qemu | BackendKind::Firecracker => {
+                Ok(self.data_dir("instance_dir")?.join("instances"))
+            }
+        }
     }
 
     /// Returns where sheds and images are kept by default.

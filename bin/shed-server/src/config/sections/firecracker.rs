@@ -13,7 +13,7 @@ use super::{
         file::{FirecrackerFile, Value},
     },
     FirecrackerSection, JailerChoice,
-    common::common,
+    common::{check_ports, common},
 };
 
 /// Memory of a shed that names none, in MiB (spec K.1).
@@ -53,7 +53,12 @@ pub(in super::super) fn firecracker(
         &choices.map(|choice| (choice.as_str(), choice)),
     )?;
     let jail_dir = source.path(raw.jail_dir.as_ref(), "firecracker.jail_dir", surroundings)?;
-    check_ports(&raw, source)?;
+    let ports = [
+        ("firecracker.console_port", &raw.console_port),
+        ("firecracker.health_port", &raw.health_port),
+        ("firecracker.notify_port", &raw.notify_port),
+    ];
+    check_ports(&ports, source)?;
     let section = FirecrackerSection {
         jailer: jailer.unwrap_or_default(),
         jailer_path: source.path(raw.jailer_path.as_ref(), "firecracker.jailer_path", surroundings)?,
@@ -109,25 +114,6 @@ fn number(
         let problem = format!("must be between {} and {}; got {number}", allowed.start(), allowed.end());
         source.error(value.map(|value| value.referenced), key, problem)
     })
-}
-
-/// Checks the ports of a guest link that is not ours any more: what can mean nothing is a mistake all the same.
-fn check_ports(raw: &FirecrackerFile, source: Source<'_>) -> Result<(), LoadConfigError> {
-    let ports = [
-        ("firecracker.console_port", &raw.console_port),
-        ("firecracker.health_port", &raw.health_port),
-        ("firecracker.notify_port", &raw.notify_port),
-    ];
-    let mut seen: Vec<(&str, i64)> = Vec::new();
-    for (key, value) in ports.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))) {
-        let _port = source.port(Some(value), key, 0, 1)?;
-        if let Some((other, _)) = seen.iter().find(|(_, port)| *port == value.value) {
-            let problem = format!("must differ from {other}, and both are {}", value.value);
-            return Err(source.bad(value, key, problem));
-        }
-        seen.push((key, value.value));
-    }
-    Ok(())
 }
 
 fn dns(servers: Vec<Spanned<String>>, source: Source<'_>) -> Result<Vec<Ipv4Addr>, LoadConfigError> {

@@ -4,6 +4,7 @@ mod common;
 mod firecracker;
 mod print;
 mod qemu;
+mod vz;
 
 use std::{collections::BTreeMap, net::Ipv4Addr, time::Duration};
 
@@ -13,7 +14,7 @@ use shed_image::ImageOrigin;
 use shed_net::{BridgeName, GuestNetwork, TapPrefix};
 use shed_types::{CpuCount, DiskGb, ImageName, MemoryMb};
 
-pub(super) use self::{firecracker::firecracker, qemu::qemu};
+pub(super) use self::{firecracker::firecracker, qemu::qemu, vz::vz};
 
 /// What runs the guest's instructions, as it may be asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,4 +115,13 @@ pub struct FirecrackerSection {
     pub tap_prefix: TapPrefix,
     /// Name servers of the guests; none means those of the host.
     pub dns: Vec<Ipv4Addr>,
+}
+
+/// The `vz:` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VzSection {
+    /// What every backend has.
+    pub common: CommonSection,
+    /// vfkit's program: a path, or a name that is looked for in PATH and the usual places.
+    pub vfkit_path: Utf8PathBuf,
 }

@@ -10,7 +10,7 @@ use shed_types::GoDuration;
 
 use super::{
     super::print::quoted,
-    {Accel, CommonSection, FirecrackerSection, JailerChoice, QemuSection},
+    {Accel, CommonSection, FirecrackerSection, JailerChoice, QemuSection, VzSection},
 };
 
 /// Writes a path, or what stands for it when there is none.
@@ -55,6 +55,14 @@ impl fmt::Display for FirecrackerSection {
             }
         }
         common(f, &self.common, "30s", "10s")
+    }
+}
+
+impl fmt::Display for VzSection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "vz:")?;
+        writeln!(f, "  vfkit_path: {}", quoted(self.vfkit_path.as_str()))?;
+        common(f, &self.common, "1m0s", "10s")
     }
 }
 

@@ -3,13 +3,14 @@
 //! Called before a machine with shares is made, and again when one starts. It starts each candidate once to ask for its
 //! version; the older virtiofsd that came with QEMU before 8.0 has the same name and other options, and is passed over.
 
-use std::{process::Stdio, time::Duration};
+use std::io;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use tokio::{process::Command, time::timeout};
 
-use crate::CheckHostError;
-use crate::programs::is_program;
+use crate::{
+    CheckHostError,
+    programs::{PATIENCE, asked_for_version, is_program},
+};
 
 /// The program's name.
 const NAME: &str = "virtiofsd";
@@ -23,9 +24,6 @@ const CARGO: &str = ".cargo/bin";
 
 /// The first version that translates user and group ids by itself.
 const OLDEST: (u32, u32) = (1, 13);
-
-/// Longest wait for the version; it comes in some milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Returns where the program is looked for: the configured path alone, or each place it may have.
 pub(in super::super) fn candidates(configured: Option<&Utf8Path>) -> Vec<Utf8PathBuf> {
@@ -80,17 +78,12 @@ pub(super) async fn find(configured: Option<&Utf8Path>) -> Result<Utf8PathBuf, C
 }
 
 async fn version(path: &Utf8Path) -> Result<(u32, u32), String> {
-    let asked = Command::new(path)
-        .arg("--version")
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    match timeout(PATIENCE, asked).await {
-        Err(_) => Err(format!("did not tell its version within {PATIENCE:?}")),
-        Ok(Err(error)) => Err(format!("cannot be started: {error}")),
-        Ok(Ok(output)) => parse_version(&String::from_utf8_lossy(&output.stdout))
+    match asked_for_version(path).await {
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            Err(format!("did not tell its version within {PATIENCE:?}"))
+        }
+        Err(error) => Err(format!("cannot be started: {error}")),
+        Ok(output) => parse_version(&String::from_utf8_lossy(&output.stdout))
             .ok_or_else(|| "is another program of this name".to_owned()),
     }
 }
