@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use camino::Utf8Path;
-use shed_types::BackendKind;
+use shed_types::{BackendKind, GuestPort};
 
 use crate::{L1, SHORT, Stage, wait_for};
 
@@ -20,7 +20,10 @@ const SHED_FILES: [&str; 8] = [
 ];
 
 /// What the programs are called that run machines.
-const VMMS: [&str; 2] = ["qemu-system", "firecracker"];
+const VMMS: [&str; 3] = ["qemu-system", "firecracker", STAND_IN];
+
+/// What is vfkit in tests. Its QEMU is a part of it.
+const STAND_IN: &str = "vfkit-stand-in";
 
 /// What the jailer adds to Firecracker's command line.
 const JAILED: &str = " --start-time-us";
@@ -82,10 +85,19 @@ pub fn vmm_processes(dir: &Utf8Path) -> Vec<VmmProcess> {
             let program = command_line.split(' ').next()?.rsplit('/').next()?.to_owned();
             // In an L1 all jails are ours.
             let ours = command_line.contains(dir.as_str()) || L1::is_here() && command_line.contains(JAILED);
-            let is_vmm = VMMS.iter().any(|vmm| program.starts_with(vmm));
+            let is_vmm =
+                VMMS.iter().any(|vmm| program.starts_with(vmm)) && !is_part_of_stand_in(&entry.path());
             (ours && is_vmm).then_some(VmmProcess { pid, command_line })
         })
         .collect()
+}
+
+/// Whether the parent of a process, which `/proc` has here, is the stand-in for vfkit.
+fn is_part_of_stand_in(process: &std::path::Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).map(str::trim);
+    let name = parent.and_then(|parent| fs::read_link(format!("/proc/{parent}/exe")).ok());
+    name.is_some_and(|path| path.file_name().is_some_and(|name| name == STAND_IN))
 }
 
 /// Finds the processes that serve directories to the machines whose sockets are in `sockets`.
@@ -157,9 +169,13 @@ impl Stage {
             let files = children(&self.instance_dir().join(name), &SHED_FILES);
             compare(&mut problems, "file", &BTreeSet::new(), &files);
         }
-        let endings: &[&str] = match self.backend() {
-            BackendKind::Qemu | BackendKind::Vz => &["link", "qmp"],
-            BackendKind::Firecracker => &["api", "vsock", "vsock_1025"],
+        let endings: Vec<String> = match self.backend() {
+            BackendKind::Qemu => [".link", ".qmp"].map(str::to_owned).into(),
+            BackendKind::Vz => {
+                let ports = GuestPort::ALL.map(|port| format!("-{}.sock", port.number()));
+                ports.into_iter().chain(["-words.sock", "-rest.sock"].map(str::to_owned)).collect()
+            }
+            BackendKind::Firecracker => [".api", ".vsock", ".vsock_1025"].map(str::to_owned).into(),
         };
         let machines = vmm_processes(self.dir());
         let is_jailed = |name: &&&str| {
@@ -173,7 +189,7 @@ impl Stage {
         compare(&mut problems, "jail", &jailed.iter().map(ToString::to_string).collect(), &jails);
         let sockets: BTreeSet<String> = open
             .iter()
-            .flat_map(|name| endings.iter().map(move |ending| format!("{name}.{ending}")))
+            .flat_map(|name| endings.iter().map(move |ending| format!("{name}{ending}")))
             .collect();
         compare(&mut problems, "socket", &sockets, &children(self.socket_dir(), &[]));
         compare(&mut problems, "temporary file", &BTreeSet::new(), &children(&self.tmp_dir(), &[]));

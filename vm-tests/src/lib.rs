@@ -63,6 +63,6 @@ pub use stage::{Config, Stage};
 pub use sts::{PACKAGES, ROLE, Sts, bring_aws_clients};
 pub use tmux::Tmux;
 pub use tree::listing;
-pub use vfkit::VfkitMachine;
+pub use vfkit::{VfkitMachine, vfkit_in};
 pub use vsock::{Channel, Share, VsockMachine};
 pub use wait::{BOOT, SHORT, wait_for};

@@ -7,7 +7,7 @@ use serde_json::json;
 use shed_types::BackendKind;
 use tempfile::TempDir;
 
-use crate::{Cli, Parts, Server, guard::Guard, vmm_processes};
+use crate::{Cli, Parts, Server, guard::Guard, vfkit_in, vmm_processes};
 
 /// Lines of each log that a failed test shows.
 const LOG_LINES: usize = 40;
@@ -18,9 +18,14 @@ pub(crate) const BACKEND: &str = "SHED_TEST_BACKEND";
 /// Start and stop timeouts where the backend is Firecracker, whose own are for machines that are not emulated.
 const FIRECRACKER_TIMEOUTS: [&str; 2] = ["5m", "60s"];
 
+/// The same for vz, whose vfkit is a stand-in that emulates, too.
+const VZ_TIMEOUTS: [&str; 2] = ["4m", "60s"];
+
 /// What a test may want otherwise in server.yaml. A key of a backend is in the section of the one under test.
 #[derive(Debug, Clone, Default)]
 pub struct Config {
+    /// `default_backend`; otherwise the one under test.
+    pub backend: Option<BackendKind>,
     /// `qemu.start_timeout`.
     pub start_timeout: Option<&'static str>,
     /// `qemu.stop_timeout`.
@@ -97,7 +102,7 @@ impl Stage {
         let sockets = keep(tempfile::Builder::new().prefix("shed-").tempdir());
         let guard = Guard::over(&dir, std::slice::from_ref(&sockets)).expect("sh runs");
         let (images, instances) = (dir.join("images"), dir.join("instances"));
-        let backend = backend_under_test();
+        let backend = config.backend.unwrap_or_else(backend_under_test);
         let mut stage = Self { parts, images, instances, sockets, backend, dir, _guard: guard };
         for path in [stage.images_dir(), stage.instance_dir(), &stage.home(), &stage.tmp_dir()] {
             fs::create_dir_all(path).expect("a directory of the stage");
@@ -135,8 +140,14 @@ impl Stage {
         };
         let [start, stop] = match self.backend {
             BackendKind::Firecracker => FIRECRACKER_TIMEOUTS.map(Some),
-            BackendKind::Qemu | BackendKind::Vz => [None; 2],
+            BackendKind::Qemu => [None; 2],
+            BackendKind::Vz => VZ_TIMEOUTS.map(Some),
         };
+        let vfkit = match self.backend {
+            BackendKind::Vz => Some(self.vfkit()),
+            BackendKind::Qemu | BackendKind::Firecracker => None,
+        };
+        set("vfkit_path", vfkit.map(|path| path.as_str().into()));
         set("start_timeout", config.start_timeout.or(start).map(Into::into));
         set("stop_timeout", config.stop_timeout.or(stop).map(Into::into));
         set("binary", config.qemu_binary.map(|path| path.as_str().into()));
@@ -162,6 +173,14 @@ impl Stage {
             yaml["extensions"] = extensions;
         }
         fs::write(self.server_yaml(), yaml.to_string()).expect("server.yaml");
+    }
+
+    /// Makes the program that is vfkit here.
+    fn vfkit(&self) -> Utf8PathBuf {
+        let test = std::env::current_exe().expect("a test is a program");
+        let built = test.parent().and_then(Path::parent).expect("it is in `deps`, below where programs are");
+        let built = Utf8Path::from_path(built).expect("build directories have UTF-8 names");
+        vfkit_in(&self.dir, &built.join("vfkit-stand-in"))
     }
 
     /// Starts a server, waits until it listens, and makes it the CLI's default.

@@ -6,7 +6,10 @@
 use std::{
     fs,
     io::{Read, Write},
-    os::unix::{fs::FileTypeExt, net},
+    os::unix::{
+        fs::{FileTypeExt, PermissionsExt},
+        net,
+    },
     process::Command,
     time::Duration,
 };
@@ -23,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    BOOT, Finished, Parts, Running, SHORT,
+    BOOT, Finished, Parts, Running, SHORT, find_program,
     guard::Guard,
     vsock::{exec, show_end, upper_disk},
 };
@@ -33,6 +36,25 @@ const WORDS: &str = "console=hvc0 panic=1 systemd.show_status=false shed.link=vs
 
 /// The tag of the directory that the machine shares.
 const TAG: &str = "stage";
+
+/// Makes the program that a server in a test takes for vfkit: the stand-in, with the time that an emulated guest needs to stop,
+/// and what it needs on its PATH, of which a server passes on its own.
+///
+/// # Panics
+/// When there is no stand-in, or the file cannot be written.
+#[must_use]
+pub fn vfkit_in(dir: &Utf8Path, stand_in: &Utf8Path) -> Utf8PathBuf {
+    assert!(stand_in.is_file(), "there is no {stand_in}; `cargo nextest run -p vm-tests` builds it");
+    let path = dir.join("vfkit");
+    let device =
+        find_program("vhost-device-vsock").expect("scripts/setup.sh --tests installs vhost-device-vsock");
+    let places = device.parent().expect("a program is in a directory");
+    let script =
+        format!("#!/bin/sh\nPATH=\"$PATH:{places}\" SHED_VFKIT_STOP_SECONDS=200 exec '{stand_in}' \"$@\"\n");
+    fs::write(&path, script).expect("a file of the test");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a program");
+    path
+}
 
 /// A machine that runs, or has ended.
 #[derive(Debug)]

@@ -1,4 +1,5 @@
-//! The `qemu` backend with real machines: the conformance suite of `shed-backend`, and what only this backend promises.
+//! The `qemu` backend with real machines, and `vz` with the stand-in for vfkit: the conformance suite of `shed-backend`, and what
+//! only `qemu` promises.
 
 use std::{fs, process::Command, sync::Arc, time::Duration};
 
@@ -9,6 +10,7 @@ use shed_backend::{
     conformance::{self, BackendHarness},
     process,
     qemu::{QemuBackend, QemuConfig},
+    vz::{VzBackend, VzConfig},
 };
 use shed_protocol::{
     Envelope, ExecRequest, Frame, FrameCodec, FrameKind, HelloReply, HelloRequest, SYSTEM_HELLO,
@@ -16,19 +18,24 @@ use shed_protocol::{
 use shed_types::{GuestPort, LaunchId, ShedName};
 use tokio::{io::AsyncReadExt, time::timeout};
 use tokio_util::codec::Framed;
-use vm_tests::{BOOT, Parts, SHORT};
+use vm_tests::{BOOT, Parts, SHORT, vfkit_in};
 
 /// Kernels in the order in which they are liked: the unpacked one boots faster.
 const KERNELS: [&str; 3] = ["vmlinux", "Image", "bzImage"];
 
+/// What is vfkit here.
+const STAND_IN: &str = env!("CARGO_BIN_EXE_vfkit-stand-in");
+
 struct Harness {
     guest: Utf8PathBuf,
+    /// Whether the backend is vz.
+    vz: bool,
     dir: tempfile::TempDir,
 }
 
 impl Harness {
-    fn new(parts: Parts) -> Self {
-        Self { guest: parts.guest_dir, dir: tempfile::tempdir().unwrap() }
+    fn new(parts: Parts, vz: bool) -> Self {
+        Self { guest: parts.guest_dir, vz, dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self) -> &Utf8Path {
@@ -53,11 +60,19 @@ impl Harness {
 
 impl BackendHarness for Harness {
     fn backend(&self) -> Arc<dyn Backend> {
+        if self.vz {
+            return Arc::new(VzBackend::new(VzConfig {
+                vfkit_path: vfkit_in(self.path(), Utf8Path::new(STAND_IN)),
+                socket_dir: self.socket_dir(),
+            }));
+        }
         Arc::new(QemuBackend::new(QemuConfig::new(self.socket_dir())))
     }
 
     fn spec(&self, shed: &ShedName) -> VmSpec {
-        let kernel = KERNELS.map(|name| self.guest.join(name)).into_iter().find(|path| path.exists());
+        // Intel's Macs boot what a boot loader would.
+        let kernels = if self.vz { ["Image", "bzImage", "bzImage"] } else { KERNELS };
+        let kernel = kernels.map(|name| self.guest.join(name)).into_iter().find(|path| path.exists());
         VmSpec {
             shed: shed.clone(),
             launch_id: LaunchId::generate(),
@@ -97,7 +112,10 @@ impl BackendHarness for Harness {
         let ours = |word: &Vec<u8>| {
             word.windows(self.path().as_str().len()).any(|w| w == self.path().as_str().as_bytes())
         };
-        let machine = process::find(|words| words.iter().any(ours)).unwrap();
+        // The stand-in's own processes are killed by the kernel when it is gone, a moment later; vfkit has none.
+        let is_machine =
+            |words: &[Vec<u8>]| !self.vz || words.first().is_some_and(|word| word == STAND_IN.as_bytes());
+        let machine = process::find(|words| is_machine(words) && words.iter().any(ours)).unwrap();
         let sockets = fs::read_dir(self.socket_dir()).into_iter().flatten().flatten();
         machine
             .map(|id| format!("process {}", id.pid))
@@ -132,7 +150,16 @@ impl Drop for Harness {
 #[tokio::test(flavor = "multi_thread")]
 async fn qemu_keeps_every_promise_of_a_backend() {
     let Some(parts) = Parts::find() else { return };
-    let harness = Harness::new(parts);
+    keeps_every_promise(Harness::new(parts, false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vz_keeps_every_promise_of_a_backend() {
+    let Some(parts) = Parts::find() else { return };
+    keeps_every_promise(Harness::new(parts, true)).await;
+}
+
+async fn keeps_every_promise(harness: Harness) {
     if let Err(failed) = conformance::run(&harness).await {
         let consoles = fs::read_to_string(harness.path().join("guest.console")).unwrap_or_default();
         let tail: Vec<&str> = consoles.lines().rev().take(20).collect();
@@ -174,7 +201,7 @@ async fn begin(vm: &dyn Vm, command: &[&str]) -> Framed<GuestStream, FrameCodec>
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_panics_while_it_boots_ends_its_machine_and_the_logs_say_why() {
     let Some(parts) = Parts::find() else { return };
-    let harness = Harness::new(parts);
+    let harness = Harness::new(parts, false);
     let shed: ShedName = "panic".parse().unwrap();
     // Without an init in the initramfs the kernel looks for a root disk, and panics.
     let spec = VmSpec { extra_cmdline: vec!["rdinit=/no-such-init".into()], ..harness.spec(&shed) };
@@ -190,7 +217,7 @@ async fn a_guest_that_panics_while_it_boots_ends_its_machine_and_the_logs_say_wh
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_is_reached_again_after_its_agent_died_and_after_a_reboot_and_ends_by_its_power_button() {
     let Some(parts) = Parts::find() else { return };
-    let harness = Harness::new(parts);
+    let harness = Harness::new(parts, false);
     let shed: ShedName = "reboot".parse().unwrap();
     let vm = harness.backend().start(&harness.spec(&shed)).await.unwrap();
     let first = boot_id(&*vm).await;
