@@ -130,7 +130,7 @@ fn a_machine_runs_as_under_vfkit() {
         wait_for_button(&machine);
         assert_eq!(set_state(&machine, "Stop"), 202);
         assert_eq!(machine.wait_for_end(BOOT), 0);
-        assert!(machine.console().contains("Power down"), "{}", machine.console());
+        assert!(machine.console().contains("Powering off"), "{}", machine.console());
         assert_nothing_is_left(&machine, &processes);
     });
     promises.finish();
@@ -147,7 +147,7 @@ fn a_machine_ends_in_each_of_vfkits_ways() {
         let processes = machine.processes();
         machine.signal(Signal::TERM);
         assert_eq!(machine.wait_for_end(BOOT), 0);
-        assert!(machine.console().contains("Power down"), "{}", machine.console());
+        assert!(machine.console().contains("Powering off"), "{}", machine.console());
         assert_nothing_is_left(&machine, &processes);
     });
     promises.keep("SIGINT ends a guest that does not hear it five seconds later", || {
