@@ -25,6 +25,11 @@ fn assert_nothing_is_left(machine: &VfkitMachine, processes: &[u32]) {
     assert_eq!(machine.sockets(), Vec::<String>::new());
 }
 
+/// Waits until the stand-in has said it: its last words are still on their way when it has ended.
+fn wait_for_word(machine: &VfkitMachine, word: &str) {
+    wait_for(word, SHORT, || machine.said().contains(word).then_some(()));
+}
+
 /// Waits until the guest hears its power button: who listens to it begins long after the agent.
 fn wait_for_button(machine: &VfkitMachine) {
     let script = "systemctl is-system-running --wait >/dev/null || true
@@ -130,7 +135,7 @@ fn a_machine_runs_as_under_vfkit() {
         wait_for_button(&machine);
         assert_eq!(set_state(&machine, "Stop"), 202);
         assert_eq!(machine.wait_for_end(BOOT), 0);
-        assert!(machine.console().contains("Power down"), "{}", machine.console());
+        assert!(machine.console().contains("Powering off"), "{}", machine.console());
         assert_nothing_is_left(&machine, &processes);
     });
     promises.finish();
@@ -147,7 +152,7 @@ fn a_machine_ends_in_each_of_vfkits_ways() {
         let processes = machine.processes();
         machine.signal(Signal::TERM);
         assert_eq!(machine.wait_for_end(BOOT), 0);
-        assert!(machine.console().contains("Power down"), "{}", machine.console());
+        assert!(machine.console().contains("Powering off"), "{}", machine.console());
         assert_nothing_is_left(&machine, &processes);
     });
     promises.keep("SIGINT ends a guest that does not hear it five seconds later", || {
@@ -156,7 +161,7 @@ fn a_machine_ends_in_each_of_vfkits_ways() {
         let processes = machine.processes();
         machine.signal(Signal::INT);
         assert_eq!(machine.wait_for_end(SHORT), 0);
-        assert!(machine.said().contains("has not stopped within 5s"), "{}", machine.said());
+        wait_for_word(&machine, "has not stopped within 5s");
         assert_nothing_is_left(&machine, &processes);
     });
     promises.keep("HardStop ends it at once", || {
@@ -190,7 +195,7 @@ fn a_machine_ends_in_each_of_vfkits_ways() {
         let qemu = processes.iter().find(|pid| is_qemu(pid) && is_alive(**pid)).expect("QEMU");
         vm_tests::kill_process(*qemu, Signal::KILL);
         assert_eq!(machine.wait_for_end(SHORT), 1);
-        assert!(machine.said().contains("virtualization error"), "{}", machine.said());
+        wait_for_word(&machine, "virtualization error");
         assert_nothing_is_left(&machine, &processes);
     });
     promises.finish();
