@@ -37,11 +37,11 @@ impl OwnedFile<'_> {
     /// Writes it, unless it is so already.
     pub(crate) fn write(self, text: &str, force: bool) -> Step {
         let Self { path, item, .. } = self;
-        match self.look() {
-            Err(error) => return self.unreadable(&error),
-            Ok(There::Ours(there)) if there == text => return Step::was_so(item, path.as_str()),
-            Ok(There::SomebodyElses) if !force => return self.not_ours(),
-            Ok(There::Nothing | There::Ours(_) | There::SomebodyElses) => {}
+        if matches!(self.look(), Ok(There::Ours(there)) if there == text) {
+            return Step::was_so(item, path.as_str());
+        }
+        if let Err(step) = self.replaceable(force) {
+            return step;
         }
         let directory = path.parent().map_or(Ok(()), fs::create_dir_all);
         if let Err(error) = directory {
@@ -50,6 +50,15 @@ impl OwnedFile<'_> {
         match atomic::write(path, text.as_bytes(), 0o644) {
             Ok(()) => Step::done(item, format!("{path} is written")),
             Err(error) => Step::failed(item, error_chain(&error)),
+        }
+    }
+
+    /// Whether a file can be written here; else what to tell instead.
+    pub(crate) fn replaceable(self, force: bool) -> Result<(), Step> {
+        match self.look() {
+            Err(error) => Err(self.unreadable(&error)),
+            Ok(There::SomebodyElses) if !force => Err(self.not_ours()),
+            Ok(There::Nothing | There::Ours(_) | There::SomebodyElses) => Ok(()),
         }
     }
 
