@@ -71,7 +71,7 @@ fn hostile_paths_stay_text() {
     let path = "/a b/it's \"q\" & <true/></string><key>Program</key><string>/bin/x ]]> <!-- $HOME ~ %h ü";
     let text = Agent { program: path.into(), ..agent() }.text().unwrap();
     assert_eq!(text.matches("<key>").count(), agent().text().unwrap().matches("<key>").count());
-    insta::assert_snapshot!(text.lines().nth(8).unwrap().trim(), @"<string>/a b/it&apos;s &quot;q&quot; &amp; &lt;true/&gt;&lt;/string&gt;&lt;key&gt;Program&lt;/key&gt;&lt;string&gt;/bin/x ]]&gt; &lt;!-- $HOME ~ %h ü</string>");
+    insta::assert_snapshot!(text.lines().nth(9).unwrap().trim(), @"<string>/a b/it&apos;s &quot;q&quot; &amp; &lt;true/&gt;&lt;/string&gt;&lt;key&gt;Program&lt;/key&gt;&lt;string&gt;/bin/x ]]&gt; &lt;!-- $HOME ~ %h ü</string>");
 }
 
 #[test]
