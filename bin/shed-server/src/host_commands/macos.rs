@@ -57,12 +57,16 @@ fn launchctl() -> Launchctl {
 /// Returns the home of whoever runs this. Root has no agents, and nobody those of others.
 fn home(asked: Option<&str>) -> anyhow::Result<Utf8PathBuf> {
     if rustix::process::geteuid().is_root() {
-        bail!("on macOS the server is an agent of the user whose sheds they are: run this as that user, without sudo");
+        bail!(
+            "on macOS the server is an agent of the user whose sheds they are: run this as that user, without sudo"
+        );
     }
     if let Some(name) = asked
         && std::env::var("USER").ok().as_deref() != Some(name)
     {
-        bail!("on macOS the server is an agent of the user whose sheds they are: run this as {name}, without --user");
+        bail!(
+            "on macOS the server is an agent of the user whose sheds they are: run this as {name}, without --user"
+        );
     }
     Surroundings::of_process()?.home.context("HOME is not set; it is where launchd looks for agents")
 }

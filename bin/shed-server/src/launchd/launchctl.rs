@@ -101,7 +101,9 @@ impl Launchctl {
             match self.status()? {
                 Status::Absent => return Ok(()),
                 Status::Loaded | Status::Running if begun.elapsed() < self.patience => thread::sleep(BETWEEN),
-                Status::Loaded | Status::Running if output.status.success() => return Err(LaunchctlError::Stays),
+                Status::Loaded | Status::Running if output.status.success() => {
+                    return Err(LaunchctlError::Stays);
+                }
                 Status::Loaded | Status::Running => return Err(self.failed(&words, &output)),
             }
         }

@@ -13,13 +13,13 @@ use std::fs;
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_types::error_chain;
 
-use self::{
-    launchctl::LaunchctlError,
-    plan::{Plan, Status},
-};
 pub use self::{
     launchctl::Launchctl,
     plist::{Agent, BadPathError, LABEL},
+};
+use self::{
+    launchctl::LaunchctlError,
+    plan::{Plan, Status},
 };
 use crate::{
     owned_file::{OwnedFile, There},
@@ -102,7 +102,8 @@ pub fn install(
     if let Some(logs) = place.log.parent()
         && let Err(error) = fs::create_dir_all(logs)
     {
-        return teller.tell(&Step::failed(FILE, format!("the log's directory {logs} could not be made: {error}")));
+        return teller
+            .tell(&Step::failed(FILE, format!("the log's directory {logs} could not be made: {error}")));
     }
     if let Err(error) = launchctl.enable() {
         return teller.tell(&failed(&error));
@@ -117,15 +118,11 @@ pub fn install(
         Plan::Start => told(launchctl.start(), "it is started"),
         Plan::Runs => Step::was_so(SERVICE, "it runs, and is started at each login"),
         Plan::OlderStays => {
-            let hint = format!(
-                "`{}`, then `shed-server install --now`; machines run on",
-                launchctl.unload_line()
-            );
+            let hint =
+                format!("`{}`, then `shed-server install --now`; machines run on", launchctl.unload_line());
             Step::was_so(SERVICE, "launchd has it as it was before").hint(hint)
         }
-        Plan::Waits => {
-            Step::was_so(SERVICE, "it is loaded, and does not run").hint(launchctl.start_line())
-        }
+        Plan::Waits => Step::was_so(SERVICE, "it is loaded, and does not run").hint(launchctl.start_line()),
         Plan::NextLogin => Step::was_so(SERVICE, "it is started at the next login")
             .hint("`shed-server install --now` starts it at once"),
     };
@@ -134,12 +131,7 @@ pub fn install(
 }
 
 /// Unloads the agent and removes its list, and tells each step; returns whether nothing of it is left.
-pub fn uninstall(
-    place: &Place,
-    launchctl: &Launchctl,
-    force: bool,
-    tell: &mut dyn FnMut(&Step),
-) -> bool {
+pub fn uninstall(place: &Place, launchctl: &Launchctl, force: bool, tell: &mut dyn FnMut(&Step)) -> bool {
     let mut teller = Teller::new(tell);
     let removable = place.file().removable(force);
     if let Err(step) = &removable

@@ -54,7 +54,10 @@ mod tests {
                 let quiet = plan(false, is_new, status);
                 assert!(!matches!(quiet, Plan::Load | Plan::Reload | Plan::Start), "{is_new} {status:?}");
                 let asked = plan(true, is_new, status);
-                assert!(matches!(asked, Plan::Load | Plan::Reload | Plan::Start | Plan::Runs), "{is_new} {status:?}");
+                assert!(
+                    matches!(asked, Plan::Load | Plan::Reload | Plan::Start | Plan::Runs),
+                    "{is_new} {status:?}"
+                );
             }
         }
     }

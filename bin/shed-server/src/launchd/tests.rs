@@ -52,8 +52,12 @@ impl Mac {
     }
 
     fn text(&self, program: &str) -> String {
-        let agent =
-            Agent { program: program.into(), config: None, log: self.place.log().to_owned(), data_home: None };
+        let agent = Agent {
+            program: program.into(),
+            config: None,
+            log: self.place.log().to_owned(),
+            data_home: None,
+        };
         agent.text().unwrap()
     }
 
@@ -127,7 +131,10 @@ fn a_changed_list_interrupts_only_who_asked_for_now() {
     assert!(mac.install(&mac.text("/bin/a"), true).0);
     mac.commands();
     let (good, told) = mac.install(&mac.text("/bin/b"), false);
-    assert!(good && told.last().unwrap().to_string().contains("launchctl bootout gui/4711/dev.shed.server"), "{told:?}");
+    assert!(
+        good && told.last().unwrap().to_string().contains("launchctl bootout gui/4711/dev.shed.server"),
+        "{told:?}"
+    );
     assert!(!mac.commands().contains("boot"));
 
     let (good, told) = mac.install(&mac.text("/bin/c"), true);
@@ -214,7 +221,9 @@ fn without_launchctl_it_is_said_and_nothing_is_written() {
     let launchctl = Launchctl::new(mac.dir.join("none"), 4711);
     let mut told = Vec::new();
     let how = How { now: false, force: false };
-    assert!(!install(&mac.text("/bin/a"), &mac.place, &launchctl, how, &mut |step| told.push(step.to_string())));
+    assert!(
+        !install(&mac.text("/bin/a"), &mac.place, &launchctl, how, &mut |step| told.push(step.to_string()))
+    );
     assert!(told[0].contains("is this a Mac?"), "{told:?}");
     assert!(!mac.place.list.exists());
 }

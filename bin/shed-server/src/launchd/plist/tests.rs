@@ -76,7 +76,9 @@ fn hostile_paths_stay_text() {
 
 #[test]
 fn what_xml_cannot_hold_is_refused_with_what_to_do() {
-    for path in ["/a\nb", "/a\tb", "/a\rb", "/a\u{1b}[1m", "/a\0", "/a\u{7f}", "/a\u{85}", "/a\u{fffe}", "/a\u{ffff}"] {
+    for path in
+        ["/a\nb", "/a\tb", "/a\rb", "/a\u{1b}[1m", "/a\0", "/a\u{7f}", "/a\u{85}", "/a\u{fffe}", "/a\u{ffff}"]
+    {
         let hostile = [
             Agent { program: path.into(), ..agent() },
             Agent { config: Some(path.into()), ..agent() },
