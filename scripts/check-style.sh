@@ -10,7 +10,7 @@ complain() { printf 'style: %s\n' "$*" >&2; failed=1; }
 # Every path in backticks that begins with one of our top folders must exist: documents drift exactly there.
 while IFS=: read -r document path; do
   [ -e "$path" ] || complain "$document names $path, which does not exist"
-done < <(git ls-files -co --exclude-standard '*.md' | xargs grep -oHE '`(bin|crates|guest|scripts|vm-tests|docs|\.ci|\.config)/[A-Za-z0-9_./-]*`' |
+done < <(git ls-files -co --exclude-standard '*.md' | xargs grep -oHE '`(bin|crates|guest|scripts|vm-tests|packaging|docs|\.ci|\.config)/[A-Za-z0-9_./-]*`' |
   tr -d '`' | sed -E 's/[.,]$//' | grep -vE '[<>*{}]' | sort -u)
 
 # Checkouts and home directories of whoever wrote a line; recipes speak of the guest's root.
@@ -21,8 +21,13 @@ if [ -n "$hits" ]; then
   complain "the lines above name a path of one machine"
 fi
 
-for script in x .ci/run scripts/*.sh; do
+for script in x .ci/run scripts/*.sh packaging/*/*.sh; do
   bash -n "$script" || complain "$script does not parse"
 done
+
+# Homebrew is not needed to see that its formula is Ruby.
+if command -v ruby >/dev/null; then
+  ruby -c packaging/homebrew/shed.rb >/dev/null || complain "packaging/homebrew/shed.rb does not parse"
+fi
 
 exit "$failed"

@@ -5,6 +5,7 @@
 //! takes away addresses that it does not know; other network programs that are at work are left alone.
 
 use std::{
+    ffi::CString,
     fs, io,
     net::Ipv4Addr,
     os::fd::{AsRawFd, OwnedFd},
@@ -193,14 +194,15 @@ impl Control {
     }
 
     fn set_default_route(&self, interface: &str, gateway: Ipv4Addr) -> io::Result<()> {
-        let mut device: Vec<libc::c_char> = interface.bytes().map(u8::cast_signed).chain([0]).collect();
+        let device = CString::new(interface)?;
         // SAFETY: rtentry is a C struct of integers, pointers and socket addresses, for all of which zero is a value.
         let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
         route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
         route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
         route.rt_gateway = socket_address(gateway);
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
-        route.rt_dev = device.as_mut_ptr();
+        // The kernel reads the name only; the C struct has no way to say so.
+        route.rt_dev = device.as_ptr().cast_mut();
         // SAFETY: SIOCADDRT reads an rtentry and the name that it points to; both live until after the call.
         let result = unsafe { libc::ioctl(self.0.as_raw_fd(), libc::SIOCADDRT, &raw const route) };
         let error = io::Error::last_os_error();
@@ -221,7 +223,8 @@ fn request(interface: &str) -> io::Result<libc::ifreq> {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
-        *to = from.cast_signed();
+        // C's char is signed on amd64 and not on arm64.
+        *to = libc::c_char::from_ne_bytes([from]);
     }
     Ok(request)
 }

@@ -18,8 +18,8 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, Stat, Uid, fchmod, fchown, fstat, mkdirat, openat,
-        statat,
+        AtFlags, CWD, Dir, FileType, Gid, Mode, OFlags, RawMode, Stat, Uid, fchmod, fchown, fstat, mkdirat,
+        openat, statat,
     },
     io::Errno,
     process::geteuid,
@@ -35,13 +35,13 @@ use crate::{
 };
 
 /// Mode of directories that are made on the way to a file: what is in them is nobody else's business.
-const NEW_DIRECTORY: u32 = 0o700;
+const NEW_DIRECTORY: Mode = Mode::RWXU;
 
 /// Bits that a new file gets at most; what came from elsewhere makes nothing writable for others.
-const NEW_FILE: u32 = 0o755;
+const NEW_FILE: Mode = Mode::from_raw_mode(0o755);
 
 /// Bits that every file has that is written here: its owner must be able to go on with it.
-const OWNER: u32 = 0o600;
+const OWNER: Mode = Mode::from_raw_mode(0o600);
 
 /// Half-written files of other processes are removed when they are this old. Writing one takes milliseconds.
 const LEFT_OVER: Duration = Duration::from_secs(3600);
@@ -169,7 +169,7 @@ impl Beneath {
             Err(Errno::NOENT) => (NEW_FILE, fstat(parent).map_err(|error| WriteError::Write(error.into()))?),
             Err(error) => return Err(refused(error).into()),
             Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-                FileType::RegularFile => (Mode::from_raw_mode(stat.st_mode).bits(), stat),
+                FileType::RegularFile => (Mode::from_raw_mode(stat.st_mode), stat),
                 FileType::Symlink => return Err(ReachError::InTheWay("a symbolic link").into()),
                 FileType::Directory => return Err(ReachError::InTheWay("a directory").into()),
                 FileType::Fifo
@@ -179,7 +179,8 @@ impl Beneath {
                 | FileType::Unknown => return Err(ReachError::InTheWay("no file").into()),
             },
         };
-        let mode = Mode::from_raw_mode((mode & allowed & 0o777) | OWNER);
+        // How many bits a mode has is each system's own; these nine fit everywhere.
+        let mode = (Mode::from_raw_mode((mode & 0o777) as RawMode) & allowed) | OWNER;
         sweep_old(parent, LEFT_OVER);
         let failed = |error: Errno| WriteError::Write(error.into());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -297,7 +298,7 @@ impl Beneath {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut opened = openat(reached.as_fd(), name, flags, Mode::empty());
             if make && matches!(opened, Err(Errno::NOENT)) {
-                let made = match mkdirat(reached.as_fd(), name, Mode::from_raw_mode(NEW_DIRECTORY)) {
+                let made = match mkdirat(reached.as_fd(), name, NEW_DIRECTORY) {
                     Ok(()) => true,
                     Err(Errno::EXIST) => false,
                     Err(error) => return Err(refused(error)),

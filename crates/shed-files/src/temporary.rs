@@ -84,12 +84,7 @@ pub fn is_temporary(name: &[u8]) -> bool {
     life(name).is_some()
 }
 
-/// Removes what earlier processes left in a directory. What cannot be removed stays; it is in nobody's way.
-pub(crate) fn sweep(directory: BorrowedFd<'_>) {
-    sweep_if(directory, |_| true);
-}
-
-/// The same, of what has not been written to for this long.
+/// Removes what earlier processes left in a directory and have not written to for this long.
 pub(crate) fn sweep_old(directory: BorrowedFd<'_>, age: Duration) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     sweep_if(directory, |name| {
@@ -98,7 +93,7 @@ pub(crate) fn sweep_old(directory: BorrowedFd<'_>, age: Duration) {
     });
 }
 
-fn sweep_if(directory: BorrowedFd<'_>, old_enough: impl Fn(&CStr) -> bool) {
+pub(crate) fn sweep_if(directory: BorrowedFd<'_>, old_enough: impl Fn(&CStr) -> bool) {
     let Ok(entries) = Dir::read_from(directory) else { return };
     for entry in entries {
         let Ok(entry) = entry else { return };
@@ -150,7 +145,7 @@ mod tests {
         kept.push(".shed-0123456789abcdef-9");
         fs::write(dir.path().join(".shed-0123456789abcdef-7"), "half").unwrap();
         std::os::unix::fs::symlink("x", dir.path().join(".shed-0123456789abcdef-80")).unwrap();
-        sweep(fs::File::open(dir.path()).unwrap().as_fd());
+        sweep_if(fs::File::open(dir.path()).unwrap().as_fd(), |_| true);
         let mut left: Vec<String> = fs::read_dir(dir.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())

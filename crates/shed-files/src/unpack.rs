@@ -251,7 +251,7 @@ impl Tree {
         }
         let (owner, parent) = (self.owner, self.parent(parent, &name())?);
         if unswept {
-            temporary::sweep(parent);
+            temporary::sweep_if(parent, |_| true);
         }
         let cannot = |error: Errno| UnpackError::Write { name: name(), source: error.into() };
         match &entry.kind {

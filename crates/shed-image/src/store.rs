@@ -515,11 +515,10 @@ mod tests {
     #[test]
     fn nobody_waits_for_what_lies_in_the_place_of_a_lock() {
         let (_guard, store) = store();
-        for (image, kind) in [("pipe", rustix::fs::FileType::Fifo), ("socket", rustix::fs::FileType::Socket)]
-        {
-            let path = store.dir().join(file_name::lock(&name(image)));
-            let mode = rustix::fs::Mode::from_raw_mode(0o600);
-            rustix::fs::mknodat(rustix::fs::CWD, path.as_std_path(), kind, mode, 0).unwrap();
+        let lock = |image: &str| store.dir().join(file_name::lock(&name(image)));
+        shed_testkit::make_pipe(lock("pipe"));
+        let _listener = std::os::unix::net::UnixListener::bind(lock("socket")).unwrap();
+        for image in ["pipe", "socket"] {
             assert!(store.is_locked(&name(image)).is_err(), "{image}");
             assert!(store.try_lock(&name(image)).is_err(), "{image}");
         }

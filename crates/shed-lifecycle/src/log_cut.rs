@@ -131,9 +131,7 @@ mod tests {
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert_eq!(cut(&link, 1, 1).unwrap(), None);
         let pipe = path.with_file_name("pipe");
-        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, pipe.as_std_path(), rustix::fs::FileType::Fifo, mode, 0)
-            .unwrap();
+        shed_testkit::make_pipe(&pipe);
         assert_eq!(cut(&pipe, 0, 0).unwrap(), None);
         let socket = path.with_file_name("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();

@@ -365,14 +365,7 @@ async fn a_file_is_used_as_it_is_when_it_is_an_ext4() {
     let short = file.with_file_name("short");
     fs::write(&short, "x").unwrap();
     let pipe = file.with_file_name("pipe");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        pipe.as_std_path(),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::RUSR,
-        0,
-    )
-    .unwrap();
+    shed_testkit::make_pipe(&pipe);
     for (path, word) in [
         (text, "no ext4"),
         (short, "no ext4"),

@@ -41,7 +41,7 @@ pub struct Mac([u8; 6]);
 impl Mac {
     /// Makes one of its bytes.
     #[must_use]
-    pub(crate) const fn new(bytes: [u8; 6]) -> Self {
+    pub const fn new(bytes: [u8; 6]) -> Self {
         Self(bytes)
     }
 

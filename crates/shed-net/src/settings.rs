@@ -80,7 +80,8 @@ impl NetSettings {
     /// The bridge's own hardware address: locally administered, and made of the server's id. It is given when the bridge is
     /// made, so a bridge that somebody was killed before marking is recognised; and it never changes, as that of a bridge
     /// without one of its own does with each port that comes or goes.
-    pub(crate) fn bridge_mac(&self) -> Mac {
+    #[must_use]
+    pub fn bridge_mac(&self) -> Mac {
         let digest = Sha256::digest(self.server.as_str().as_bytes());
         Mac::new([0x02, 0xfc, 0x01, digest[0], digest[1], digest[2]])
     }

@@ -7,12 +7,14 @@
 //! Not for production code: functions here panic or return `anyhow` errors with a log in them.
 
 mod fuzz;
+mod pipe;
 mod processes;
 mod programs;
 mod server;
 mod wait;
 
 pub use fuzz::fuzz;
+pub use pipe::make_pipe;
 pub use processes::{Process, processes_with};
 pub use programs::program;
 pub use server::{Setup, TestServer};

@@ -133,7 +133,7 @@ fn what_is_no_file_is_refused_without_waiting() {
     let error = HostKey::load_or_make(&path).unwrap_err().to_string();
     assert!(error.contains("a directory") && error.contains(path.as_str()), "{error}");
     let pipe = path.join("pipe");
-    rustix::fs::mkfifoat(rustix::fs::CWD, pipe.as_std_path(), 0o600.into()).unwrap();
+    shed_testkit::make_pipe(&pipe);
     let error = HostKey::load_or_make(&pipe).unwrap_err().to_string();
     assert!(error.contains("pipe"), "{error}");
     // A parent that is no directory.

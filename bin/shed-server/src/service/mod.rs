@@ -7,17 +7,17 @@ mod quote;
 mod systemctl;
 mod unit;
 
-use std::{fs, io};
+use std::fs;
 
 use camino::{Utf8Path, Utf8PathBuf};
-use shed_state::atomic;
 use shed_types::error_chain;
 
 use self::systemctl::{Systemctl, SystemctlError};
 pub use self::unit::{BadProgramError, Manager, UNIT, Unit};
 use crate::{
     account::{Account, not_as},
-    setup::step::{Outcome, Step, Teller},
+    owned_file::OwnedFile,
+    step::{Outcome, Step, Teller},
 };
 
 /// Users whose manager runs without them being logged in have a file here (loginctl(1), enable-linger).
@@ -48,14 +48,10 @@ impl Place {
     pub const fn manager(&self) -> Manager {
         self.manager
     }
-}
 
-/// What is at the unit's place.
-#[derive(Debug, PartialEq, Eq)]
-enum There {
-    Nothing,
-    Ours(String),
-    SomebodyElses,
+    fn file(&self) -> OwnedFile<'_> {
+        OwnedFile { path: &self.path, item: FILE, is_ours: unit::is_ours }
+    }
 }
 
 /// How to install.
@@ -83,7 +79,7 @@ pub fn install(
             return teller.tell(&step);
         }
     }
-    let step = write(place, text, how.force);
+    let step = place.file().write(text, how.force);
     let is_new = step.outcome == Outcome::Done;
     if !teller.tell(&step) {
         return false;
@@ -128,16 +124,8 @@ pub fn install(
 pub fn uninstall(place: &Place, force: bool, tell: &mut dyn FnMut(&Step)) -> bool {
     let mut teller = Teller::new(tell);
     let systemctl = Systemctl(place.manager);
-    match look(&place.path) {
-        Err(error) => {
-            return teller.tell(&Step::failed(FILE, format!("{} cannot be read: {error}", place.path)));
-        }
-        Ok(There::Nothing) => {
-            let _told = teller.tell(&Step::was_so(FILE, format!("there is no {}", place.path)));
-            return teller.is_good();
-        }
-        Ok(There::SomebodyElses) if !force => return teller.tell(&not_ours(&place.path)),
-        Ok(There::SomebodyElses | There::Ours(_)) => {}
+    if let Err(step) = place.file().removable(force) {
+        return teller.tell(&step);
     }
     let stopped = systemctl.says("is-active", "inactive").unwrap_or(false);
     if stopped {
@@ -148,12 +136,7 @@ pub fn uninstall(place: &Place, force: bool, tell: &mut dyn FnMut(&Step)) -> boo
     if !teller.tell(&changed(systemctl, &["disable", UNIT], "it is started at no boot any more")) {
         return false;
     }
-    let removed = fs::remove_file(&place.path);
-    let step = match removed {
-        Ok(()) => Step::done(FILE, format!("{} is removed", place.path)),
-        Err(error) => Step::failed(FILE, format!("{} cannot be removed: {error}", place.path)),
-    };
-    if teller.tell(&step) {
+    if teller.tell(&place.file().remove()) {
         let _told = teller.tell_failure(FILE, systemctl.tell(&["daemon-reload"]), systemctl);
         // A service that had failed is remembered until somebody looks; whether it had does not matter.
         let _not_failed = systemctl.tell(&["reset-failed", UNIT]);
@@ -233,41 +216,6 @@ fn unreadable(path: &Utf8Path, account: &Account) -> Option<Step> {
     Some(Step::failed(FILE, problem).hint(format!("put it where {} may read it", account.name)))
 }
 
-fn write(place: &Place, text: &str, force: bool) -> Step {
-    let path = &place.path;
-    match look(path) {
-        Err(error) => return Step::failed(FILE, format!("{path} cannot be read: {error}")),
-        Ok(There::Ours(there)) if there == text => return Step::was_so(FILE, path.as_str()),
-        Ok(There::SomebodyElses) if !force => return not_ours(path),
-        Ok(There::Nothing | There::Ours(_) | There::SomebodyElses) => {}
-    }
-    let directory = path.parent().map_or(Ok(()), fs::create_dir_all);
-    if let Err(error) = directory {
-        return Step::failed(FILE, format!("the directory of {path} could not be made: {error}"));
-    }
-    match atomic::write(path, text.as_bytes(), 0o644) {
-        Ok(()) => Step::done(FILE, format!("{path} is written")),
-        Err(error) => Step::failed(FILE, error_chain(&error)),
-    }
-}
-
-fn not_ours(path: &Utf8Path) -> Step {
-    Step::failed(FILE, format!("{path} was not written by `shed-server install`, and is left alone"))
-        .hint("look at it, and move it away or use --force")
-}
-
-fn look(path: &Utf8Path) -> io::Result<There> {
-    // A unit that is masked or linked is not looked through: whoever made it so has meant something by it.
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(There::Nothing),
-        Err(error) => return Err(error),
-        Ok(found) if !found.is_file() => return Ok(There::SomebodyElses),
-        Ok(_file) => {}
-    }
-    let text = String::from_utf8_lossy(&fs::read(path)?).into_owned();
-    Ok(if unit::is_ours(&text) { There::Ours(text) } else { There::SomebodyElses })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,34 +226,16 @@ mod tests {
     }
 
     #[test]
-    fn a_unit_is_written_once_and_anew_when_it_changes() {
+    fn a_unit_is_known_by_its_first_line_and_somebody_elses_stays() {
         let dir = tempfile::tempdir().unwrap();
         let place = place(&dir);
         let text = format!("{}\none\n", unit::MARK);
-        assert_eq!(write(&place, &text, false).outcome, Outcome::Done);
-        assert_eq!(write(&place, &text, false).outcome, Outcome::WasSo);
-        let other = format!("{}\ntwo\n", unit::MARK);
-        assert_eq!(write(&place, &other, false).outcome, Outcome::Done);
-        assert_eq!(fs::read_to_string(&place.path).unwrap(), other);
-    }
-
-    #[test]
-    fn somebody_elses_unit_stays_unless_it_is_forced() {
-        let dir = tempfile::tempdir().unwrap();
-        let place = place(&dir);
-        let text = format!("{}\none\n", unit::MARK);
-        fs::create_dir_all(place.path.parent().unwrap()).unwrap();
+        assert_eq!(place.file().write(&text, false).outcome, Outcome::Done);
+        assert_eq!(place.file().write(&text, false).outcome, Outcome::WasSo);
         fs::write(&place.path, format!("# mine\n{text}")).unwrap();
-        let step = write(&place, &text, false);
-        assert!(step.outcome == Outcome::Failed && step.to_string().contains("--force"), "{step}");
+        assert_eq!(place.file().write(&text, false).outcome, Outcome::Failed);
         assert!(!uninstall(&place, false, &mut |_step| {}));
         assert!(fs::read_to_string(&place.path).unwrap().starts_with("# mine"));
-        assert_eq!(write(&place, &text, true).outcome, Outcome::Done);
-        // A masked unit is a link to /dev/null.
-        fs::remove_file(&place.path).unwrap();
-        std::os::unix::fs::symlink("/dev/null", &place.path).unwrap();
-        assert_eq!(write(&place, &text, false).outcome, Outcome::Failed);
-        assert_eq!(fs::read_link(&place.path).unwrap().to_str(), Some("/dev/null"));
     }
 
     #[test]

@@ -12,8 +12,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::step::Step;
-use crate::account::Account;
+use crate::{account::Account, step::Step};
 
 const ITEM: &str = "capability";
 

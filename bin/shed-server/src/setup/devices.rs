@@ -10,8 +10,11 @@ use std::{
 use shed_backend::qemu::real_kvm;
 use shed_types::BackendKind;
 
-use super::{modules, step::Step};
-use crate::account::{Account, not_as};
+use super::modules;
+use crate::{
+    account::{Account, not_as},
+    step::Step,
+};
 
 const KVM: &str = "/dev/kvm";
 const TUN: &str = "/dev/net/tun";
@@ -133,7 +136,7 @@ pub(super) fn tun_for(account: &Account) -> Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setup::step::Outcome;
+    use crate::step::Outcome;
 
     #[test]
     fn the_processor_says_which_module_it_is() {

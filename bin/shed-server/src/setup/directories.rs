@@ -12,10 +12,10 @@ use std::{
 use camino::Utf8Path;
 use rustix::fs::{Access, access};
 
-use super::step::Step;
 use crate::{
     account::{Account, not_as},
     config::{CommonSection, Config},
+    step::Step,
 };
 
 /// Mode of directories of root's on the way to one that is made for somebody.
@@ -138,7 +138,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::setup::step::Outcome;
+    use crate::step::Outcome;
 
     const ROOTS: OnTheWay = OnTheWay { uid: 0, mode: 0o40755, is_dir: true };
 

@@ -8,18 +8,17 @@ mod capability;
 mod devices;
 mod directories;
 mod modules;
-pub mod step;
 
 use camino::{Utf8Path, Utf8PathBuf};
 use rustix::fs::{Access, access};
 use shed_net::{Host, HostState};
 use shed_types::{BackendKind, error_chain};
 
-use self::step::{Step, Teller};
 use crate::{
     account::{Account, not_as},
     backends::{self, Decision},
     config::Config,
+    step::{Step, Teller},
 };
 
 /// Why setup did not begin.

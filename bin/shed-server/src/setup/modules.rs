@@ -9,7 +9,7 @@ use camino::Utf8Path;
 use shed_state::atomic;
 use shed_types::error_chain;
 
-use super::step::Step;
+use crate::step::Step;
 
 /// What systemd reads at boot.
 pub(super) const FILE: &str = "/etc/modules-load.d/shed.conf";

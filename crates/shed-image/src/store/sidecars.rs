@@ -343,15 +343,7 @@ mod tests {
         symlink(store.dir().join("outside"), store.dir().join("a-rootfs.ext4.tmp")).unwrap();
         fs::create_dir(store.dir().join("b-rootfs.ext4.tmp")).unwrap();
         symlink("nowhere", store.dir().join("c-rootfs.ext4")).unwrap();
-        let pipe = store.dir().join("d-rootfs.ext4.tmp");
-        let made = rustix::fs::mknodat(
-            rustix::fs::CWD,
-            pipe.as_std_path(),
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR,
-            0,
-        );
-        made.unwrap();
+        shed_testkit::make_pipe(store.dir().join("d-rootfs.ext4.tmp"));
         assert_eq!(store.orphans().unwrap(), []);
     }
 

@@ -378,7 +378,8 @@ pub(crate) fn see_directory(root: &Utf8Path) -> Seens {
             }
         }
         let device = matches!(kind, 'c' | 'b')
-            .then(|| (rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev())));
+            .then(|| rustix::fs::lstat(&path).unwrap().st_rdev)
+            .map(|number| (rustix::fs::major(number), rustix::fs::minor(number)));
         let content = match kind {
             'f' => fs::read(&path).unwrap(),
             'l' => fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec(),
