@@ -13,14 +13,18 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
   cat <<TEXT
-usage: scripts/$caller [--variant NAME | --all] [--shed-ext-version VERSION]
+usage: scripts/$caller [--arch ARCH] [--variant NAME | --all] [--shed-ext-version VERSION]
+
+  --arch ARCH                 amd64 or arm64 ($arch): arm64 for Apple silicon, amd64 for an Intel Mac and most of Linux.
+                              The files of one have the names of the other's: give each an OUTPUT_DIR of its own
 
   --variant NAME              build the image NAME, a directory of guest/recipes (default)
   --all                       build all of them
   --shed-ext-version VERSION  put the extensions' programs into \`experimental\`, from the directory VERSION below
                               SHED_EXT_DIR; without it they are left out
 
-Kernel and initramfs are built along. Needs no root and no Docker.
+Kernel and initramfs are built along. Needs no root and no Docker; for another architecture than this machine's also its
+cross compiler and QEMU's user emulation (Debian: gcc-aarch64-linux-gnu, qemu-user-static, binfmt-support, arch-test).
 
 Environment:
   OUTPUT_DIR    where they go ($default_dir)
@@ -34,6 +38,8 @@ fail() { printf '%s: error: %s\n' "$caller" "$*" >&2; exit 1; }
 variant="" all=no version=""
 while [ $# -gt 0 ]; do
   case $1 in
+    --arch) arch=${2:?--arch needs an architecture}; shift 2 ;;
+    --arch=*) arch=${1#*=}; shift ;;
     --variant) variant=${2:?--variant needs a name}; shift 2 ;;
     --variant=*) variant=${1#*=}; shift ;;
     --all) all=yes; shift ;;
@@ -45,6 +51,7 @@ while [ $# -gt 0 ]; do
 done
 [ "$all" = no ] || [ -z "$variant" ] || fail "--all builds every variant; leave out --variant"
 variant=${variant:-default}
+case $arch in amd64 | arm64) ;; *) fail "there are guests for amd64 and arm64, and none for $arch" ;; esac
 # Said before minutes go into the kernel.
 if [ "$all" = no ] && { [[ $variant == */* || $variant == .* ]] || [ ! -d "guest/recipes/$variant" ]; }; then
   fail "there is no variant $variant; there are: $(cd guest/recipes && printf '%s ' */ | tr -d /)"

@@ -12,7 +12,6 @@ class Shed < Formula
   on_macos do
     # mke2fs, which formats the disks of sheds.
     depends_on "e2fsprogs"
-    # The framework's virtiofs is in macOS 12, what vfkit needs of it beside that in macOS 13.
     depends_on macos: :ventura
     depends_on "vfkit"
   end

@@ -44,9 +44,9 @@ enum Command {
     Doctor(DoctorArgs),
     /// Make this host ready for sheds (Linux, as root): KVM, network, directories, capability; again and again if you like
     Setup(host_commands::SetupArgs),
-    /// Run the server as a service of systemd: of the system as root, else of your own
+    /// Run the server as a service: of systemd (the system's as root, else your own), on macOS of launchd
     Install(host_commands::InstallArgs),
-    /// Stop the service and remove its unit; sheds, images and running machines stay
+    /// Stop the service and remove what describes it; sheds, images and running machines stay
     Uninstall(host_commands::UninstallArgs),
     /// Pull the images that server.yaml names by reference, before a create has to wait for one; exit code 1 if any failed
     PullImages(PullImagesArgs),

@@ -92,6 +92,7 @@ impl Launchctl {
     }
 
     /// Unloads it, which ends the server, and comes back when it is gone.
+    #[expect(clippy::disallowed_methods, reason = "the pause between two questions; launchd tells nobody")]
     pub(super) fn unload(&self) -> Result<(), LaunchctlError> {
         let words = ["bootout", &self.target()];
         let output = self.run(&words)?;
