@@ -197,12 +197,12 @@ async fn usage_of_an_empty_or_odd_host_neither_fails_nor_hangs_nor_leaves_its_di
     symlink("/etc", host.settings.instance_dir.join("linked")).unwrap();
     symlink("/etc/passwd", host.image_file("passwd-rootfs.ext4.tmp")).unwrap();
     symlink("/etc/passwd", host.image_file("linked-rootfs.ext4")).unwrap();
-    shed_testkit::make_pipe(&host.image_file("pipe-rootfs.ext4"));
-    shed_testkit::make_pipe(&host.image_file("pipe-rootfs.ext4.source"));
+    shed_testkit::make_pipe(host.image_file("pipe-rootfs.ext4"));
+    shed_testkit::make_pipe(host.image_file("pipe-rootfs.ext4.source"));
     for shed in ["odd", "broken"] {
         fs::create_dir(host.settings.instance_dir.join(shed)).unwrap();
     }
-    shed_testkit::make_pipe(&host.shed_file(&name("odd"), "metadata.json"));
+    shed_testkit::make_pipe(host.shed_file(&name("odd"), "metadata.json"));
     fs::write(host.shed_file(&name("broken"), "metadata.json"), b"{").unwrap();
     let usage = sheds.usage().await;
     assert_eq!(usage.orphans, []);
@@ -517,9 +517,9 @@ async fn links_and_pipes_among_the_files_of_a_prune_are_left_alone() {
         let _gone = fs::remove_file(host.shed_file(&shed, log));
     }
     symlink(&outside, host.shed_file(&shed, "console.log")).unwrap();
-    shed_testkit::make_pipe(&host.shed_file(&shed, "vmm.log"));
+    shed_testkit::make_pipe(host.shed_file(&shed, "vmm.log"));
     symlink(&host.settings.images_dir, host.shed_file(&shed, "everything")).unwrap();
-    shed_testkit::make_pipe(&host.image_file("a-rootfs.ext4.tmp"));
+    shed_testkit::make_pipe(host.image_file("a-rootfs.ext4.tmp"));
     symlink(&outside, host.image_file("b-rootfs.ext4.source")).unwrap();
     assert_eq!(sheds.prune(request(&[PruneScope::Logs, PruneScope::Orphans])).await.unwrap().pruned, []);
     let outcome = sheds.prune(request(&[PruneScope::Instances])).await.unwrap();
