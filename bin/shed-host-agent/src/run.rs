@@ -45,6 +45,8 @@ pub async fn run(config: Config, surroundings: &Surroundings) -> anyhow::Result<
         tracing::warn!(namespace = left_out.namespace, "not offered: {}", left_out.reason);
     }
 
+    // Whoever sees the agent on the bus finds its socket.
+    let socket = place.listen()?;
     let links = Links::default();
     let desk = Desk::new(audit);
     let stop = CancellationToken::new();
@@ -68,7 +70,7 @@ pub async fn run(config: Config, surroundings: &Surroundings) -> anyhow::Result<
         links,
         not_offered: offer.not_offered,
     });
-    let control = server::serve(place.listen()?, queue.clone(), agent);
+    let control = server::serve(socket, queue.clone(), agent);
     let control = AbortOnDropHandle::new(tokio::spawn(control));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "shed-host-agent runs");
 
