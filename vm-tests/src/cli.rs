@@ -3,6 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use camino::Utf8PathBuf;
+use jiff::Timestamp;
 
 use crate::{BOOT, Finished, Parts, Pty, Running, SHORT, run};
 
@@ -107,6 +108,19 @@ impl Cli {
         crate::wait_for(&format!("commands to run in {shed}"), deadline, || {
             (self.exec(shed, &["true"]).code == 0).then_some(())
         });
+    }
+
+    /// Sets a shed's clock back, as it is after its host slept for an hour, and waits until it is right again.
+    ///
+    /// # Panics
+    /// When it stays behind.
+    #[track_caller]
+    pub fn assert_clock_comes_right(&self, shed: &str) {
+        let behind = || Timestamp::now().as_second() - self.sh(shed, "date +%s").parse::<i64>().expect("a time");
+        self.sh(shed, "sudo date -s @$(( $(date +%s) - 3600 )) >/dev/null");
+        assert!(behind() > 3500, "it is not set back");
+        // A guest tells its time twice a minute.
+        crate::wait_for("the clock to be right", SHORT * 3, || (behind().abs() <= 10).then_some(()));
     }
 
     /// Makes the server at this port of this machine the default one.

@@ -294,6 +294,9 @@ s.sendto(b'MESSAGE\n' + (8).to_bytes(8, 'little') + b'a\n\x00\x1b[2Jb' + b'\nSYS
             (report["channel"] == "open" && tells_of(&report, &format!("{fails}.service"))).then_some(())
         });
     });
+    promises.keep("a clock that stood still while the host slept is put right", || {
+        cli.assert_clock_comes_right(SHED);
+    });
     promises.keep("a shed that is stopped says so, and its console stays", || {
         let mut events = http.events(EVENTS);
         cli.run(&["stop", SHED]).ok();

@@ -122,6 +122,9 @@ fn a_shed_on_vz_is_a_shed() {
         stage.assert_only(&[Expect::Running(SHED)]);
     });
     let http = server.http();
+    promises.keep("a clock that stood still while the host slept is put right", || {
+        cli.assert_clock_comes_right(SHED);
+    });
     promises.keep("a power-off from inside reads as stopped", || {
         let _cut_off = cli.exec(SHED, &["sudo", "-n", "systemctl", "poweroff"]);
         wait_for("the shed to read stopped", BOOT, || (http.status(SHED) == "stopped").then_some(()));

@@ -5,17 +5,12 @@
 
 use std::{fs, io, path::Path, process::Stdio};
 
-use jiff::{SignedDuration, Timestamp};
-use rustix::time::{ClockId, Timespec, clock_settime};
 use shed_protocol::Identify;
 
-use crate::{image, log, mounts, network, state::State, whole_file};
+use crate::{clock, image, log, mounts, network, state::State, whole_file};
 
 /// Where the shed's name is kept for commands and for agents that start later in this boot (environment.d(5)).
 pub(crate) const ENVIRONMENT_FILE: &str = "/run/environment.d/10-shed.conf";
-
-/// The clock is stepped when it is off by more than this.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Most seed bytes that are taken (shed-protocol, `Identify::random_seed`).
 const MAX_SEED: usize = 512;
@@ -34,7 +29,7 @@ pub(crate) async fn apply(identity: &Identify, state: &State) -> Result<(), Iden
         }
     };
     // The clock comes first: everything after it may put times into files.
-    note("clock", set_clock(identity.now));
+    note("clock", clock::step(identity.now));
     note("random seed", seed(&identity.random_seed));
     note("name", set_name(&identity.name, state));
     note("host name", set_hostname(Path::new("/etc"), &identity.hostname));
@@ -56,16 +51,6 @@ pub(crate) async fn apply(identity: &Identify, state: &State) -> Result<(), Iden
         }
     }
     if failed.is_empty() { Ok(()) } else { Err(IdentifyError(failed)) }
-}
-
-fn set_clock(host: Timestamp) -> io::Result<()> {
-    if Timestamp::now().duration_since(host).abs() <= CLOCK_TOLERANCE {
-        return Ok(());
-    }
-    let time = Timespec { tv_sec: host.as_second(), tv_nsec: host.subsec_nanosecond().into() };
-    clock_settime(ClockId::Realtime, time)?;
-    log::info(&format!("clock stepped to {host}"));
-    Ok(())
 }
 
 /// Mixes bytes into the kernel's pool. They count for nothing there (random(4)), which is right for bytes that came

@@ -13,6 +13,7 @@
 #![cfg(target_os = "linux")]
 
 mod apart;
+mod clock;
 mod credentials;
 mod exec;
 mod extensions;

@@ -29,6 +29,7 @@ use std::{
 };
 
 use camino::{Utf8Path, Utf8PathBuf};
+use jiff::Timestamp;
 use serde_json::Value;
 use shed_protocol::{Envelope, Identify, Occasion, OpenLogs, SetupReport, SetupRequest};
 use shed_types::{BackendKind, GuestPort, LaunchId, ShedName, TcpPort};
@@ -335,6 +336,12 @@ impl FakeWorld {
     #[must_use]
     pub fn health_paces(&self, shed: &ShedName) -> Vec<u64> {
         self.host().said.get(shed).map(|said| said.paces.clone()).unwrap_or_default()
+    }
+
+    /// Returns the times that `shed`'s guests were told because theirs seemed wrong, in order.
+    #[must_use]
+    pub fn told_times(&self, shed: &ShedName) -> Vec<Timestamp> {
+        self.host().said.get(shed).map(|said| said.times.clone()).unwrap_or_default()
     }
 
     /// Says what guests of `shed` do in setups of this kind; otherwise their projects have no hooks, and clones work.

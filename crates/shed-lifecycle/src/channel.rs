@@ -11,7 +11,7 @@ use std::{
 };
 
 use futures::{SinkExt, StreamExt};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use shed_backend::{ConnectGuestError, GuestStream, Vm};
 use shed_protocol::{
     Envelope, EnvelopeKind, Frame, FrameCodec, FrameError, FrameKind, GENERATION, HealthReport, HelloReply,
@@ -52,6 +52,10 @@ const LONGEST_EVENT: usize = 128 << 10;
 /// Most messages of the plugin bus that are kept while the channel is opened, and the bytes that they have together.
 const EARLY_MESSAGES: usize = 32;
 const EARLY_MESSAGE_BYTES: usize = 2 << 20;
+
+/// How far a guest's clock may seem to be off before it is told the time: a report of a busy guest is under way for a
+/// while. The guest itself measures more strictly.
+pub(crate) const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(3);
 
 /// What a guest tells the server of its own accord, besides its health. Besides it there is only what passes to listeners.
 const TOLD: [&str; 2] = [SYSTEM_EVENT, SYSTEM_CREDENTIALS];
@@ -102,6 +106,8 @@ pub(crate) struct Health {
     pub agent_started_at: Option<Timestamp>,
     /// The last report itself.
     pub report: Option<HealthReport>,
+    /// How far the guest's clock was behind the host's when it came, its way included; less than nothing when it was ahead.
+    pub clock_off: SignedDuration,
 }
 
 /// Who a guest is told it is.
@@ -225,6 +231,11 @@ impl Channel {
         read_reply(namespace, &reply)
     }
 
+    /// Returns the guest's health reports from now on, of which only the newest is kept.
+    pub(crate) fn reports(&self) -> watch::Receiver<Health> {
+        self.health.subscribe()
+    }
+
     /// Returns what came while the channel was opened.
     pub(crate) fn take_early(&mut self) -> Early {
         std::mem::take(&mut self.early)
@@ -259,8 +270,10 @@ impl Channel {
                 && let Ok(report) = envelope.parse::<HealthReport>()
             {
                 let report = clean::report(report, &self.extensions);
+                let now = Timestamp::now();
                 let _before = self.health.send_replace(Health {
-                    last_healthy: Some(Timestamp::now()),
+                    last_healthy: Some(now),
+                    clock_off: now.duration_since(envelope.timestamp),
                     agent_started_at: Some(report.started_at),
                     report: Some(report),
                 });

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use serde::{Serialize, de::DeserializeOwned};
 use shed_protocol::{
     Envelope, EnvelopeKind, GuestEvent, HealthRequest, SYSTEM_CREDENTIALS, SYSTEM_EVENT, SYSTEM_HEALTH,
@@ -26,7 +27,7 @@ use uuid::Uuid;
 
 use crate::{
     bus::{Bus, Connection},
-    channel::{Channel, ChannelError, read_reply},
+    channel::{CLOCK_TOLERANCE, Channel, ChannelError, read_reply},
     guest_events::Recent,
 };
 
@@ -45,6 +46,9 @@ const WATCHED_PACE: Duration = Duration::from_secs(2);
 
 /// Shortest time between two words to a guest about its extensions: listeners may come and go as they like.
 const EXTENSIONS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Shortest time between two words to a guest about its clock: what a guest says of its own may be a lie.
+const CLOCK_PAUSE: Duration = Duration::from_secs(10);
 
 /// A running guest's message channel. Cheap to clone; it outlives breaks of the channel, and ends with the machine.
 #[derive(Debug, Clone)]
@@ -213,6 +217,9 @@ impl Users {
         let mut listeners = self.bus.listener_changes();
         let mut must_tell = true;
         let mut tell_at = Instant::now();
+        // Every report bears the guest's time, so the first one after the host slept shows how long it was.
+        let mut reports = channel.reports();
+        let mut clock_told_at: Option<Instant> = None;
         // A new channel has the guest's own pace.
         let mut watched = false;
         loop {
@@ -222,7 +229,8 @@ impl Users {
                 let pace = if watched { WATCHED_PACE } else { HEALTH_EVENT };
                 let every_ms = u64::try_from(pace.as_millis()).ok();
                 // The answer is noted by the channel itself, like every health report.
-                let request = Envelope::request(SYSTEM_HEALTH, &HealthRequest { every_ms, extensions: None });
+                let request =
+                    Envelope::request(SYSTEM_HEALTH, &HealthRequest { every_ms, ..Default::default() });
                 if let Err(error) = channel.send(&request).await {
                     return error;
                 }
@@ -255,12 +263,26 @@ impl Users {
                     let _none = waiting.insert(id, reply);
                 }
                 Ok(()) = self.watchers.changed() => {}
+                // The channel itself holds their sender.
+                Ok(()) = reports.changed() => {
+                    let off = reports.borrow_and_update().clock_off;
+                    let soon = clock_told_at.is_some_and(|told| told.elapsed() < CLOCK_PAUSE);
+                    if off.abs() <= CLOCK_TOLERANCE || soon {
+                        continue;
+                    }
+                    clock_told_at = Some(Instant::now());
+                    tracing::info!(shed = %self.shed, ?off, "the guest's clock is wrong; telling it the time");
+                    let told = HealthRequest { now: Some(Timestamp::now()), ..Default::default() };
+                    if let Err(error) = channel.send(&Envelope::request(SYSTEM_HEALTH, &told)).await {
+                        return error;
+                    }
+                }
                 Ok(()) = listeners.changed(), if !must_tell => must_tell = !self.extensions().is_empty(),
                 () = sleep_until(tell_at.into()), if must_tell => {
                     must_tell = false;
                     tell_at = Instant::now() + EXTENSIONS_PAUSE;
                     if let Some(extensions) = self.bus.extensions_to_tell() {
-                        let told = HealthRequest { every_ms: None, extensions: Some(extensions) };
+                        let told = HealthRequest { extensions: Some(extensions), ..Default::default() };
                         if let Err(error) = channel.send(&Envelope::request(SYSTEM_HEALTH, &told)).await {
                             return error;
                         }

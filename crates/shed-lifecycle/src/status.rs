@@ -223,7 +223,7 @@ impl Handle {
     pub(crate) fn snapshot(&self) -> ShedView {
         let mut view = self.view.borrow().clone();
         if view.status == ShedStatus::Running {
-            let Health { last_healthy, agent_started_at, report } = &*self.health.borrow();
+            let Health { last_healthy, agent_started_at, report, clock_off: _ } = &*self.health.borrow();
             view.last_healthy = *last_healthy;
             view.agent_started_at = *agent_started_at;
             view.extensions = report.as_ref().map(|report| report.extensions.clone()).unwrap_or_default();

@@ -3,14 +3,18 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use shed_backend::fake::{FakeLogs, FakeWorld};
 use shed_lifecycle::{
     LogQuery, LogStream, LogsError, NewShed, Progress, ShedNews, ShedReport, ShedStatus, ShedWatch, Sheds,
 };
-use shed_protocol::{GuestEvent, LogsRefusal, SYSTEM_CREDENTIALS, SYSTEM_EVENT};
+use shed_protocol::{Envelope, GuestEvent, LogsRefusal, SYSTEM_CREDENTIALS, SYSTEM_EVENT, SYSTEM_HEALTH};
 use shed_types::{ShedName, error_chain};
 use tokio::time::timeout;
 
@@ -167,6 +171,32 @@ async fn a_watcher_is_told_and_makes_the_guest_tell_more_often() {
     drop((watch, other));
     until(|| host.world.health_paces(&shed) == [2000, 2000, 30_000]).await;
     assert_eq!(units(&host.status(&shed).await), ["a.service", "b.service"]);
+}
+
+/// A machine stands still while its host sleeps, and its clock with it: its next report says so.
+#[tokio::test]
+async fn a_guest_whose_clock_is_wrong_is_told_the_time_and_not_too_often() {
+    let host = Host::new().await;
+    let shed = host.create("api").await;
+    let report = |off: SignedDuration| {
+        let mut report = Envelope::event(SYSTEM_HEALTH, &health(1.0));
+        report.timestamp = Timestamp::now() + off;
+        report
+    };
+    host.world.say(&shed, report(SignedDuration::ZERO));
+    let _fresh = host.status(&shed).await;
+    assert_eq!(host.world.told_times(&shed), []);
+    let began = (Timestamp::now(), Instant::now());
+    for off in [-3600, 3600, -400_000_000, 4] {
+        for _ in 0..200 {
+            host.world.say(&shed, report(SignedDuration::from_secs(off)));
+        }
+    }
+    until(|| !host.world.told_times(&shed).is_empty()).await;
+    let _fresh = host.status(&shed).await;
+    let told = host.world.told_times(&shed);
+    assert!(told.len() as u64 <= 1 + began.1.elapsed().as_secs() / 10, "{} times", told.len());
+    assert!(told.iter().all(|told| (began.0..=Timestamp::now()).contains(told)), "{told:?}");
 }
 
 #[tokio::test]

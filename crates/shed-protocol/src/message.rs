@@ -271,6 +271,10 @@ pub struct HealthRequest {
     /// Absent leaves them as they are; empty means none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extensions: Option<BTreeSet<Namespace>>,
+    /// The host's clock, when the guest's seems wrong: the guest steps its own as for [`Identify::now`]. A machine stands
+    /// still while its host sleeps, and its clock with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub now: Option<Timestamp>,
 }
 
 /// How the guest is; answer and event of [`SYSTEM_HEALTH`].

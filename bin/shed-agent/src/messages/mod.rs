@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(receive(&mut host).await.unwrap().namespace, SYSTEM_HEALTH);
         // One that is too short is not refused but made longer.
         let started = std::time::Instant::now();
-        ask(&mut host, SYSTEM_HEALTH, &HealthRequest { every_ms: Some(0), extensions: None }).await;
+        ask(&mut host, SYSTEM_HEALTH, &HealthRequest { every_ms: Some(0), ..Default::default() }).await;
         for _ in 0..2 {
             event_of(&mut host, SYSTEM_HEALTH).await;
         }
@@ -272,7 +272,7 @@ mod tests {
         let mut host = Framed::new(ours, FrameCodec);
         let named: std::collections::BTreeSet<_> = ["ssh-agent".parse().unwrap()].into();
         for asked in [Some(named.clone()), None] {
-            let request = HealthRequest { every_ms: None, extensions: asked };
+            let request = HealthRequest { extensions: asked, ..Default::default() };
             let report: HealthReport = ask(&mut host, SYSTEM_HEALTH, &request).await.parse().unwrap();
             // Nobody waits for what is to be started.
             assert!(report.extensions.is_empty());

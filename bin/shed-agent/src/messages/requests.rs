@@ -12,7 +12,7 @@ use shed_protocol::{
 use shed_types::error_chain;
 
 use crate::{
-    files, health, identify,
+    clock, files, health, identify,
     journal::readers::{LogsError, Readers},
     log, power_off,
     state::State,
@@ -37,7 +37,12 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
         SYSTEM_HELLO => reply(with(request, |_: HelloRequest| request.reply(&hello(state)))),
         SYSTEM_HEALTH => match request.parse::<Option<HealthRequest>>() {
             Ok(asked) => {
-                let HealthRequest { every_ms, extensions } = asked.unwrap_or_default();
+                let HealthRequest { every_ms, extensions, now } = asked.unwrap_or_default();
+                if let Some(now) = now
+                    && let Err(error) = clock::step(now)
+                {
+                    log::info(&format!("the clock cannot be stepped: {error}"));
+                }
                 if let Some(namespaces) = extensions {
                     state.extensions.want(namespaces);
                 }

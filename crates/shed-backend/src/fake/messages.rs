@@ -30,6 +30,8 @@ pub(super) struct Said {
     pub(super) logs: FakeLogs,
     /// What was asked of the pace of health reports, in order.
     pub(super) paces: Vec<u64>,
+    /// The times that they were told because theirs seemed wrong, in order.
+    pub(super) times: Vec<Timestamp>,
     pub(super) readers: BTreeSet<Uuid>,
     /// The last question that opened a reader.
     pub(super) opened: Option<OpenLogs>,
@@ -43,6 +45,7 @@ impl Default for Said {
             responses: Vec::new(),
             logs: FakeLogs::default(),
             paces: Vec::new(),
+            times: Vec::new(),
             readers: BTreeSet::new(),
             opened: None,
         }
@@ -126,8 +129,12 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
                 Err(error) => request.reply(&json!({ "error": error.to_string() })),
             },
             SYSTEM_HEALTH => {
-                let every = request.parse::<HealthRequest>().ok().and_then(|asked| asked.every_ms);
-                machine.world.host().said.entry(shed.clone()).or_default().paces.extend(every);
+                let asked = request.parse::<HealthRequest>().unwrap_or_default();
+                let mut host = machine.world.host();
+                let said = host.said.entry(shed.clone()).or_default();
+                said.paces.extend(asked.every_ms);
+                said.times.extend(asked.now);
+                drop(host);
                 request.reply(&health)
             }
             SYSTEM_LOGS_OPEN | SYSTEM_LOGS_NEXT | SYSTEM_LOGS_CLOSE => {
