@@ -116,7 +116,8 @@ impl Cli {
     /// When it stays behind.
     #[track_caller]
     pub fn assert_clock_comes_right(&self, shed: &str) {
-        let behind = || Timestamp::now().as_second() - self.sh(shed, "date +%s").parse::<i64>().expect("a time");
+        let behind =
+            || Timestamp::now().as_second() - self.sh(shed, "date +%s").parse::<i64>().expect("a time");
         self.sh(shed, "sudo date -s @$(( $(date +%s) - 3600 )) >/dev/null");
         assert!(behind() > 3500, "it is not set back");
         // A guest tells its time twice a minute.

@@ -122,6 +122,20 @@ fn a_shed_on_vz_is_a_shed() {
         stage.assert_only(&[Expect::Running(SHED)]);
     });
     let http = server.http();
+    promises.keep("a reboot from inside is one of the guest alone, and the shed is what it was", || {
+        let before = (boot_id(&cli, SHED), machine_of(&stage, SHED).pid);
+        let _cut_off = cli.exec(SHED, &["sudo", "-n", "systemctl", "reboot"]);
+        wait_for("another boot", BOOT, || {
+            let now = cli.exec(SHED, &["cat", "/proc/sys/kernel/random/boot_id"]);
+            (now.code == 0 && now.out() != before.0).then_some(())
+        });
+        assert_eq!((http.status(SHED), machine_of(&stage, SHED).pid), ("running".to_owned(), before.1));
+        // The directory comes with the identity, which the new agent is told anew.
+        wait_for("the directory", SHORT, || {
+            (cli.exec(SHED, &["cat", "/workspace/file"]).out() == "of the host").then_some(())
+        });
+        assert_eq!(cli.sh(SHED, "hostname; cat ~/one ~/.tool/token"), "first\none\nrenewed");
+    });
     promises.keep("a clock that stood still while the host slept is put right", || {
         cli.assert_clock_comes_right(SHED);
     });

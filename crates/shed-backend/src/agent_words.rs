@@ -22,7 +22,7 @@ use shed_types::GuestPort;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
-    sync::Notify,
+    sync::{Notify, watch},
     task::JoinSet,
     time::{Instant, timeout, timeout_at},
 };
@@ -51,7 +51,16 @@ pub(crate) struct AgentWords {
     ready: Arc<Notify>,
     /// Whether the guest has said that it reboots, and no agent has come up since.
     reboots: Arc<AtomicBool>,
+    /// How often an agent has said that it listens.
+    came: watch::Receiver<u64>,
     _listener: AbortOnDropHandle<()>,
+}
+
+/// What words change, as those who take them see it.
+#[derive(Debug, Clone)]
+struct Said {
+    reboots: Arc<AtomicBool>,
+    came: watch::Sender<u64>,
 }
 
 impl AgentWords {
@@ -69,7 +78,8 @@ impl AgentWords {
     /// Listens where somebody has made the socket.
     pub(crate) fn hear(listener: UnixListener) -> Self {
         let (ready, reboots) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
-        let (heard, said) = (Arc::clone(&ready), Arc::clone(&reboots));
+        let (come, came) = watch::channel(0);
+        let (heard, said) = (Arc::clone(&ready), Said { reboots: Arc::clone(&reboots), came: come });
         let listening = tokio::spawn(async move {
             let mut talkers = JoinSet::new();
             loop {
@@ -80,7 +90,7 @@ impl AgentWords {
                         heard.notify_waiters();
                         while talkers.try_join_next().is_some() {}
                         if talkers.len() < TALKERS {
-                            talkers.spawn(take_word(stream, Arc::clone(&said)));
+                            talkers.spawn(take_word(stream, said.clone()));
                         }
                     }
                     Err(error) => {
@@ -90,12 +100,17 @@ impl AgentWords {
                 }
             }
         });
-        Self { ready, reboots, _listener: AbortOnDropHandle::new(listening) }
+        Self { ready, reboots, came, _listener: AbortOnDropHandle::new(listening) }
     }
 
     /// Returns whether the guest has said that it reboots, since this listens, and has not come back.
     pub(crate) fn reboot_is_due(&self) -> bool {
         self.reboots.load(Ordering::Acquire)
+    }
+
+    /// Returns how often an agent has said that it listens, since this listens; it changes with each time.
+    pub(crate) fn came(&self) -> watch::Receiver<u64> {
+        self.came.clone()
     }
 
     /// Opens a stream to a service of the agent, with a mux of its own in the connection; waits for the agent for as long as
@@ -154,11 +169,14 @@ impl AgentWords {
 }
 
 /// Takes one word from the guest, and notes what it says before the connection is closed: the agent waits for that.
-async fn take_word(mut stream: UnixStream, reboots: Arc<AtomicBool>) {
+async fn take_word(mut stream: UnixStream, said: Said) {
     match timeout(WORD, read_word(&mut stream)).await {
-        Ok(Ok(Some(AgentWord::Reboot))) => reboots.store(true, Ordering::Release),
+        Ok(Ok(Some(AgentWord::Reboot))) => said.reboots.store(true, Ordering::Release),
         // It is up again in a machine that has outlived the reboot.
-        Ok(Ok(Some(AgentWord::Ready))) => reboots.store(false, Ordering::Release),
+        Ok(Ok(Some(AgentWord::Ready))) => {
+            said.reboots.store(false, Ordering::Release);
+            said.came.send_modify(|times| *times += 1);
+        }
         Ok(Ok(None)) => tracing::debug!("the guest said something that is no word of an agent"),
         Ok(Err(error)) => tracing::debug!(%error, "a word of an agent was cut off"),
         Err(_) => tracing::debug!("a guest connected and said nothing"),
@@ -233,8 +251,10 @@ mod tests {
         assert!(guest.words.reboot_is_due(), "it is noted before the connection is closed");
         guest.say(b"nonsense\n").await;
         assert!(guest.words.reboot_is_due());
+        assert_eq!(*guest.words.came().borrow(), 0);
         guest.say(AgentWord::Ready.bytes()).await;
         assert!(!guest.words.reboot_is_due());
+        assert_eq!(*guest.words.came().borrow(), 1);
     }
 
     #[tokio::test]

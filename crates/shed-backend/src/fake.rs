@@ -158,6 +158,10 @@ struct Machine {
     world: FakeWorld,
     /// Whether the agent answers.
     ready: watch::Sender<bool>,
+    /// How often the guest has booted again within the machine.
+    boots: watch::Sender<u64>,
+    /// How often an agent has said that it is there.
+    came: watch::Sender<u64>,
     /// Whether the guest has said that it reboots. Its machine does not outlive that.
     reboots: AtomicBool,
     ended: CancellationToken,
@@ -259,6 +263,16 @@ impl FakeWorld {
     pub fn reboot(&self, shed: &ShedName) {
         for machine in self.machines_of(shed) {
             machine.reboot();
+        }
+    }
+
+    /// Has the guests of `shed` reboot within their machines: nobody ends the streams that are open, and nothing comes by
+    /// them any more. The new agent says that it is there, or not, and has been told nothing.
+    pub fn reboot_within(&self, shed: &ShedName, says_so: bool) {
+        let _former = self.host().identified.remove(shed);
+        for machine in self.machines_of(shed) {
+            machine.boots.send_modify(|boots| *boots += 1);
+            machine.came.send_modify(|came| *came += u64::from(says_so));
         }
     }
 
@@ -527,6 +541,8 @@ impl FakeBackend {
             crashes,
             world: self.world.clone(),
             ready: watch::Sender::new(false),
+            boots: watch::Sender::new(0),
+            came: watch::Sender::new(0),
             reboots: AtomicBool::new(false),
             ended: CancellationToken::new(),
             occasion: Mutex::default(),
@@ -622,6 +638,10 @@ impl Vm for FakeVm {
         self.0.crashes
     }
 
+    fn agent_came(&self) -> watch::Receiver<u64> {
+        self.0.came.subscribe()
+    }
+
     async fn was_reboot(&self) -> bool {
         self.0.reboots.load(Ordering::Acquire)
     }
@@ -640,12 +660,20 @@ impl Vm for FakeVm {
             reason: "a fake has none".to_owned(),
         })?;
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let ended = self.0.ended.clone();
+        let (ended, mut boots) = (self.0.ended.clone(), self.0.boots.subscribe());
         tokio::spawn(async move {
+            let mut serving = std::pin::pin!(service(theirs));
+            let done = async {
+                tokio::select! {
+                    () = &mut serving => {}
+                    // Nobody ends the streams of a former boot.
+                    Ok(()) = boots.changed() => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 () = ended.cancelled() => {}
                 _gone = ready.wait_for(|ready| !*ready) => {}
-                () = service(theirs) => {}
+                () = done => {}
             }
         });
         Ok(GuestStream::new(ours))

@@ -32,6 +32,7 @@ pub use stream::{GuestIo, GuestStream};
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use shed_types::{BackendKind, GuestPort, NetworkLease, ShedName};
+use tokio::sync::watch;
 
 /// Starts and finds machines.
 #[async_trait::async_trait]
@@ -191,6 +192,12 @@ pub trait Vm: Send + Sync + std::fmt::Debug {
     /// Whatever in the guest uses the directory hangs then, until the machine is started anew.
     async fn share_lost(&self) {
         std::future::pending::<()>().await;
+    }
+
+    /// Returns how often the agent has said that it listens; it changes with each time. A guest that has rebooted in a machine
+    /// that outlives this may have left streams that nobody ends. It never changes where the link itself tells of that.
+    fn agent_came(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
     }
 
     /// Opens a stream to a service of the agent.

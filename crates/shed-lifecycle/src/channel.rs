@@ -67,6 +67,8 @@ pub(crate) enum ChannelError {
     Connect(#[from] ConnectGuestError),
     #[error("the agent closed the message channel")]
     Closed,
+    #[error("the agent has said nothing for {waited:?}")]
+    Silent { waited: Duration },
     #[error("the message channel broke")]
     Frame(#[from] FrameError),
     #[error("the agent did not answer `{namespace}` within {waited:?}")]
@@ -88,6 +90,7 @@ impl ChannelError {
             Self::Connect(ConnectGuestError::Broken { .. })
             | Self::Closed
             | Self::Frame(FrameError::Io(_))
+            | Self::Silent { .. }
             | Self::NoReply { .. } => true,
             Self::Connect(ConnectGuestError::Ended { .. } | ConnectGuestError::Refused { .. })
             | Self::Frame(FrameError::TooLong { .. } | FrameError::Payload { .. })
@@ -401,7 +404,7 @@ async fn keep(
         let result = match open.take() {
             Some(mut channel) => {
                 pause = REOPEN_PAUSE.0;
-                Err(users.serve(&mut channel).await)
+                Err(users.serve(&mut channel, vm.agent_came()).await)
             }
             None => reopen(&*vm, &identity, health.clone(), users.extensions()).await,
         };

@@ -8,7 +8,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -21,7 +21,7 @@ use shed_types::{Namespace, ShedName};
 use tokio::{
     sync::{broadcast, mpsc, oneshot, watch},
     task::consume_budget,
-    time::{sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 use uuid::Uuid;
 
@@ -49,6 +49,13 @@ const EXTENSIONS_PAUSE: Duration = Duration::from_secs(1);
 
 /// Shortest time between two words to a guest about its clock: what a guest says of its own may be a lie.
 const CLOCK_PAUSE: Duration = Duration::from_secs(10);
+
+/// Longest time between two reports of a guest whose channel works: four that it leaves out.
+const SILENCE: Duration = Duration::from_secs(4 * HEALTH_EVENT.as_secs());
+
+/// How long a guest in which an agent has come up anew has for an answer by the channel as it is, which may lead to a former
+/// boot. Where it leads to nothing at all, the kernel of the guest says so at once.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// A running guest's message channel. Cheap to clone; it outlives breaks of the channel, and ends with the machine.
 #[derive(Debug, Clone)]
@@ -196,16 +203,19 @@ impl Users {
         Arc::clone(self.bus.enabled())
     }
 
-    /// Serves the users of an open channel until it breaks, and returns why.
-    pub(crate) async fn serve(&mut self, channel: &mut Channel) -> ChannelError {
+    /// Serves the users of an open channel until it breaks, and returns why. `came` changes when an agent comes up.
+    pub(crate) async fn serve(&mut self, channel: &mut Channel, came: watch::Receiver<u64>) -> ChannelError {
         self.openings.send_modify(|times| *times += 1);
         let _was = self.open.send_replace(true);
-        let error = self.serve_open(channel).await;
+        let error = self.serve_open(channel, came).await;
         let _was = self.open.send_replace(false);
         error
     }
 
-    async fn serve_open(&mut self, channel: &mut Channel) -> ChannelError {
+    async fn serve_open(&mut self, channel: &mut Channel, mut came: watch::Receiver<u64>) -> ChannelError {
+        // Whoever has come so far may be the one that answered.
+        came.mark_unchanged();
+        let mut report_by = (Instant::now() + SILENCE, SILENCE);
         let mut waiting: HashMap<Uuid, oneshot::Sender<Envelope>> = HashMap::new();
         let connection = self.bus.connect(&self.shed);
         let early = channel.take_early();
@@ -263,8 +273,18 @@ impl Users {
                     let _none = waiting.insert(id, reply);
                 }
                 Ok(()) = self.watchers.changed() => {}
+                // A backend that has no such news has dropped its sender.
+                Ok(()) = came.changed() => {
+                    report_by = report_by.min((Instant::now() + ANSWER, ANSWER));
+                    let request = Envelope::request(SYSTEM_HEALTH, &HealthRequest::default());
+                    if let Err(error) = channel.send(&request).await {
+                        return error;
+                    }
+                }
+                () = sleep_until(report_by.0) => return ChannelError::Silent { waited: report_by.1 },
                 // The channel itself holds their sender.
                 Ok(()) = reports.changed() => {
+                    report_by = (Instant::now() + SILENCE, SILENCE);
                     let off = reports.borrow_and_update().clock_off;
                     let soon = clock_told_at.is_some_and(|told| told.elapsed() < CLOCK_PAUSE);
                     if off.abs() <= CLOCK_TOLERANCE || soon {
@@ -278,7 +298,7 @@ impl Users {
                     }
                 }
                 Ok(()) = listeners.changed(), if !must_tell => must_tell = !self.extensions().is_empty(),
-                () = sleep_until(tell_at.into()), if must_tell => {
+                () = sleep_until(tell_at), if must_tell => {
                     must_tell = false;
                     tell_at = Instant::now() + EXTENSIONS_PAUSE;
                     if let Some(extensions) = self.bus.extensions_to_tell() {
@@ -307,7 +327,7 @@ impl Users {
             EnvelopeKind::Event if envelope.namespace == SYSTEM_EVENT => {
                 // Newer agents may tell of what is not known here.
                 let Ok(event) = envelope.parse() else { return };
-                let Some(event) = lock(&self.recent).take(event, Instant::now()) else { return };
+                let Some(event) = lock(&self.recent).take(event, Instant::now().into_std()) else { return };
                 // Nobody may listen.
                 let _listeners = self.guest_events.send(event);
             }

@@ -150,6 +150,7 @@ impl LogStream {
             ChannelError::Refused { reason, .. } => LogsError::Failed { shed, reason: reason.clone() },
             ChannelError::Connect(_)
             | ChannelError::Closed
+            | ChannelError::Silent { .. }
             | ChannelError::Frame(_)
             | ChannelError::NoReply { .. }
             | ChannelError::Reply { .. } => LogsError::Away { shed, reason: error_chain(error) },

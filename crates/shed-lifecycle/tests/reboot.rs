@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{os::unix::fs::MetadataExt, sync::Arc};
+use std::{os::unix::fs::MetadataExt, sync::Arc, time::Duration};
 
 use shed_backend::fake::{BootFault, FakeStep, FakeWorld, Faults, PowerOffFault};
 use shed_lifecycle::{
@@ -11,6 +11,7 @@ use shed_lifecycle::{
 };
 use shed_protocol::{Occasion, Step};
 use shed_types::{GuestPort, ShedName};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use common::until;
@@ -239,4 +240,24 @@ async fn a_shed_whose_disk_has_gone_is_not_started_by_its_guest() {
     stage.world.reboot(&stage.api);
     stage.becomes(ShedStatus::Stopped).await;
     stage.assert_at_rest(1);
+}
+
+/// Where a machine outlives the reboot of its guest, nobody may end the streams into the former boot. The shed would run
+/// without its directories and its name.
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_rebooted_within_its_machine_is_told_again_who_it_is() {
+    let stage = Stage::running().await;
+    let starts = stage.starts();
+    // By its own word, or because it says nothing for as long as no guest does.
+    for (says_so, within) in [(true, 15), (false, 130), (true, 15)] {
+        stage.world.reboot_within(&stage.api, says_so);
+        let told = async {
+            while stage.world.identified(&stage.api).is_none() {
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        timeout(Duration::from_secs(within), told).await.expect("it is told");
+        assert_eq!((stage.starts(), stage.status()), (starts, ShedStatus::Running));
+    }
+    stage.sheds.stop(&stage.api).await.unwrap();
 }

@@ -12,6 +12,7 @@ use shed_protocol::{
     CloseLogs, Envelope, EnvelopeKind, Frame, FrameError, FrameKind, GENERATION, HealthReport, HealthRequest,
     HealthStatus, HelloReply, Identify, LogsOpened, LogsRefusal, NextLogs, OpenLogs, SYSTEM_HEALTH,
     SYSTEM_HELLO, SYSTEM_IDENTIFY, SYSTEM_LOGS_CLOSE, SYSTEM_LOGS_NEXT, SYSTEM_LOGS_OPEN, SYSTEM_POWER_OFF,
+    timeouts,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -74,11 +75,17 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
     let started_at = Timestamp::now();
     let mut events = machine.world.host().said.entry(shed.clone()).or_default().events.subscribe();
     let (mut greeted, mut told, mut follows) = (false, 0, false);
+    let mut beat = tokio::time::interval(timeouts::HEALTH_EVENT);
     loop {
         let frame = tokio::select! {
             frame = frames.next() => frame,
             Ok(()) = events.changed(), if greeted => {
                 tell(&mut frames, &events, &mut told).await?;
+                continue;
+            }
+            _at = beat.tick(), if greeted => {
+                let event = Envelope::event(SYSTEM_HEALTH, &health(&machine, started_at));
+                frames.send(Frame::json(FrameKind::Message, &event)).await?;
                 continue;
             }
         };
@@ -95,16 +102,7 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
         if request.kind != EnvelopeKind::Request {
             continue;
         }
-        let setup = machine.setup();
-        let plain = HealthReport {
-            status: HealthStatus::Ok,
-            started_at,
-            metrics: None,
-            setup,
-            extensions: BTreeMap::new(),
-        };
-        let health = machine.world.host().said.entry(shed.clone()).or_default().health.clone();
-        let health = health.unwrap_or_else(|| json!(plain));
+        let health = health(&machine, started_at);
         let mut event = None;
         let reply = match request.namespace.as_str() {
             SYSTEM_HELLO => {
@@ -156,6 +154,16 @@ pub(super) async fn serve(mut frames: Frames, machine: Arc<Machine>) -> Result<(
             machine.power_off(AskedBy::Agent);
         }
     }
+}
+
+/// Returns how the guest says it is.
+fn health(machine: &Machine, started_at: Timestamp) -> Value {
+    let setup = machine.setup();
+    let asked = machine.world.host().said.entry(machine.spec.shed.clone()).or_default().health.clone();
+    asked.unwrap_or_else(|| {
+        let (status, metrics, extensions) = (HealthStatus::Ok, None, BTreeMap::new());
+        json!(HealthReport { status, started_at, metrics, setup, extensions })
+    })
 }
 
 async fn tell(

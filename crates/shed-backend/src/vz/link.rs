@@ -12,7 +12,7 @@ use std::io;
 
 use shed_link::{MuxStream, OpenError};
 use shed_types::GuestPort;
-use tokio::net::UnixStream;
+use tokio::{net::UnixStream, sync::watch};
 
 use super::sockets::SocketPaths;
 use crate::agent_words::AgentWords;
@@ -36,6 +36,11 @@ impl GuestLink {
     /// Returns whether the guest has said that it reboots and has not come back since.
     pub(super) fn reboot_is_due(&self) -> bool {
         self.words.reboot_is_due()
+    }
+
+    /// Returns how often an agent has come up; it changes with each time.
+    pub(super) fn agent_came(&self) -> watch::Receiver<u64> {
+        self.words.came()
     }
 
     /// Opens a stream to a service of the agent; waits for the agent for as long as the caller lets it.

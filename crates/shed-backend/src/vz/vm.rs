@@ -109,6 +109,10 @@ impl Vm for VzVm {
         self.process.ended().await;
     }
 
+    fn agent_came(&self) -> watch::Receiver<u64> {
+        self.link.agent_came()
+    }
+
     async fn connect_guest(&self, port: GuestPort) -> Result<GuestStream, ConnectGuestError> {
         self.process.stream(port, self.link.open(port)).await
     }

@@ -65,9 +65,12 @@ impl Attended {
                 match self.watch(channel).await {
                     Ok(()) => open = false,
                     // The next opening comes.
-                    Err(ChannelError::Closed | ChannelError::Connect(_) | ChannelError::Frame(_)) => {
-                        open = false;
-                    }
+                    Err(
+                        ChannelError::Closed
+                        | ChannelError::Connect(_)
+                        | ChannelError::Silent { .. }
+                        | ChannelError::Frame(_),
+                    ) => open = false,
                     Err(
                         error @ (ChannelError::NoReply { .. }
                         | ChannelError::Reply { .. }
