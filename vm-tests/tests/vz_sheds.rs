@@ -1,6 +1,5 @@
 //! Whole sheds with the vz backend, on Linux: the server with its client, and the stand-in for vfkit, which takes vfkit's
-//! command line and emulates the same devices. What only macOS can prove is in docs/macos-checklist.md; a reboot from inside
-//! is among it.
+//! command line and emulates the same devices. What only macOS can prove is in docs/macos-checklist.md.
 
 use std::{fs, io::Write, os::unix::fs::PermissionsExt};
 

@@ -74,6 +74,7 @@ pub(crate) async fn helpers(machine: &Machine, sockets: &Sockets) -> anyhow::Res
     let mut started: Vec<(Child, Utf8PathBuf)> = Vec::new();
     if machine.vsocks().next().is_some() {
         let mut device = command("vhost-device-vsock")?;
+        forget(&[sockets.vhost(), sockets.vsock()])?;
         device.args(["--guest-cid", GUEST_CID, "--tx-buffer-size", WINDOW, "--socket"]).arg(sockets.vhost());
         device.arg("--uds-path").arg(sockets.vsock());
         started.push((device.spawn().context("vhost-device-vsock")?, sockets.vhost()));
@@ -81,6 +82,7 @@ pub(crate) async fn helpers(machine: &Machine, sockets: &Sockets) -> anyhow::Res
     for (number, device) in machine.devices.iter().enumerate() {
         if let Device::Share { dir, .. } = device {
             let socket = sockets.of_device(number);
+            forget(std::slice::from_ref(&socket))?;
             let daemon = virtiofsd(Utf8Path::new(dir), &socket)?.spawn().context("virtiofsd")?;
             started.push((daemon, socket));
         }
@@ -91,6 +93,18 @@ pub(crate) async fn helpers(machine: &Machine, sockets: &Sockets) -> anyhow::Res
         children.push(child);
     }
     Ok(children)
+}
+
+/// Removes the sockets of a former boot, so that one that is there is of this one.
+fn forget(sockets: &[Utf8PathBuf]) -> anyhow::Result<()> {
+    for socket in sockets {
+        match std::fs::remove_file(socket) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot remove {socket}")),
+        }
+    }
+    Ok(())
 }
 
 /// Whoever asks in the guest, files are read and written as the user of this process, as they are under vfkit.

@@ -23,6 +23,8 @@ const WAITING: usize = 16;
 #[derive(Debug, Clone)]
 pub(crate) struct Monitor {
     commands: mpsc::Sender<Command>,
+    /// When QEMU has said all: whether it ended because the guest reset its machine.
+    reset: watch::Receiver<Option<bool>>,
 }
 
 #[derive(Debug)]
@@ -59,12 +61,21 @@ impl Monitor {
         }
         state.send_replace(State::Running);
         let (commands, waiting) = mpsc::channel(WAITING);
+        let (end, reset) = watch::channel(None);
         tokio::spawn(async move {
-            if let Err(error) = serve(input, lines, waiting, &state, log).await {
+            let mut was_reset = false;
+            if let Err(error) = serve(input, lines, waiting, &state, &mut was_reset, log).await {
                 log.debug(&format!("the monitor is gone: {error:#}"));
             }
+            end.send_replace(Some(was_reset));
         });
-        Ok(Self { commands })
+        Ok(Self { commands, reset })
+    }
+
+    /// Returns whether the machine ended because its guest reset it, when it has ended.
+    pub(crate) async fn was_reset(&self) -> bool {
+        let mut reset = self.reset.clone();
+        reset.wait_for(Option::is_some).await.is_ok_and(|reset| *reset == Some(true))
     }
 
     /// Asks the guest to power itself off, as by the button.
@@ -101,6 +112,7 @@ async fn serve(
     mut lines: Lines<BufReader<ChildStdout>>,
     mut commands: mpsc::Receiver<Command>,
     state: &watch::Sender<State>,
+    was_reset: &mut bool,
     log: Log,
 ) -> anyhow::Result<()> {
     let mut asked: VecDeque<oneshot::Sender<anyhow::Result<()>>> = VecDeque::new();
@@ -115,7 +127,9 @@ async fn serve(
         };
         if let Some(event) = line.get("event").and_then(Value::as_str) {
             log.debug(&format!("QEMU: {line}"));
-            if let Some(new) = after(event) {
+            // The machine of a guest that reboots runs on, as far as the users of vfkit can see.
+            *was_reset |= line["data"]["reason"] == "guest-reset";
+            if let Some(new) = after(event).filter(|_| !*was_reset) {
                 state.send_replace(new);
             }
             continue;

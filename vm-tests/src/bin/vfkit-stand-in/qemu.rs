@@ -4,7 +4,7 @@
 //! were named; around them there is no more than a processor and PCI, as in the `qemu` backend. Memory is a shared memfd,
 //! for the vsock device and the directories are served by other processes. The monitor is QEMU's standard input and output.
 //!
-//! A guest that reboots begins again in the same process, as under Apple's framework; one that powers off ends it.
+//! QEMU ends when the guest powers off, and when it reboots, whereupon another one is started (`run.rs`).
 
 use camino::{Utf8Path, Utf8PathBuf};
 use serde_json::json;
@@ -76,7 +76,7 @@ pub(crate) fn arguments(
 ) -> Vec<String> {
     let mut args = Args::default();
     let memory = format!("size={}M", machine.memory_mib);
-    args.word("-nodefaults").word("-no-user-config");
+    args.word("-nodefaults").word("-no-user-config").word("-no-reboot");
     args.pair("-name", "guest=vfkit-stand-in").pair("-display", "none");
     args.pair("-machine", format!("{},memory-backend=memory", platform(arch, accelerator)));
     args.pair("-smp", format!("cpus={}", machine.cpus)).pair("-m", memory.as_str());

@@ -3,7 +3,7 @@
 //! Called before the machine is started and served until it has ended. Answers have vfkit's codes: 202 for a change that
 //! was asked for, 400 for a body that is no JSON, 500 with the reason for a change that cannot be made.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use axum::{
@@ -28,8 +28,8 @@ use crate::{log::Log, monitor::Monitor, state::State, urls::RestUri};
 #[derive(Debug)]
 pub(crate) struct Control {
     pub(crate) state: watch::Receiver<State>,
-    /// There from the moment on when the machine runs.
-    pub(crate) monitor: OnceLock<Monitor>,
+    /// There from the moment on when the machine runs; another one after each reboot.
+    pub(crate) monitor: watch::Receiver<Option<Monitor>>,
     pub(crate) inspected: Value,
     pub(crate) log: Log,
 }
@@ -59,7 +59,7 @@ impl Control {
             "HardStop" => "canHardStop",
             _ => bail!("invalid new state: {change:?}"),
         };
-        let monitor = self.monitor.get().context("the machine does not run yet")?;
+        let monitor = self.monitor.borrow().clone().context("the machine does not run yet")?;
         if can[wanted] != json!(true) {
             bail!("the machine cannot do {change:?} now: it is {}", can["state"]);
         }

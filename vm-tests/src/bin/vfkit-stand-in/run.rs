@@ -1,14 +1,14 @@
 //! The life of a machine: from its options to the end of its guest.
 //!
 //! Called by `main`. As vfkit: the end of the guest is a success, whoever asked for it; the end of QEMU in any other way is
-//! a failure. SIGTERM and SIGINT press the guest's power button and end the machine when it has not ended five seconds
+//! a failure. A guest that reboots begins again under the same process, with the same sockets; its connections end. SIGTERM and SIGINT press the guest's power button and end the machine when it has not ended five seconds
 //! later. Under emulation five seconds are little, so `SHED_VFKIT_STOP_SECONDS` can make them more.
 
 use std::{
     fs::{self, File, OpenOptions},
     io::Write,
     os::unix::fs::OpenOptionsExt,
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::Duration,
 };
 
@@ -63,14 +63,28 @@ pub(crate) async fn run(machine: Machine, log: Log) -> anyhow::Result<()> {
     files::check(&machine)?;
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let (told, state) = watch::channel(State::Starting);
-    let monitor = OnceLock::new();
+    let (monitors, monitor) = watch::channel(None);
     let control = Arc::new(Control { state, monitor, inspected: machine.json(), log });
     let rest = rest::serve(&machine.rest, Arc::clone(&control)).await?;
-    let ended = live(&machine, accelerator, stop, &mut signals, told, &control).await;
+    let ended = live(&machine, accelerator, stop, &mut signals, Told { state: told, monitors }, log).await;
     if let Some(rest) = rest {
         rest.close().await;
     }
     ended
+}
+
+/// What others are told of the machine.
+#[derive(Debug)]
+struct Told {
+    state: watch::Sender<State>,
+    monitors: watch::Sender<Option<Monitor>>,
+}
+
+/// How a boot of the guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Over,
+    Reboot,
 }
 
 async fn live(
@@ -78,38 +92,54 @@ async fn live(
     accelerator: Accelerator,
     stop: Duration,
     signals: &mut [Signal; 2],
-    told: watch::Sender<State>,
-    control: &Control,
+    told: Told,
+    log: Log,
 ) -> anyhow::Result<()> {
-    let log = control.log;
     let dir = directory()?;
     let path = Utf8PathBuf::try_from(dir.path().to_owned()).context("the directory for temporary files")?;
     let sockets = Sockets { dir: path };
     let _consoles = prepare_consoles(machine, &sockets)?;
-    // Killed when they are dropped, before the directory goes.
-    let mut helpers = children::helpers(machine, &sockets).await?;
-    let mut qemu = children::qemu(machine, accelerator, &sockets)?;
-    let pipes = qemu.stdin.take().zip(qemu.stdout.take()).context("QEMU's pipes")?;
-    let monitor = Monitor::greet(pipes.0, pipes.1, told.clone(), log).await?;
-    let monitor = control.monitor.get_or_init(|| monitor);
-    log.info("the machine runs");
+    let mut exposed = Vec::new();
+    loop {
+        // Killed when they are dropped, before the directory goes. The vsock device of former boots does not survive a reset
+        // (vhost-device-vsock 0.3: what connects afterwards is taken and never answered), so there is one for each.
+        let mut helpers = children::helpers(machine, &sockets).await?;
+        let mut qemu = children::qemu(machine, accelerator, &sockets)?;
+        let pipes = qemu.stdin.take().zip(qemu.stdout.take()).context("QEMU's pipes")?;
+        let monitor = Monitor::greet(pipes.0, pipes.1, told.state.clone(), log).await?;
+        told.monitors.send_replace(Some(monitor.clone()));
+        log.info("the machine runs");
+        if exposed.is_empty() {
+            exposed = expose(machine, &sockets, log);
+        }
+        let ended = until_end(&mut qemu, &mut helpers, signals, &monitor, stop, log).await;
+        if !matches!(ended, Ok(End::Reboot)) {
+            told.state.send_replace(State::Stopped);
+        }
+        // The rest are killed when they are dropped; here it is waited for, so that nothing is left when this process ends.
+        for helper in &mut helpers {
+            helper.kill().await.context("a helper of the machine")?;
+        }
+        match ended? {
+            End::Over => return Ok(()),
+            End::Reboot => log.info("the guest reboots"),
+        }
+    }
+}
+
+/// Makes the machine's vsock ports reachable, each for itself.
+fn expose(machine: &Machine, sockets: &Sockets, log: Log) -> Vec<vsock::Exposed> {
     let mut exposed = Vec::new();
     for vsock in machine.vsocks() {
-        match vsock::expose(vsock, &sockets, log) {
+        match vsock::expose(vsock, sockets, log) {
             Ok(port) => exposed.push(port),
             Err(error) => log.warn(&format!("vsock port {} is missing: {error:#}", vsock.port)),
         }
     }
-    let ended = until_end(&mut qemu, &mut helpers, signals, monitor, stop, log).await;
-    told.send_replace(State::Stopped);
-    // The rest are killed when they are dropped; here it is waited for, so that nothing is left when this process ends.
-    for helper in &mut helpers {
-        helper.kill().await.context("a helper of the machine")?;
-    }
-    ended
+    exposed
 }
 
-/// Waits for the end of the machine; brings it about when a signal asks for it, or a helper has gone.
+/// Waits for the end of a boot; brings it about when a signal asks for it, or a helper has gone.
 async fn until_end(
     qemu: &mut Child,
     helpers: &mut [Child],
@@ -117,7 +147,7 @@ async fn until_end(
     monitor: &Monitor,
     stop: Duration,
     log: Log,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<End> {
     let [terminate, interrupt] = signals;
     let mut deadline = None;
     loop {
@@ -128,13 +158,17 @@ async fn until_end(
                 if !status.success() {
                     bail!("virtualization error: QEMU ended with {status}");
                 }
+                // Whoever has asked for the end gets it.
+                if deadline.is_none() && monitor.was_reset().await {
+                    return Ok(End::Reboot);
+                }
                 log.info("the machine has stopped");
-                return Ok(());
+                return Ok(End::Over);
             }
             () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {
                 log.warn(&format!("the guest has not stopped within {stop:?} and is ended"));
                 qemu.kill().await.context("QEMU")?;
-                return Ok(());
+                return Ok(End::Over);
             }
             _ = terminate.recv(), if deadline.is_none() => deadline = Some(shut_down(monitor, stop, log).await),
             _ = interrupt.recv(), if deadline.is_none() => deadline = Some(shut_down(monitor, stop, log).await),
