@@ -23,6 +23,12 @@ KEPT = 2
 
 created = deque()
 
+# A namespace that has a listener, so that whoever else wants to listen is refused at once.
+TAKEN = "taken"
+
+# The stream of that listener, for as long as this runs.
+held = []
+
 
 def fetch(method, path):
     with urlopen(Request(SERVER + path, method=method), timeout=300) as reply:
@@ -67,16 +73,22 @@ def before_load_schema(context, raw_schema):
     images = [image["name"] for image in fetch("GET", "/api/images")["images"] if image["cached"]]
     fields["image"] = {"enum": [None, "", *images]}
     fields["backend"] = {"enum": [None, "", "detect", fetch("GET", "/api/info")["backend"]]}
+    held.append(urlopen(f"{SERVER}/api/plugins/listeners/{TAKEN}/messages"))
     # This runs beside the server, in the directory of the test.
     os.makedirs("mounted", exist_ok=True)
     fields["local_dir"] = {"enum": [None, "", os.path.abspath("mounted")]}
 
 
 def end_streams(case):
-    """Keeps replies from going on for ever, and a console from being asked for a unit, which no schema can forbid."""
+    """Keeps replies from going on for ever (events of a shed that is there, messages to a listener), and a console from
+    being asked for a unit, which no schema can forbid."""
     if case.operation.label.endswith("/events"):
         if (case.path_parameters or {}).get("name") in [shed["name"] for shed in fetch("GET", "/api/sheds")["sheds"]]:
             case.path_parameters["name"] = "none-of-these"
+    elif case.operation.label.endswith("/messages"):
+        namespace = (case.path_parameters or {}).get("namespace")
+        if isinstance(namespace, str) and fullmatch(r"(?!system:)[!-~]{1,128}", namespace):
+            case.path_parameters["namespace"] = TAKEN
     elif case.operation.label.endswith("/logs") and isinstance(case.query, dict):
         if case.query.get("follow") in (True, "true"):
             case.query["follow"] = "false"
