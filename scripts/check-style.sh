@@ -21,6 +21,17 @@ if [ -n "$hits" ]; then
   complain "the lines above name a path of one machine"
 fi
 
+# What is for macOS alone, or for every system but Linux, has files of its own; others only choose among them.
+hits=$(git ls-files -co --exclude-standard 'bin/*.rs' 'crates/*.rs' | grep -vE '/macos(\.rs$|/)' |
+  xargs awk '/target_os = "macos"|not\(target_os/ {
+      held = FILENAME ":" FNR ": " $0; getline
+      if ($0 !~ /^ *(pub(\([a-z]+\))? )?(mod|use) /) print held
+    }')
+if [ -n "$hits" ]; then
+  printf '%s\n' "$hits" >&2
+  complain "the lines above are for one system, in files that have others: give them a macos.rs"
+fi
+
 for script in x .ci/run scripts/*.sh packaging/*/*.sh; do
   bash -n "$script" || complain "$script does not parse"
 done

@@ -17,3 +17,4 @@ pub mod extensions;
 pub mod places;
 pub mod run;
 pub mod ssh;
+mod system;

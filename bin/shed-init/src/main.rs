@@ -1,70 +1,13 @@
-//! PID 1 of the initramfs: assembles the root and hands over (design §2, §3).
-//!
-//! It loads drivers, finds the shed's two disks, mounts an overlay of them, puts the agent below /run/shed, puts right
-//! what the image lacks, and becomes the image's systemd or, without one, the agent. Nothing is ever formatted or
-//! repaired here. Whatever fails before the hand-over ends in one numbered line on the console and a power-off.
+//! Starts PID 1 of the initramfs; everything is in the library.
 
-#[cfg(target_os = "linux")]
-mod cmdline;
-#[cfg(target_os = "linux")]
-mod console;
-#[cfg(target_os = "linux")]
-mod disks;
-#[cfg(target_os = "linux")]
-mod errors;
-#[cfg(target_os = "linux")]
-mod fixups;
-#[cfg(target_os = "linux")]
-mod handover;
-#[cfg(target_os = "linux")]
-mod modules;
-#[cfg(target_os = "linux")]
-mod root;
-#[cfg(target_os = "linux")]
-mod superblock;
+#[cfg(target_os = "macos")]
+mod macos;
 
+#[cfg(target_os = "macos")]
+use macos as program;
 #[cfg(target_os = "linux")]
-use std::{convert::Infallible, fs, panic, path::Path};
+use shed_init as program;
 
-#[cfg(target_os = "linux")]
-use crate::{cmdline::Cmdline, disks::DiskWatch, errors::BootError, modules::Loading};
-
-#[cfg(not(target_os = "linux"))]
 fn main() {
-    // The guest is Linux; elsewhere this only has to build with the rest of the workspace.
-}
-
-#[cfg(target_os = "linux")]
-fn main() {
-    if rustix::process::getpid().as_raw_nonzero().get() != 1 {
-        // Nothing of this is fit to be run by hand.
-        return;
-    }
-    panic::set_hook(Box::new(|info| {
-        console::power_off(&BootError::Panic { message: info.to_string() }.line());
-    }));
-    let Err(error) = boot();
-    console::power_off(&error.line());
-}
-
-#[cfg(target_os = "linux")]
-fn boot() -> Result<Infallible, BootError> {
-    root::mount_kernel_file_systems()?;
-    console::adopt();
-    let cmdline = Cmdline::parse(&fs::read_to_string("/proc/cmdline").unwrap_or_default());
-    console::end_by(cmdline.ending);
-    let watch = DiskWatch::open();
-    let modules = Loading::start();
-    let detached = root::assemble(&cmdline, &watch, &modules)?;
-    root::enter()?;
-    root::furnish(detached)?;
-    let top = Path::new("/");
-    fixups::apply(top);
-    let init = handover::choose(top, &cmdline)?;
-    if let Err(error) = handover::install_units(top, cmdline.ending) {
-        console::warn(&format!("cannot install the agent's unit: {error}"));
-    }
-    modules.finish();
-    console::say("shed-init: root assembled");
-    Err(handover::become_init(&init))
+    program::main();
 }

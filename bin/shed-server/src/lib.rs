@@ -35,3 +35,4 @@ mod shown;
 pub mod ssh;
 pub mod step;
 mod streams;
+mod system;

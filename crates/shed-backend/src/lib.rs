@@ -19,6 +19,7 @@ mod shares;
 mod socket_names;
 mod spec;
 mod stream;
+mod system;
 mod unix_http;
 mod vm_process;
 pub mod vz;

@@ -135,11 +135,10 @@ impl Daemons {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn a_process_is_told_by_shed_launch_and_server() {
         let (one, other) = (LaunchId::generate(), LaunchId::generate());

@@ -6,9 +6,7 @@ use std::{fs, io, os::unix::fs::DirBuilderExt};
 use camino::Utf8Path;
 use shed_types::ShedName;
 
-/// Longest path of a Unix socket in bytes, without the final NUL: `sun_path` has 108 bytes on Linux (man 7 unix)
-/// and 104 on macOS (sys/un.h).
-pub(crate) const PATH_MAX: usize = if cfg!(target_os = "macos") { 103 } else { 107 };
+use crate::system::SOCKET_PATH_MAX;
 
 /// Longest stem of a socket's name. A shed's name may have 63 bytes, which would leave too little for the directory.
 const STEM_MAX: usize = 24;
@@ -20,7 +18,7 @@ pub(crate) fn make_dir(dir: &Utf8Path) -> io::Result<()> {
 
 /// Returns the longest directory in bytes that leaves room for a socket of every shed whose name ends so.
 pub(crate) const fn room_for(ending: &str) -> usize {
-    PATH_MAX - "/".len() - STEM_MAX - ending.len()
+    SOCKET_PATH_MAX - "/".len() - STEM_MAX - ending.len()
 }
 
 /// Removes a socket, if it is there.

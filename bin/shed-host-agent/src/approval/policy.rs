@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use crate::{
     answer::Asked,
     config::{ApprovalConfig, Policy},
+    system::CLOCK_WITH_SLEEP,
 };
 
 /// Names a shed among those of all servers.
@@ -74,12 +75,7 @@ impl Grants {
 /// Returns the time since the machine was started, with the time that it slept: an approval must not outlive a night
 /// because the lid was closed.
 pub(super) fn now() -> Duration {
-    #[cfg(target_os = "linux")]
-    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
-    // macOS counts sleep in this one.
-    #[cfg(not(target_os = "linux"))]
-    const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
-    let now = rustix::time::clock_gettime(CLOCK);
+    let now = rustix::time::clock_gettime(CLOCK_WITH_SLEEP);
     Duration::new(now.tv_sec.cast_unsigned(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
 

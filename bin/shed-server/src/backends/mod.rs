@@ -1,11 +1,13 @@
 //! Picks what runs machines. The only room of the server that names a concrete backend.
 
 mod detect;
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
 
 use std::{sync::Arc, time::Duration};
 
-#[cfg(target_os = "linux")]
-use shed_backend::firecracker::{FirecrackerBackend, FirecrackerConfig, Jailer, Seccomp};
 use shed_backend::{
     Accelerator, Backend,
     qemu::{AcceleratorChoice, GuestArch, QemuBackend, QemuConfig},
@@ -15,11 +17,15 @@ use shed_lifecycle::{BusSettings, Settings};
 use shed_net::{NetSettings, ServerId};
 use shed_types::{BackendChoice, BackendKind, TcpPort};
 
-use self::detect::Best;
 pub use self::detect::Decision;
 #[cfg(target_os = "linux")]
-use crate::config::JailerChoice;
-use crate::config::{Accel, CommonSection, Config, FirecrackerSection, QemuSection, VzSection};
+use self::linux::{best_here, make_firecracker};
+#[cfg(target_os = "macos")]
+use self::macos::{best_here, make_firecracker};
+use crate::{
+    config::{Accel, CommonSection, Config, FirecrackerSection, QemuSection, VzSection},
+    system,
+};
 
 /// Start and stop timeouts where the config names none (spec C.6 for hardware acceleration). A boot under software
 /// emulation takes about ten times as long.
@@ -47,7 +53,7 @@ pub fn decide(config: &Config) -> Result<Decision, ChooseBackendError> {
     match config.default_backend {
         BackendChoice::Detect => Ok(detect::detect(config, best_here(config))),
         BackendChoice::Qemu => Ok(asked(BackendKind::Qemu)),
-        BackendChoice::Firecracker if cfg!(target_os = "linux") => Ok(asked(BackendKind::Firecracker)),
+        BackendChoice::Firecracker if system::has_firecracker() => Ok(asked(BackendKind::Firecracker)),
         BackendChoice::Firecracker => Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Firecracker }),
         // Elsewhere than on macOS there is no vfkit, and the check of the host says so.
         BackendChoice::Vz => Ok(asked(BackendKind::Vz)),
@@ -164,52 +170,6 @@ fn qemu_config(section: &QemuSection) -> QemuConfig {
 
 fn vz_config(section: &VzSection) -> VzConfig {
     VzConfig { vfkit_path: section.vfkit_path.clone(), ..VzConfig::new(section.common.socket_dir.clone()) }
-}
-
-#[cfg(target_os = "linux")]
-fn firecracker_config(section: &FirecrackerSection, ports: &[TcpPort]) -> FirecrackerConfig {
-    FirecrackerConfig {
-        binary: section.binary.clone(),
-        seccomp: if section.seccomp { Seccomp::Own } else { Seccomp::Off },
-        first_cid: section.vsock_base_cid,
-        dns: section.dns.clone(),
-        jailer: match section.jailer {
-            JailerChoice::Auto => Jailer::Auto,
-            JailerChoice::Always => Jailer::Always,
-            JailerChoice::Never => Jailer::Never,
-        },
-        jailer_binary: section.jailer_path.clone(),
-        jail_dir: Some(section.jail_dir.clone()),
-        jail_uid_base: section.jail_uid_base,
-        ..FirecrackerConfig::new(section.common.socket_dir.clone(), network(section, ports))
-    }
-}
-
-#[cfg(target_os = "linux")]
-fn make_firecracker(
-    section: &FirecrackerSection,
-    ports: &[TcpPort],
-) -> Result<Arc<dyn Backend>, ChooseBackendError> {
-    Ok(Arc::new(FirecrackerBackend::new(firecracker_config(section, ports))))
-}
-
-/// Returns the backend that is better than QEMU on this system, and why it cannot run machines here, if it cannot.
-#[cfg(target_os = "linux")]
-fn best_here(config: &Config) -> Best {
-    let usable = FirecrackerBackend::runs_here(&firecracker_config(&config.firecracker, &[]));
-    Best { kind: BackendKind::Firecracker, name: "Firecracker", usable }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn make_firecracker(_: &FirecrackerSection, _: &[TcpPort]) -> Result<Arc<dyn Backend>, ChooseBackendError> {
-    Err(ChooseBackendError::NotBuilt { wanted: BackendKind::Firecracker })
-}
-
-/// Returns the backend that is better than QEMU on this system. Every macOS has the framework; without vfkit the check of the
-/// host says how to get it.
-#[cfg(not(target_os = "linux"))]
-fn best_here(_: &Config) -> Best {
-    Best { kind: BackendKind::Vz, name: "Apple's Virtualization framework", usable: Ok(()) }
 }
 
 #[cfg(test)]

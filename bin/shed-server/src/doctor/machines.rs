@@ -7,6 +7,7 @@ use crate::{
     backends::{self, Decision},
     config::{Accel, Config},
     report::Report,
+    system,
 };
 
 const VMM: &str = "machine monitor";
@@ -48,7 +49,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) -> BackendKind {
             // Nobody asked for QEMU: Firecracker could not run.
             let is_second_choice = kind == BackendKind::Qemu
                 && config.default_backend == BackendChoice::Detect
-                && cfg!(target_os = "linux");
+                && system::has_firecracker();
             let remedy =
                 "or let Firecracker run the sheds: `sudo shed-server setup` makes ready what it needs";
             report.add(if is_second_choice { finding.remedy(remedy) } else { finding });

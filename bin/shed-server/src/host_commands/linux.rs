@@ -1,6 +1,7 @@
 //! The commands that change a Linux host: the user whom they are for is found, and the rooms that do the work are called.
 
 use anyhow::bail;
+pub(crate) use shed_server::account::UserName;
 use shed_server::{
     account::Account,
     backends,

@@ -12,6 +12,9 @@ use super::{InstallArgs, SetupArgs, UninstallArgs, program, say, source, tell};
 /// launchd's program, which the system's volume has and nobody replaces.
 const LAUNCHCTL: &str = "/bin/launchctl";
 
+/// Nobody looks the name up: an agent of launchd is always the user's own.
+pub(crate) type UserName = String;
+
 pub(crate) fn setup(_: &SetupArgs) -> anyhow::Result<bool> {
     bail!(
         "`shed-server setup` is for Linux; a Mac needs nothing made ready: `shed-server doctor` says what is missing, and \

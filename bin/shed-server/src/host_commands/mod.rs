@@ -11,18 +11,12 @@ use std::io::Write as _;
 use anyhow::{Context as _, bail};
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::Args;
-#[cfg(target_os = "linux")]
-use shed_server::account::UserName;
 use shed_server::{config::Config, step::Step};
 
 #[cfg(target_os = "linux")]
-pub(crate) use self::linux::{install, setup, uninstall};
+pub(crate) use self::linux::{UserName, install, setup, uninstall};
 #[cfg(target_os = "macos")]
-pub(crate) use self::macos::{install, setup, uninstall};
-
-/// Nobody looks the name up: an agent of launchd is always the user's own.
-#[cfg(target_os = "macos")]
-type UserName = String;
+pub(crate) use self::macos::{UserName, install, setup, uninstall};
 
 /// Whose server it is, and its configuration.
 #[derive(Debug, Args)]

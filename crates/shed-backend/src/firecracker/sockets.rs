@@ -51,13 +51,13 @@ pub(super) const fn longest_dir() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::socket_names::PATH_MAX;
+    use crate::system::SOCKET_PATH_MAX;
 
     #[test]
     fn the_longest_name_fits_the_longest_directory() {
         let dir = Utf8PathBuf::from(format!("/{}", "d".repeat(longest_dir() - 1)));
         let paths = SocketPaths::new(&dir, &"a".repeat(63).parse().unwrap());
-        assert_eq!(paths.ready.as_str().len(), PATH_MAX);
+        assert_eq!(paths.ready.as_str().len(), SOCKET_PATH_MAX);
         let paths = SocketPaths::new(Utf8Path::new("/s"), &"api".parse().unwrap());
         assert_eq!(paths.ready, "/s/api.vsock_1025");
     }

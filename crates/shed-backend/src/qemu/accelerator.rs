@@ -3,12 +3,12 @@
 //! An accelerator that does not work must not be chosen: nested clouds and sandboxes show a /dev/kvm that opens and
 //! even makes machines on a CPU without virtualisation, and no kernel ever boots on it.
 
-use std::{fs, io, str::FromStr};
+use std::{fs, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
 use super::config::GuestArch;
-use crate::{Accelerator, CheckHostError};
+use crate::{Accelerator, CheckHostError, system};
 
 /// What the user wants; `qemu.accel` in server.yaml.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -128,9 +128,7 @@ fn choose_best(foreign: Option<String>, unreal: bool, facts: &HostFacts) -> Chos
         (None, Offer::No(_), Offer::Opens) => {
             Chosen { accelerator: Accelerator::Hvf, reason: "this Mac has Hypervisor.framework".to_owned() }
         }
-        (None, Offer::No(kvm), Offer::No(hvf)) => {
-            tcg(if cfg!(target_os = "macos") { hvf } else { kvm }.clone())
-        }
+        (None, Offer::No(kvm), Offer::No(hvf)) => tcg(system::why_emulated(kvm, hvf).clone()),
     }
 }
 
@@ -156,9 +154,16 @@ pub(super) fn advice(chosen: &Chosen) -> String {
 pub(super) fn probe() -> HostFacts {
     HostFacts {
         arch: std::env::consts::ARCH,
-        kvm: probe_kvm(),
-        hvf: probe_hvf(),
+        kvm: offer(system::kvm()),
+        hvf: offer(system::hvf()),
         cpu_virtualization: fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| shows_virtualization(&text)),
+    }
+}
+
+fn offer(asked: Result<(), String>) -> Offer {
+    match asked {
+        Ok(()) => Offer::Opens,
+        Err(reason) => Offer::No(reason),
     }
 }
 
@@ -172,36 +177,6 @@ pub fn real_kvm() -> Result<(), String> {
         Chosen { accelerator: Accelerator::Kvm, .. } => Ok(()),
         Chosen { accelerator: Accelerator::Hvf | Accelerator::Tcg, reason } => Err(reason),
     }
-}
-
-fn probe_kvm() -> Offer {
-    if !cfg!(target_os = "linux") {
-        return Offer::No("KVM is a part of Linux".to_owned());
-    }
-    match fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        Ok(_) => Offer::Opens,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Offer::No("there is no /dev/kvm".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Offer::No(
-            "/dev/kvm may not be opened by this user (on most systems: add the user to the group kvm)"
-                .to_owned(),
-        ),
-        Err(error) => Offer::No(format!("/dev/kvm does not open: {error}")),
-    }
-}
-
-#[cfg(target_os = "macos")]
-fn probe_hvf() -> Offer {
-    let output = std::process::Command::new("/usr/sbin/sysctl").args(["-n", "kern.hv_support"]).output();
-    match output {
-        Ok(output) if output.stdout.trim_ascii() == b"1" => Offer::Opens,
-        Ok(_) => Offer::No("this Mac has no Hypervisor.framework (sysctl kern.hv_support)".to_owned()),
-        Err(error) => Offer::No(format!("sysctl kern.hv_support could not be asked: {error}")),
-    }
-}
-
-#[cfg(not(target_os = "macos"))]
-fn probe_hvf() -> Offer {
-    Offer::No("Hypervisor.framework is a part of macOS".to_owned())
 }
 
 /// Whether a /proc/cpuinfo lists Intel's or AMD's virtualisation among the flags.

@@ -22,7 +22,7 @@ use serde_json::json;
 use shed_types::{LaunchId, ShedName};
 
 use super::config::GuestArch;
-use crate::{Accelerator, Disk, DiskAccess, Share, StartVmError, VmSpec};
+use crate::{Accelerator, Disk, DiskAccess, Share, StartVmError, VmSpec, system};
 
 /// Name of the virtio-serial port of the agent; also known to `shed-init` (design §4).
 const AGENT_PORT: &str = "org.shed.agent.0";
@@ -71,7 +71,7 @@ pub(super) enum MemoryKind {
 impl MemoryKind {
     /// Returns the best kind of this host.
     pub(super) const fn host() -> Self {
-        if cfg!(target_os = "linux") { Self::Memfd } else { Self::Plain }
+        if system::qemu_memory_is_memfd() { Self::Memfd } else { Self::Plain }
     }
 }
 

@@ -3,6 +3,7 @@
 use camino::Utf8PathBuf;
 
 use super::{accelerator::AcceleratorChoice, shares::ShareCache};
+use crate::system;
 
 /// What instruction set the guest has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +43,7 @@ impl GuestArch {
     /// Returns how to get that program.
     #[must_use]
     pub const fn remedy(self) -> &'static str {
-        if cfg!(target_os = "macos") {
-            return "brew install qemu; key qemu.binary";
-        }
-        match self {
-            Self::X86_64 => "Debian, Ubuntu: apt-get install qemu-system-x86; key qemu.binary",
-            Self::Aarch64 => "Debian, Ubuntu: apt-get install qemu-system-arm; key qemu.binary",
-        }
+        system::qemu_remedy(self)
     }
 }
 

@@ -217,7 +217,7 @@ impl Backend for QemuBackend {
     }
 
     async fn check_shares(&self) -> Result<(), CheckHostError> {
-        self.shares.program().await.map(|_| ())
+        self.shares.check().await
     }
 
     fn guest_network(&self, _lease: Option<&NetworkLease>) -> Option<NetworkIdentity> {

@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::command_line::{SANDBOX_ARGS, Sandbox};
+use crate::system;
 
 /// Longest wait for the answer. It comes within 0.1 s on an idle host.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -50,7 +51,7 @@ pub(super) struct Program {
 /// # Errors
 /// When it cannot be started, or says nothing that QEMU would say.
 pub(super) async fn probe(binary: &Utf8Path) -> io::Result<Program> {
-    if cfg!(target_os = "linux")
+    if system::qemu_has_sandbox()
         && let Ok(version) = greeting(binary, &SANDBOX_ARGS).await
     {
         return Ok(Program { version, sandbox: Sandbox::On });

@@ -79,7 +79,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::socket_names::{PATH_MAX, make_dir};
+    use crate::{socket_names::make_dir, system::SOCKET_PATH_MAX};
 
     fn name(text: &str) -> ShedName {
         text.parse().unwrap()
@@ -91,7 +91,7 @@ mod tests {
         let one = SocketPaths::new(&dir, &name(&"a".repeat(63)));
         let other = SocketPaths::new(&dir, &name(&"a".repeat(62)));
         assert_ne!(one, other);
-        assert_eq!(one.link.as_str().len(), PATH_MAX);
+        assert_eq!(one.link.as_str().len(), SOCKET_PATH_MAX);
         assert_eq!(SocketPaths::new(Utf8Path::new("/s"), &name("api")).qmp, "/s/api.qmp");
     }
 

@@ -62,7 +62,7 @@ mod tests {
     use std::{fs, os::unix::net::UnixListener};
 
     use super::*;
-    use crate::socket_names::PATH_MAX;
+    use crate::system::SOCKET_PATH_MAX;
 
     #[test]
     fn names_are_the_sheds_and_the_ports_and_the_longest_fits() {
@@ -71,9 +71,9 @@ mod tests {
         assert_eq!(paths.port(GuestPort::Health), "/s/api-1025.sock");
         let dir = Utf8PathBuf::from(format!("/{}", "d".repeat(longest_dir() - 1)));
         let paths = SocketPaths::new(&dir, &"a".repeat(63).parse().unwrap());
-        assert_eq!(paths.words().as_str().len(), PATH_MAX);
+        assert_eq!(paths.words().as_str().len(), SOCKET_PATH_MAX);
         let others = GuestPort::ALL.into_iter().map(|port| paths.port(port)).chain([paths.rest()]);
-        assert!(others.into_iter().all(|path| path.as_str().len() <= PATH_MAX));
+        assert!(others.into_iter().all(|path| path.as_str().len() <= SOCKET_PATH_MAX));
     }
 
     #[test]

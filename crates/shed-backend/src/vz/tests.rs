@@ -48,9 +48,7 @@ impl Setup {
         let version = "[ \"$1\" = --version ] && { echo 'vfkit version: v0.6.4'; exit; }";
         fs::write(&program, format!("#!/bin/sh\n{version}\n{does}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let (fifo, mode) = (dir.join("vfkit.fifo"), rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR);
-        rustix::fs::mknodat(rustix::fs::CWD, fifo.as_std_path(), rustix::fs::FileType::Fifo, mode, 0)
-            .unwrap();
+        shed_testkit::make_pipe(dir.join("vfkit.fifo"));
         let disk = Disk { path: file("rootfs.ext4"), serial: "shed-upper", access: DiskAccess::ReadWrite };
         let spec = VmSpec {
             shed: "api".parse().unwrap(),

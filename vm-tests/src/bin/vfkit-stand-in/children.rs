@@ -47,7 +47,6 @@ fn command(name: &str) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-#[cfg(target_os = "linux")]
 fn die_with_us(command: &mut Command) {
     use rustix::process::{Signal, getpid, getppid, set_parent_process_death_signal};
 
@@ -61,10 +60,6 @@ fn die_with_us(command: &mut Command) {
         });
     }
 }
-
-/// Only Linux can; elsewhere a child may outlive a killed stand-in.
-#[cfg(not(target_os = "linux"))]
-fn die_with_us(_command: &mut Command) {}
 
 /// Starts who serves the vsock device and the directories; returns when all of them listen.
 ///

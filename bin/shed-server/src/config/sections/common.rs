@@ -16,9 +16,7 @@ use super::{
     },
     CommonSection,
 };
-
-/// Where sockets are while the system runs.
-const RUN_DIR: &str = if cfg!(target_os = "macos") { "/var/run/shed" } else { "/run/shed" };
+use crate::system::RUN_DIR;
 
 /// Returns the kernel that guests of a backend boot on this machine's architecture. On x86-64 QEMU enters the uncompressed
 /// `vmlinux` through PVH and Firecracker knows nothing else, which spares the guest the unpacking; the price is that the kernel's

@@ -7,7 +7,7 @@
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_types::ShedName;
 
-use super::super::sockets::SocketPaths;
+use super::{super::sockets::SocketPaths, ShareCache};
 use crate::DiskAccess;
 
 /// User and group in the guest to whom the files belong: `shed`, as every image has it (spec C.1).
@@ -18,36 +18,6 @@ const NOBODY: u32 = 65534;
 
 /// One more than the greatest id (id -1 means "no change" to chown).
 const IDS: u32 = u32::MAX;
-
-/// How long the guest may go on with what it knows of names, sizes and contents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum ShareCache {
-    /// Not at all: what one side does the other sees at once. Files can be mapped into memory all the same.
-    #[default]
-    None,
-    /// Names and sizes for a second, contents until the file is opened again.
-    Auto,
-    /// Names and sizes for a day, contents not at all: for directories that only the guest changes.
-    Metadata,
-    /// Everything for a day: for directories that only the guest changes.
-    Always,
-}
-
-impl ShareCache {
-    /// Every choice.
-    pub const ALL: [Self; 4] = [Self::None, Self::Auto, Self::Metadata, Self::Always];
-
-    /// Returns the choice as it is written in server.yaml.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Auto => "auto",
-            Self::Metadata => "metadata",
-            Self::Always => "always",
-        }
-    }
-}
 
 /// A user and a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -50,7 +50,7 @@ fn places(configured: Option<&Utf8Path>, path: &str, home: Option<&str>) -> Vec<
 
 /// Returns whether there is a candidate at all; starts nothing.
 pub(in super::super) fn is_there(configured: Option<&Utf8Path>) -> bool {
-    cfg!(target_os = "linux") && candidates(configured).iter().any(|path| is_program(path))
+    candidates(configured).iter().any(|path| is_program(path))
 }
 
 /// Finds the first candidate that can be used.
@@ -58,9 +58,6 @@ pub(in super::super) fn is_there(configured: Option<&Utf8Path>) -> bool {
 /// # Errors
 /// When there is none, with every place and what is wrong with what is there.
 pub(super) async fn find(configured: Option<&Utf8Path>) -> Result<Utf8PathBuf, CheckHostError> {
-    if !cfg!(target_os = "linux") {
-        return Err(CheckHostError::SharesUnsupported);
-    }
     let candidates = candidates(configured);
     let mut refused = Vec::new();
     for path in candidates.iter().filter(|path| is_program(path)) {

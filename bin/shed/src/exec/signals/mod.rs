@@ -1,10 +1,20 @@
 //! Signals to this process that concern the command.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
+#[cfg(target_os = "linux")]
+use self::linux::CONTINUE;
+#[cfg(target_os = "macos")]
+use self::macos::CONTINUE;
+
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// What a signal means here. Numbers are the same on Linux and macOS.
+/// What a signal means here. Numbers are the same on Linux and macOS, but for that of SIGCONT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     /// Asks to end: SIGINT, SIGQUIT or SIGTERM.
@@ -25,8 +35,6 @@ pub(super) const HANG_UP: u8 = 1;
 const INTERRUPT: u8 = 2;
 const QUIT: u8 = 3;
 const TERMINATE: u8 = 15;
-/// SIGCONT has different numbers; tokio has no name for it.
-const CONTINUE: i32 = if cfg!(target_os = "linux") { 18 } else { 19 };
 
 /// Listens from when it is made.
 #[derive(Debug)]

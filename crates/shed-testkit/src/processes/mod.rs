@@ -1,5 +1,15 @@
 //! Which processes have a text in their command line: how a machine that should be gone is found.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
+#[cfg(target_os = "linux")]
+use linux as system;
+#[cfg(target_os = "macos")]
+use macos as system;
+
 /// A running process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Process {
@@ -13,34 +23,9 @@ pub struct Process {
 #[must_use]
 pub fn processes_with(text: &str) -> Vec<Process> {
     let own = std::process::id();
-    let mut all = list();
+    let mut all = system::list();
     all.retain(|process| process.pid != own && process.command_line.contains(text));
     all
-}
-
-#[cfg(target_os = "linux")]
-fn list() -> Vec<Process> {
-    let entries = std::fs::read_dir("/proc").expect("/proc is mounted").flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    // A process may end while it is looked at.
-    pids.filter_map(|pid| {
-        let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let words: Vec<_> = bytes.split(|&b| b == 0).map(String::from_utf8_lossy).collect();
-        Some(Process { pid, command_line: words.join(" ").trim_end().to_owned() })
-    })
-    .collect()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn list() -> Vec<Process> {
-    let output = std::process::Command::new("ps").args(["-axww", "-o", "pid=,command="]).output();
-    let text = output.expect("every Unix has ps").stdout;
-    let lines = String::from_utf8_lossy(&text).into_owned();
-    let process = |line: &str| {
-        let (pid, command_line) = line.trim_start().split_once(' ')?;
-        Some(Process { pid: pid.parse().ok()?, command_line: command_line.trim().to_owned() })
-    };
-    lines.lines().filter_map(process).collect()
 }
 
 /// Ends a process at once; nothing happens when it has ended.

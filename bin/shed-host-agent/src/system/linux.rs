@@ -1,0 +1,6 @@
+//! Linux.
+
+use rustix::time::ClockId;
+
+/// Counts from the start of the machine, also while it sleeps (clock_gettime(2)).
+pub(crate) const CLOCK_WITH_SLEEP: ClockId = ClockId::Boottime;

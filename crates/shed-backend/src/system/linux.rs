@@ -1,0 +1,55 @@
+//! Linux.
+
+use std::{fs, io};
+
+use crate::qemu::GuestArch;
+
+/// Longest path of a Unix socket in bytes, without the final NUL: `sun_path` has 108 bytes (unix(7)).
+pub(crate) const SOCKET_PATH_MAX: usize = 107;
+
+/// Whether this user may use KVM.
+///
+/// # Errors
+/// When not: why, as the end of a sentence.
+pub(crate) fn kvm() -> Result<(), String> {
+    match fs::OpenOptions::new().read(true).write(true).open("/dev/kvm") {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err("there is no /dev/kvm".to_owned()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            Err("/dev/kvm may not be opened by this user (on most systems: add the user to the group kvm)"
+                .to_owned())
+        }
+        Err(error) => Err(format!("/dev/kvm does not open: {error}")),
+    }
+}
+
+/// Whether there is Hypervisor.framework.
+///
+/// # Errors
+/// Always.
+pub(crate) fn hvf() -> Result<(), String> {
+    Err("Hypervisor.framework is a part of macOS".to_owned())
+}
+
+/// Why guests are emulated where there is neither: the reason that the user can do something about.
+pub(crate) const fn why_emulated<'a>(kvm: &'a String, _hvf: &'a String) -> &'a String {
+    kvm
+}
+
+/// Returns how to get QEMU.
+pub(crate) const fn qemu_remedy(arch: GuestArch) -> &'static str {
+    match arch {
+        GuestArch::X86_64 => "Debian, Ubuntu: apt-get install qemu-system-x86; key qemu.binary",
+        GuestArch::Aarch64 => "Debian, Ubuntu: apt-get install qemu-system-arm; key qemu.binary",
+    }
+}
+
+/// Whether a QEMU may have a sandbox, which is made of seccomp.
+pub(crate) const fn qemu_has_sandbox() -> bool {
+    true
+}
+
+/// Whether guest memory can be a memfd.
+pub(crate) const fn qemu_memory_is_memfd() -> bool {
+    true
+}
