@@ -23,7 +23,18 @@ pub(super) struct Outcome {
     pub(super) reply: Envelope,
     /// How often health is told from now on.
     pub(super) pace: Option<Duration>,
-    pub(super) then: Option<fn()>,
+    pub(super) then: Option<Afterwards>,
+}
+
+/// What is done when the answer is on its way. Dropping it does it: a host that has heard the answer may close the channel
+/// before this side looks again, and what was promised is done all the same.
+#[derive(Debug)]
+pub(super) struct Afterwards(pub(super) fn());
+
+impl Drop for Afterwards {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 /// Shortest and longest time between two events of health: measuring is work, too, and what is silent for longer is no
@@ -96,7 +107,8 @@ pub(super) async fn answer(request: &Envelope, state: &State, readers: &Readers)
             request.reply(&json!({}))
         })),
         SYSTEM_POWER_OFF => {
-            Outcome { reply: request.reply(&PowerOff {}), pace: None, then: Some(power_off::begin) }
+            let then = Some(Afterwards(power_off::begin));
+            Outcome { reply: request.reply(&PowerOff {}), pace: None, then }
         }
         other => reply(refuse(request, &format!("this agent does not know {other:?}"))),
     }

@@ -54,11 +54,11 @@ pub(super) async fn write(
                 if let Some(every) = pace {
                     health = ticks(every);
                 }
-                if sent.is_ok() && let Some(then) = then {
+                if then.is_some() {
                     // Lets the link send the answer before anything ends this process.
                     tokio::task::yield_now().await;
-                    then();
                 }
+                drop(then);
                 sent
             }
             _ = health.tick(), if tells_health => send(&mut frames, health_event(state)).await,
@@ -117,5 +117,36 @@ async fn send<W: AsyncWrite + Unpin>(
     match timeout(timeouts::MESSAGE_WRITE, frames.send(frame)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) | Err(_) => Err(NotSent),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use serde_json::json;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::messages::requests::Afterwards;
+
+    static DONE: AtomicBool = AtomicBool::new(false);
+
+    /// The channel is closed by a host that has what it wants; a shed that said it powers off would run on for a minute.
+    #[tokio::test]
+    async fn what_an_answer_promises_is_done_though_the_host_closes_the_channel_at_once() {
+        let state = State::new();
+        let (mut host, guest) = tokio::io::duplex(1 << 16);
+        let (answers, outgoing) = mpsc::channel(1);
+        let then = Some(Afterwards(|| DONE.store(true, Ordering::Release)));
+        let reply = Envelope::request("system:power-off", &json!({})).reply(&json!({}));
+        answers.send(Outcome { reply, pace: None, then }).await.unwrap_or_else(|_| panic!("it is taken"));
+        let mut byte = [0];
+        tokio::select! {
+            biased;
+            heard = host.read_exact(&mut byte) => assert_eq!(heard.unwrap(), 1),
+            () = write(guest, outgoing, &state, Duration::from_secs(60)) => panic!("the writer ended"),
+        }
+        assert!(DONE.load(Ordering::Acquire));
     }
 }
