@@ -24,11 +24,12 @@ const GROWTH_MB: f64 = 1.0;
 /// Most descriptors more that one program may have: less than one for each connection of the guest.
 const MORE_DESCRIPTORS: f64 = 5.0;
 
-/// The programs in the guest, which are looked at as root.
+/// The units of the programs in the guest, which are looked at as root.
 const IN_GUEST: [&str; 2] = ["shed-agent", "shed-ssh-agent"];
 
-/// Prints how many descriptors the oldest process of this name has, and its status.
-const LOOK: &str = r#"pid=$(pgrep -o -x "$1") && ls "/proc/$pid/fd" | wc -l && cat "/proc/$pid/status""#;
+/// Prints how many descriptors the process of a unit has, and its status.
+const LOOK: &str =
+    r#"pid=$(systemctl show -P MainPID "$1") && ls "/proc/$pid/fd" | wc -l && cat "/proc/$pid/status""#;
 
 /// What one program holds.
 #[derive(Debug)]
