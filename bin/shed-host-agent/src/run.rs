@@ -12,7 +12,7 @@ use tokio_util::{
 };
 
 use crate::{
-    approval::{Queue, notify::Notifier},
+    approval::{self, Queue, notify::Notifier},
     audit::Audit,
     bus::{self, Desk, Links},
     config::Config,
@@ -40,7 +40,7 @@ pub async fn run(config: Config, surroundings: &Surroundings) -> anyhow::Result<
     let audit = Audit::open(config.logging.audit.as_deref())
         .context("the audit log is on, so nothing would be answered; set logging.path or logging.enabled")?;
     let queue = Queue::new(Notifier::find(surroundings));
-    let offer = extensions::offer(&config, surroundings, Some(Arc::new(queue.clone()))).await?;
+    let offer = extensions::offer(&config, surroundings, Some(approval::gate(&queue))).await?;
     for left_out in &offer.not_offered {
         tracing::warn!(namespace = left_out.namespace, "not offered: {}", left_out.reason);
     }

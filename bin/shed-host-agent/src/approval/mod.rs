@@ -3,9 +3,13 @@
 //! An [`Approver`] knows what was approved already ([`Grants`], pure) and who can be asked (a [`Gate`]). Only the request
 //! that waits for a person is delayed. Nobody to ask, no answer in time and a no are the same to the guest: denied.
 //!
-//! The gate of this build is the [`Queue`]: `shed-host-agent approvals` answers it. One for Touch ID would be another
-//! implementation of [`Gate`], whose `ask` shows [`Question::text`] in the system's own prompt, one at a time.
+//! Who is asked is each system's own ([`gate`]): the [`Queue`], which `shed-host-agent approvals` answers, or on a Mac that has it
+//! Touch ID, in whose prompt [`Question::text`] stands.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
 pub mod notify;
 mod policy;
 mod queue;
@@ -17,6 +21,10 @@ use serde::{Deserialize, Serialize};
 use shed_extensions::clean;
 use tokio::sync::watch;
 
+#[cfg(target_os = "linux")]
+pub use self::linux::gate;
+#[cfg(target_os = "macos")]
+pub use self::macos::gate;
 pub use policy::{Grants, ShedKey};
 pub use queue::{Queue, UnknownQuestion, Waiting};
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Gate, Question, ShedKey, Verdict, notify::Notifier};
 
 /// How long a question waits; the guest waits 30 s (spec J.3).
-const PATIENCE: Duration = Duration::from_secs(25);
+pub(super) const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Most questions of one shed that wait.
 const PER_SHED: usize = 8;
