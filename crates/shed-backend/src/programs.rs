@@ -9,23 +9,20 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use tokio::{process::Command, time::timeout};
 
-use crate::CheckHostError;
+use crate::{CheckHostError, system::USUAL_PLACES};
 
 /// Longest wait for `--version`.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where programs are looked for behind `PATH`: a server started by systemd or launchd has a short one.
-const USUAL_PLACES: [&str; 5] =
-    ["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin", "/usr/libexec"];
-
-/// Finds a program in a `PATH` and in the usual places. `is_program` says whether a path is one.
+/// Finds a program in a `PATH` and in the usual places of the system: what started a server may have given it a short
+/// `PATH`. `is_program` says whether a path is one.
 pub(crate) fn find_program(
     name: &str,
     path: &str,
     is_program: impl Fn(&Utf8Path) -> bool,
 ) -> Option<Utf8PathBuf> {
     // An entry that is not absolute would mean another program in another directory.
-    let dirs = path.split(':').filter(|dir| dir.starts_with('/')).chain(USUAL_PLACES);
+    let dirs = path.split(':').filter(|dir| dir.starts_with('/')).chain(USUAL_PLACES.iter().copied());
     dirs.map(|dir| Utf8Path::new(dir).join(name)).find(|candidate| is_program(candidate))
 }
 
@@ -117,7 +114,7 @@ mod tests {
         assert_eq!(find("/a:/b", &["/b/q", "/usr/bin/q"]).as_deref(), Some("/b/q"));
         assert_eq!(find("/a:/b", &["/usr/bin/q"]).as_deref(), Some("/usr/bin/q"));
         assert_eq!(find(".:bin::", &["./q", "bin/q", "q", "/q"]), None);
-        assert_eq!(find("", &["/opt/homebrew/bin/q"]).as_deref(), Some("/opt/homebrew/bin/q"));
+        assert_eq!(find("", &["/usr/local/bin/q"]).as_deref(), Some("/usr/local/bin/q"));
     }
 
     #[test]

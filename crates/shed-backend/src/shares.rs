@@ -3,6 +3,9 @@
 //! Backends whose machines have shared directories call this. It starts none of them: how that is done, and what they
 //! speak, is each backend's own.
 
+#[cfg(target_os = "linux")]
+mod linux;
+
 use std::{io, time::Duration};
 
 use camino::Utf8Path;
@@ -39,12 +42,6 @@ impl Marker {
         Self(format!("{}{launch}:", self.0))
     }
 
-    /// Returns the name of the process that serves one share of a launch.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn process(&self, tag: &str) -> String {
-        format!("{}{tag}", self.0)
-    }
-
     /// Whether `words` is the command line of such a process.
     fn fits(&self, words: &[Vec<u8>]) -> bool {
         words.first().is_some_and(|name| name.starts_with(self.0.as_bytes()))
@@ -68,27 +65,12 @@ impl Daemons {
         Self::find_by(move |words| marker.fits(words)).await
     }
 
-    /// Finds the processes of this name.
-    ///
-    /// # Errors
-    /// When the process table cannot be read.
-    #[cfg(target_os = "linux")]
-    pub(crate) async fn find_named(name: String) -> io::Result<Self> {
-        Self::find_by(move |words| words.first().is_some_and(|first| first == name.as_bytes())).await
-    }
-
     async fn find_by(is_ours: impl Fn(&[Vec<u8>]) -> bool + Send + 'static) -> io::Result<Self> {
         let found = spawn_blocking(move || process::find_all(is_ours));
         let ids = found.await.map_err(io::Error::other)??;
         let watched = ids.into_iter().map(WatchedProcess::open);
         let processes = watched.filter_map(Result::transpose).collect::<io::Result<_>>()?;
         Ok(Self { processes, incomplete: false })
-    }
-
-    /// Whether there is none.
-    #[cfg(target_os = "linux")]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.processes.is_empty()
     }
 
     /// Notes how many there should be.
@@ -132,22 +114,5 @@ impl Daemons {
         if timeout(DEATH, self.all_ended()).await.is_err() {
             tracing::warn!("a process that served a directory still runs {DEATH:?} after SIGKILL");
         }
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_process_is_told_by_shed_launch_and_server() {
-        let (one, other) = (LaunchId::generate(), LaunchId::generate());
-        let shed = |name: &str| Marker::of_shed("/run/s".into(), &name.parse().unwrap());
-        let words = vec![shed("api").of_launch(one).process("workspace").into_bytes(), b"--fd=9".to_vec()];
-        assert!(shed("api").fits(&words) && shed("api").of_launch(one).fits(&words));
-        assert!(!shed("api").of_launch(other).fits(&words));
-        assert!(!shed("ap").fits(&words) && !shed("api-2").fits(&words));
-        assert!(!Marker::of_shed("/run/t".into(), &"api".parse().unwrap()).fits(&words));
-        assert!(!shed("api").fits(&words[1..]) && !shed("api").fits(&[]));
     }
 }

@@ -3,6 +3,9 @@
 //! Called by the backends' `Vm`s (Firecracker, vz). It asks no VMM anything: what can be asked differs, so the caller says how,
 //! and what is to be cleared away behind a machine is the caller's as well.
 
+#[cfg(target_os = "linux")]
+mod linux;
+
 use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use shed_link::{MuxStream, OpenError};
@@ -116,12 +119,6 @@ impl VmProcess {
         self.identity
     }
 
-    /// Returns what is cancelled when the machine has ended.
-    #[cfg(target_os = "linux")]
-    pub(crate) const fn end_token(&self) -> &CancellationToken {
-        &self.ended
-    }
-
     /// Resolves when the machine has ended.
     pub(crate) async fn ended(&self) {
         self.ended.cancelled().await;
@@ -129,13 +126,6 @@ impl VmProcess {
 
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.is_cancelled()
-    }
-
-    /// Resolves when the process is dead, which is before the machine has ended.
-    #[cfg(target_os = "linux")]
-    pub(crate) async fn dead(&self) {
-        // What cannot be watched is logged by who waits for the end.
-        let _watched = self.process.dead().await;
     }
 
     /// How the process ended, when it has; nothing for one that another server has started.

@@ -5,6 +5,9 @@
 //! from the one above it and must not be a link, so no name leads out, whoever renames things meanwhile. That needs nothing
 //! of Linux alone, and servers run on macOS, too.
 
+#[cfg(target_os = "linux")]
+mod linux;
+
 use std::{
     fs::{File, Metadata},
     io::{self, Write},
@@ -26,8 +29,7 @@ use rustix::{
 };
 
 #[cfg(target_os = "linux")]
-use rustix::fs::{ResolveFlags, openat2};
-
+pub(crate) use self::linux::{LEADS_OUT, open_beneath};
 use crate::{
     Warnings,
     path::shown,
@@ -48,30 +50,6 @@ const LEFT_OVER: Duration = Duration::from_secs(3600);
 
 /// Directories below each other that are walked: each is an open descriptor.
 const MAX_DEPTH: usize = 64;
-
-/// What is said of a link on the way that leads out of where one must stay.
-#[cfg(target_os = "linux")]
-pub(crate) const LEADS_OUT: &str = "a symbolic link on the way leads elsewhere";
-
-/// How often a directory is opened again when the kernel says that somebody renames things on the way.
-#[cfg(target_os = "linux")]
-const ATTEMPTS: usize = 16;
-
-/// Opens a directory beneath another, by the kernel's own rules (openat2(2), RESOLVE_BENEATH): links are followed where they
-/// stay within.
-#[cfg(target_os = "linux")]
-pub(crate) fn open_beneath(root: BorrowedFd<'_>, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let mut result = Err(Errno::AGAIN);
-    for _ in 0..ATTEMPTS {
-        result = openat2(root, path, flags, Mode::empty(), resolve);
-        // Somebody renames things on the way, so that the kernel cannot tell whether this leads out.
-        if !matches!(result, Err(Errno::AGAIN | Errno::INTR)) {
-            break;
-        }
-    }
-    result
-}
 
 /// Why a file cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -121,23 +99,6 @@ impl Beneath {
     fn open_with(directory: &Path, flags: OFlags) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | flags;
         Ok(Self { root: openat(CWD, directory, flags, Mode::empty())? })
-    }
-
-    /// Opens a directory below `anchor`, by a path that no link on the way may lead out of it; the directory must not be a
-    /// link itself.
-    ///
-    /// # Errors
-    /// When it is none, or cannot be opened, or a link leads out.
-    #[cfg(target_os = "linux")]
-    pub fn open_below(anchor: &Path, path: &Path) -> io::Result<Self> {
-        let anchor = openat(CWD, anchor, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match open_beneath(anchor.as_fd(), path, flags) {
-            Ok(root) => Ok(Self { root }),
-            Err(Errno::XDEV) => Err(io::Error::other(LEADS_OUT)),
-            Err(error) => Err(error.into()),
-        }
     }
 
     /// Opens a file for reading.
@@ -461,18 +422,6 @@ mod tests {
         assert_eq!(fs::read_dir(inside.join("dir")).unwrap().count(), 0);
         assert!(Beneath::open_no_link(&inside.join("link")).is_err());
         assert!(Beneath::open(&inside.join("link")).is_ok());
-        #[cfg(target_os = "linux")]
-        {
-            fs::create_dir(inside.join("dir/deep")).unwrap();
-            let below = |path: &str| Beneath::open_below(&inside, Path::new(path));
-            for path in ["", "dir", "dir/deep", "inner/deep"] {
-                assert!(below(path).is_ok(), "{path:?}");
-            }
-            for path in ["link", "link/sub", "inner", "file", "none", "..", "/etc"] {
-                assert!(below(path).is_err(), "{path:?}");
-            }
-            assert_eq!(below("link/sub").unwrap_err().to_string(), LEADS_OUT);
-        }
     }
 
     #[test]

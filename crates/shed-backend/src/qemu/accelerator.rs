@@ -3,7 +3,7 @@
 //! An accelerator that does not work must not be chosen: nested clouds and sandboxes show a /dev/kvm that opens and
 //! even makes machines on a CPU without virtualisation, and no kernel ever boots on it.
 
-use std::{fs, str::FromStr};
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +51,7 @@ pub(super) struct HostFacts {
     pub arch: &'static str,
     pub kvm: Offer,
     pub hvf: Offer,
-    /// Whether /proc/cpuinfo shows vmx or svm; only x86 has them.
+    /// Whether the CPU shows vmx or svm; only x86 has them, and only Linux is asked.
     pub cpu_virtualization: bool,
 }
 
@@ -156,7 +156,7 @@ pub(super) fn probe() -> HostFacts {
         arch: std::env::consts::ARCH,
         kvm: offer(system::kvm()),
         hvf: offer(system::hvf()),
-        cpu_virtualization: fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| shows_virtualization(&text)),
+        cpu_virtualization: system::cpu_virtualization(),
     }
 }
 
@@ -177,15 +177,6 @@ pub fn real_kvm() -> Result<(), String> {
         Chosen { accelerator: Accelerator::Kvm, .. } => Ok(()),
         Chosen { accelerator: Accelerator::Hvf | Accelerator::Tcg, reason } => Err(reason),
     }
-}
-
-/// Whether a /proc/cpuinfo lists Intel's or AMD's virtualisation among the flags.
-fn shows_virtualization(cpuinfo: &str) -> bool {
-    cpuinfo
-        .lines()
-        .filter_map(|line| line.split_once(':'))
-        .filter(|(key, _)| key.trim() == "flags")
-        .any(|(_, flags)| flags.split_ascii_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
 }
 
 #[cfg(test)]
@@ -255,15 +246,6 @@ mod tests {
             text.contains("kvm") && text.contains("because") && text.contains("qemu.accel: tcg"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn virtualisation_is_a_whole_flag_of_a_flags_line() {
-        assert!(shows_virtualization("processor : 0\nflags\t\t: fpu vmx sse\n"));
-        assert!(shows_virtualization("flags\t\t: fpu svm\n"));
-        for no in ["", "flags : fpu svm_lock vmx2\n", "vmx flags : ept vpid\n", "model name : svm\n"] {
-            assert!(!shows_virtualization(no), "{no:?}");
-        }
     }
 
     #[test]

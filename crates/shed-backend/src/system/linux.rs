@@ -7,6 +7,9 @@ use crate::qemu::GuestArch;
 /// Longest path of a Unix socket in bytes, without the final NUL: `sun_path` has 108 bytes (unix(7)).
 pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
+/// Where programs are looked for behind `PATH`. virtiofsd lies in the last one.
+pub(crate) const USUAL_PLACES: &[&str] = &["/usr/bin", "/usr/local/bin", "/usr/libexec"];
+
 /// Whether this user may use KVM.
 ///
 /// # Errors
@@ -21,6 +24,20 @@ pub(crate) fn kvm() -> Result<(), String> {
         }
         Err(error) => Err(format!("/dev/kvm does not open: {error}")),
     }
+}
+
+/// Whether /proc/cpuinfo shows vmx or svm; only x86 has them.
+pub(crate) fn cpu_virtualization() -> bool {
+    fs::read_to_string("/proc/cpuinfo").is_ok_and(|text| shows_virtualization(&text))
+}
+
+/// Whether a /proc/cpuinfo lists Intel's or AMD's virtualisation among the flags.
+fn shows_virtualization(cpuinfo: &str) -> bool {
+    cpuinfo
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .filter(|(key, _)| key.trim() == "flags")
+        .any(|(_, flags)| flags.split_ascii_whitespace().any(|flag| matches!(flag, "vmx" | "svm")))
 }
 
 /// Whether there is Hypervisor.framework.
@@ -52,4 +69,18 @@ pub(crate) const fn qemu_has_sandbox() -> bool {
 /// Whether guest memory can be a memfd.
 pub(crate) const fn qemu_memory_is_memfd() -> bool {
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn virtualisation_is_a_whole_flag_of_a_flags_line() {
+        assert!(shows_virtualization("processor : 0\nflags\t\t: fpu vmx sse\n"));
+        assert!(shows_virtualization("flags\t\t: fpu svm\n"));
+        for no in ["", "flags : fpu svm_lock vmx2\n", "vmx flags : ept vpid\n", "model name : svm\n"] {
+            assert!(!shows_virtualization(no), "{no:?}");
+        }
+    }
 }

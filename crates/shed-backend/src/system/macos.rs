@@ -5,12 +5,20 @@ use crate::qemu::GuestArch;
 /// Longest path of a Unix socket in bytes, without the final NUL: `sun_path` has 104 bytes (sys/un.h).
 pub(crate) const SOCKET_PATH_MAX: usize = 103;
 
+/// Where programs are looked for behind `PATH`: Homebrew's places on Intel and on Apple silicon, and that of MacPorts.
+pub(crate) const USUAL_PLACES: &[&str] = &["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin"];
+
 /// Whether this user may use KVM.
 ///
 /// # Errors
 /// Always.
 pub(crate) fn kvm() -> Result<(), String> {
     Err("KVM is a part of Linux".to_owned())
+}
+
+/// Whether the CPU shows what KVM needs, which nobody asks here.
+pub(crate) const fn cpu_virtualization() -> bool {
+    false
 }
 
 /// Whether there is Hypervisor.framework.

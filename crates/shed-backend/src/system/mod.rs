@@ -8,9 +8,11 @@ mod macos;
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::linux::{
-    SOCKET_PATH_MAX, hvf, kvm, qemu_has_sandbox, qemu_memory_is_memfd, qemu_remedy, why_emulated,
+    SOCKET_PATH_MAX, USUAL_PLACES, cpu_virtualization, hvf, kvm, qemu_has_sandbox, qemu_memory_is_memfd,
+    qemu_remedy, why_emulated,
 };
 #[cfg(target_os = "macos")]
 pub(crate) use self::macos::{
-    SOCKET_PATH_MAX, hvf, kvm, qemu_has_sandbox, qemu_memory_is_memfd, qemu_remedy, why_emulated,
+    SOCKET_PATH_MAX, USUAL_PLACES, cpu_virtualization, hvf, kvm, qemu_has_sandbox, qemu_memory_is_memfd,
+    qemu_remedy, why_emulated,
 };

@@ -4,6 +4,11 @@
 //! existing one is never overwritten, and a failed run leaves none. The host's mke2fs.conf is ignored, so that the same
 //! input gives the same file system on every machine.
 
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "macos")]
+mod macos;
+
 use std::{
     fs::File,
     io,
@@ -13,19 +18,14 @@ use std::{
 use camino::{Utf8Path, Utf8PathBuf};
 use shed_types::DiskGb;
 
+#[cfg(target_os = "linux")]
+use self::linux::MORE_PLACES;
+#[cfg(target_os = "macos")]
+use self::macos::MORE_PLACES;
 use super::clone::{CloneError, clone_sparse};
 
 /// The label of every upper disk, by which shed-init can tell it from an image.
 pub const UPPER_LABEL: &str = "shed-upper";
-
-/// Where mke2fs lies when PATH lacks the system directories, as it does for ordinary users on Debian, and for Homebrew.
-const MORE_PLACES: [&str; 5] = [
-    "/usr/sbin",
-    "/sbin",
-    "/usr/local/sbin",
-    "/opt/homebrew/opt/e2fsprogs/sbin",
-    "/usr/local/opt/e2fsprogs/sbin",
-];
 
 /// How much of a tool's complaint is kept, in bytes from its end.
 const MAX_STDERR: usize = 4096;
@@ -78,7 +78,7 @@ impl Mke2fs {
         let tool = path
             .split(':')
             .filter(|dir| dir.starts_with('/'))
-            .chain(MORE_PLACES)
+            .chain(MORE_PLACES.iter().copied())
             .map(|dir| Utf8Path::new(dir).join("mke2fs"))
             .find(|tool| tool.is_file())
             .ok_or(BuildDiskError::NoMke2fs)?;
