@@ -3,7 +3,7 @@
 //! `main` raises the limit; [`serve`](crate::serve) asks how far it goes. A connection is one descriptor. A stream into a
 //! guest keeps that one and, where the backend gives each stream a socket, takes a second.
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use shed_process::open_files;
 
 /// Descriptors that are never given to clients: those of machines (a few each), of files, of the guests' connections.
 const OWN: u64 = 256;
@@ -16,9 +16,6 @@ const MOST: u64 = 16384;
 
 /// Fewest, however few it allows; the system's refusals do the rest.
 const FEWEST: u64 = 16;
-
-/// Where the system has no limit of files a process is still given one: macOS refuses more (`OPEN_MAX`).
-const UNLIMITED: u64 = 10240;
 
 /// How much is held at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +32,7 @@ impl Capacity {
     /// Returns what this process may hold.
     #[must_use]
     pub fn of_process() -> Self {
-        Self::within(getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED))
+        Self::within(open_files::limit())
     }
 
     /// Returns what a limit of open files allows: each connection one, each stream two, a quarter as many connections of
@@ -49,25 +46,12 @@ impl Capacity {
     }
 }
 
-/// Returns how many files a process of this user may have open at most, when it raises its limit; nothing where there is none.
-pub(crate) fn most_descriptors() -> Option<u64> {
-    getrlimit(Resource::Nofile).maximum
-}
-
-/// Raises the limit of open files as far as the system lets this process. The usual soft limit of 1024 is from the days
-/// of select(2).
+/// Raises the limit of open files as far as the system lets this process, and says in the log what it comes to.
 pub fn raise_descriptor_limit() {
-    let mut limit = getrlimit(Resource::Nofile);
-    let before = limit.current;
-    limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        // macOS says that there is no limit and refuses to set none.
-        limit.current = Some(UNLIMITED);
-        if before.is_some_and(|before| before < UNLIMITED) && setrlimit(Resource::Nofile, limit).is_err() {
-            tracing::debug!(%error, "the limit of open files stays as it is");
-        }
+    if let Err(error) = open_files::raise_limit() {
+        tracing::debug!(%error, "the limit of open files stays as it is");
     }
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
+    let limit = open_files::limit();
     let Capacity { connections, ssh, streams } = Capacity::within(limit);
     if limit < LOW {
         tracing::warn!(

@@ -1,6 +1,7 @@
 //! The command line of shed-server. Errors are printed once, here, with their causes.
 
 mod host_commands;
+mod inner_commands;
 
 use std::{io::Write, process::ExitCode};
 
@@ -8,8 +9,6 @@ use anyhow::Context;
 use camino::{Utf8Path, Utf8PathBuf};
 use clap::{Args, Parser, Subcommand};
 use shed_registry::Registry;
-#[cfg(target_os = "linux")]
-use shed_server::serve_share::{self, ServeShareArgs};
 use shed_server::{
     capacity,
     config::{self, Config, Surroundings},
@@ -50,10 +49,9 @@ enum Command {
     Uninstall(host_commands::UninstallArgs),
     /// Pull the images that server.yaml names by reference, before a create has to wait for one; exit code 1 if any failed
     PullImages(PullImagesArgs),
-    /// Serve a host directory to the guest at the other end of the standard input; the server starts this itself
-    #[cfg(target_os = "linux")]
-    #[command(hide = true)]
-    ServeShare(ServeShareArgs),
+    /// What the server starts itself
+    #[command(flatten)]
+    Inner(inner_commands::InnerCommand),
     /// Print the version
     Version,
 }
@@ -135,9 +133,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             print(&pulled)?;
             Ok(exit_code(pulled.is_good()))
         }
-        #[cfg(target_os = "linux")]
-        Command::ServeShare(args) => {
-            serve_share::run(&args)?;
+        Command::Inner(command) => {
+            command.run()?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Version => {

@@ -3,13 +3,15 @@
 //! Backends use it to recognise a VMM after a server restart, to learn of its death from an event, and to signal
 //! it; the client uses it for the tunnels it has left running. A pid alone proves nothing, because pids are reused: a
 //! process is named by pid and start time, and once a [`WatchedProcess`] is open, signals go to that process and to no
-//! other. Programs that handle secrets keep them out of core files ([`leave_no_core`]). It never signals by name or by a pid that was not verified, and it never polls.
+//! other. Programs that handle secrets keep them out of core files ([`leave_no_core`]), and programs that carry
+//! connections raise their limit of [`open_files`]. It never signals by name or by a pid that was not verified, and it never polls.
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "macos")]
 mod macos;
 mod no_core;
+pub mod open_files;
 
 #[cfg(target_os = "linux")]
 use linux as system;

@@ -86,9 +86,4 @@ async fn no_secret_is_in_the_log_or_the_audit() {
         assert!(secret.len() > 8, "{secret}");
         assert!(!written.contains(secret), "{secret}");
     }
-    if cfg!(target_os = "linux") {
-        let limits = std::fs::read_to_string(format!("/proc/{}/limits", world.pid())).unwrap();
-        let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-        assert_eq!(core.split_whitespace().rev().nth(2), Some("0"), "{core}");
-    }
 }

@@ -5,4 +5,6 @@ mod bus;
 mod connection;
 mod hostile;
 mod keys;
+#[cfg(target_os = "linux")]
+mod linux;
 mod world;

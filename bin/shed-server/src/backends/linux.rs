@@ -41,3 +41,11 @@ pub(super) fn best_here(config: &Config) -> Best {
     let usable = FirecrackerBackend::runs_here(&firecracker_config(&config.firecracker, &[]));
     Best { kind: BackendKind::Firecracker, name: "Firecracker", usable }
 }
+
+/// Returns the host's network of the Firecracker sheds of this server, as its configuration says.
+#[must_use]
+pub fn host_network(config: &Config) -> shed_net::Host {
+    let ports: Vec<TcpPort> =
+        [config.http_port, config.ssh_port].into_iter().filter_map(TcpPort::new).collect();
+    shed_net::Host::new(network(&config.firecracker, &ports))
+}

@@ -19,6 +19,8 @@ use shed_types::{BackendChoice, BackendKind, TcpPort};
 
 pub use self::detect::Decision;
 #[cfg(target_os = "linux")]
+pub use self::linux::host_network;
+#[cfg(target_os = "linux")]
 use self::linux::{best_here, make_firecracker};
 #[cfg(target_os = "macos")]
 use self::macos::{best_here, make_firecracker};
@@ -141,15 +143,6 @@ pub fn network(section: &FirecrackerSection, ports: &[TcpPort]) -> NetSettings {
         ports.iter().copied(),
     )
     .expect("the configuration's check has put them together")
-}
-
-/// Returns the host's network of the Firecracker sheds of this server, as its configuration says.
-#[cfg(target_os = "linux")]
-#[must_use]
-pub fn host_network(config: &Config) -> shed_net::Host {
-    let ports: Vec<TcpPort> =
-        [config.http_port, config.ssh_port].into_iter().filter_map(TcpPort::new).collect();
-    shed_net::Host::new(network(&config.firecracker, &ports))
 }
 
 fn qemu_config(section: &QemuSection) -> QemuConfig {

@@ -4,16 +4,23 @@
 //! A failure is what keeps sheds from being made or run; all else that is not as it could be is a warning.
 
 mod files;
-mod machines;
 #[cfg(target_os = "linux")]
-mod network;
+mod linux;
+mod machines;
+#[cfg(target_os = "macos")]
+mod macos;
 mod ports;
 
 use camino::Utf8Path;
 use shed_image::Mke2fs;
 use shed_lifecycle::{Credential, DefaultImage};
+use shed_process::open_files;
 use shed_types::{BackendKind, CredentialName, Finding, error_chain};
 
+#[cfg(target_os = "linux")]
+use self::linux::check_network;
+#[cfg(target_os = "macos")]
+use self::macos::check_network;
 use crate::{backends, capacity, config::Config, host_key::HostKey, report::Report};
 
 /// Looks at everything that a shed needs.
@@ -26,10 +33,7 @@ pub async fn run(config: &Config) -> Report {
         report.add(Finding::warn("configuration", text).remedy("take it out of server.yaml"));
     }
     let kind = machines::check(config, &mut report).await;
-    #[cfg(target_os = "linux")]
-    if kind == BackendKind::Firecracker {
-        network::check(config, &mut report).await;
-    }
+    check_network(config, kind, &mut report).await;
     let section = backends::section(config, kind);
     for (item, path) in [("kernel", &section.kernel_path), ("initramfs", &section.initrd_path)] {
         report.add(files::guest_file(item, path, kind));
@@ -104,7 +108,7 @@ fn described(name: &CredentialName, credential: &Credential) -> Finding {
 
 fn descriptors() -> Finding {
     const ITEM: &str = "open files";
-    match capacity::most_descriptors() {
+    match open_files::most() {
         Some(most) if most < capacity::LOW => {
             Finding::warn(ITEM, format!("a server may have {most} at once")).remedy(
                 "LimitNOFILE=524288 in its unit (`shed-server install` writes it), or `ulimit -Hn 524288`",

@@ -1,7 +1,7 @@
 //! `shed-server install` and `uninstall` on macOS: the server as an agent of launchd, which the user's login starts.
 //!
-//! `main` calls [`install`] and [`uninstall`] there. All of it is compiled and tested everywhere: which program `launchctl` is, and
-//! whose home it is, come from the caller. The list is written whole, once, and one that somebody else wrote is left alone.
+//! `main` calls [`install`] and [`uninstall`] there. Other systems compile it for its tests only, which they can run: which
+//! program `launchctl` is, and whose home it is, come from the caller. The list is written whole, once, and one that somebody else wrote is left alone.
 //! Sheds, images and machines that run are none of this room's business.
 
 mod launchctl;

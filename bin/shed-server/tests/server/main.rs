@@ -15,6 +15,8 @@ mod host_commands;
 mod host_key;
 mod images;
 mod manners;
+#[cfg(target_os = "linux")]
+mod many_events;
 mod metrics;
 mod openapi;
 mod plugins;

@@ -14,13 +14,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use rustix::{
-    net::sockopt,
-    process::{Resource, getrlimit, setrlimit},
-};
 use shed_api::{ErrorCode, ShedStatus};
 use shed_client::{Client, ClientError, TcpTunnel, Timeouts};
 use shed_link::relay::{Broken, FarBreak, Moved, Rules, TcpSide, relay};
+use shed_process::open_files;
 use shed_types::{ShedName, error_chain};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -34,6 +31,7 @@ use super::{
     doors::Door,
     file::{KeepAlive, Settings},
     journal::Journal,
+    keep_alive,
     mapping::Mapping,
 };
 use crate::config::ServerEntry;
@@ -47,8 +45,8 @@ const BREATH: Duration = Duration::from_millis(200);
 /// Descriptors that are not given to connections: the local ports, the log, the lock, those of the runtime.
 const OWN: u64 = 128;
 
-/// Descriptors where the system has no limit.
-const UNLIMITED: u64 = 10240;
+/// Most connections, however many files the system allows.
+const MOST: u64 = 10240;
 
 /// Why the tunnels ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,16 +207,9 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// Raises the limit of open files as far as the system allows, and returns how many connections fit: two each.
 fn capacity(doors: usize) -> usize {
-    let mut limit = getrlimit(Resource::Nofile);
-    limit.current = limit.maximum;
-    if setrlimit(Resource::Nofile, limit).is_err() {
-        // macOS says that there is no limit and refuses to set none.
-        limit.current = Some(UNLIMITED);
-        let _as_it_is = setrlimit(Resource::Nofile, limit);
-    }
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(UNLIMITED);
-    let free = files.saturating_sub(OWN).saturating_sub(doors as u64) / 2;
-    usize::try_from(free.clamp(1, UNLIMITED)).unwrap_or(1)
+    let _as_it_is = open_files::raise_limit();
+    let free = open_files::limit().saturating_sub(OWN).saturating_sub(doors as u64) / 2;
+    usize::try_from(free.clamp(1, MOST)).unwrap_or(1)
 }
 
 /// The local ports.
@@ -275,7 +266,7 @@ async fn one(near: TcpStream, mapping: Mapping, link: Arc<Link>, _permit: OwnedS
             return explain(&error, mapping, &link).await;
         }
     };
-    watch(&far, link.keep_alive);
+    keep_alive::watch(&far, link.keep_alive);
     let mut far_end = BreakOff::unless_it_ends_well(&far);
     let far_side = TcpSide::new(&far);
     let rules = Rules { far_break: FarBreak::IsAnError, linger: LINGER };
@@ -313,23 +304,6 @@ async fn explain(error: &ClientError, mapping: Mapping, link: &Link) -> Carried 
     match over {
         Some(over) => Carried::Over(over),
         None => Carried::Not(format!("port {mapping}: a connection failed: {}", error_chain(error))),
-    }
-}
-
-/// Lets the system watch whether the server is still there.
-fn watch(stream: &TcpStream, keep_alive: Option<KeepAlive>) {
-    let Some(KeepAlive { interval, count }) = keep_alive else { return };
-    // A connection without it works all the same.
-    let _as_it_is = sockopt::set_socket_keepalive(stream, true)
-        .and_then(|()| sockopt::set_tcp_keepidle(stream, interval))
-        .and_then(|()| sockopt::set_tcp_keepintvl(stream, interval))
-        .and_then(|()| sockopt::set_tcp_keepcnt(stream, count));
-    // While data is on its way unacknowledged, Linux asks no questions and sends the data again for a quarter of an hour
-    // (tcp(7), `tcp_retries2`). This ends both at the time at which the last question would have gone unanswered.
-    #[cfg(target_os = "linux")]
-    {
-        let patience = interval.saturating_mul(count.saturating_add(1)).as_millis();
-        let _as_it_is = sockopt::set_tcp_user_timeout(stream, u32::try_from(patience).unwrap_or(u32::MAX));
     }
 }
 
@@ -386,23 +360,5 @@ impl AsyncWrite for Far<'_> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.side).poll_shutdown(cx)
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_server_that_is_gone_is_noticed_with_data_on_its_way_too() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        watch(&stream, None);
-        assert!(!sockopt::socket_keepalive(&stream).unwrap());
-        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 0);
-        watch(&stream, Some(KeepAlive { interval: Duration::from_secs(15), count: 3 }));
-        assert!(sockopt::socket_keepalive(&stream).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), Duration::from_secs(15));
-        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 60_000, "milliseconds");
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod doors;
 pub(crate) mod file;
 pub(crate) mod handover;
 pub(crate) mod journal;
+mod keep_alive;
 pub(crate) mod mapping;
 pub(crate) mod state;
 

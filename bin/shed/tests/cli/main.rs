@@ -25,5 +25,7 @@ mod tunnel_daemon;
 mod tunnel_files;
 mod tunnel_server;
 mod tunnels;
+#[cfg(target_os = "linux")]
+mod tunnels_linux;
 mod usage;
 mod user;

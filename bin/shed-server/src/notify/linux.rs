@@ -1,9 +1,18 @@
-//! Tells the service manager that requests are answered (sd_notify(3)), so that `systemctl start` returns then, and units that
-//! come after this one find it ready.
-//!
-//! `serve` calls [`ready`] once. Without a manager that asks for it, nothing is told.
+//! systemd, which is told by a message on a socket (sd_notify(3)), so that `systemctl start` returns then, and units that come
+//! after this one find it ready.
 
-use std::{env, io, os::unix::net::UnixDatagram};
+use std::{
+    env,
+    ffi::OsStr,
+    io,
+    os::{
+        linux::net::SocketAddrExt as _,
+        unix::{
+            ffi::OsStrExt as _,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+};
 
 /// Names the socket that the manager listens on (sd_notify(3)).
 const SOCKET: &str = "NOTIFY_SOCKET";
@@ -22,14 +31,11 @@ fn send(socket: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn address(socket: &[u8]) -> io::Result<std::os::unix::net::SocketAddr> {
-    #[cfg(target_os = "linux")]
-    if let Some(name) = socket.strip_prefix(b"@") {
-        use std::os::linux::net::SocketAddrExt as _;
-        return std::os::unix::net::SocketAddr::from_abstract_name(name);
+fn address(socket: &[u8]) -> io::Result<SocketAddr> {
+    match socket.strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name),
+        None => SocketAddr::from_pathname(OsStr::from_bytes(socket)),
     }
-    use std::os::unix::ffi::OsStrExt as _;
-    std::os::unix::net::SocketAddr::from_pathname(std::ffi::OsStr::from_bytes(socket))
 }
 
 #[cfg(test)]
@@ -48,12 +54,10 @@ mod tests {
         send(b"/nowhere/at/all").unwrap_err();
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn a_socket_may_be_abstract() {
-        use std::os::linux::net::SocketAddrExt as _;
         let name = format!("shed-test-{}", std::process::id());
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
         let manager = UnixDatagram::bind_addr(&address).unwrap();
         send(format!("@{name}").as_bytes()).unwrap();
         let mut told = [0; 32];

@@ -1,22 +1,22 @@
-//! The server's own process, from /proc; on systems without it nothing is known.
+//! Linux, which tells all of it in /proc.
 
 use std::fs;
 
 /// Returns the resident memory in bytes.
-pub(super) fn resident_bytes() -> Option<u64> {
+pub(in super::super) fn resident_bytes() -> Option<u64> {
     let text = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
     pages.checked_mul(rustix::param::page_size() as u64)
 }
 
 /// Returns how many file descriptors are open, without the one that this look takes.
-pub(super) fn open_descriptors() -> Option<u64> {
+pub(in super::super) fn open_descriptors() -> Option<u64> {
     let count = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
     Some(count.saturating_sub(1))
 }
 
 /// Returns when the process began, in seconds since 1970.
-pub(super) fn start_time() -> Option<f64> {
+pub(in super::super) fn start_time() -> Option<f64> {
     let ticks = start_ticks(&fs::read_to_string("/proc/self/stat").ok()?)?;
     let boot = boot_time(&fs::read_to_string("/proc/stat").ok()?)?;
     let per_second = rustix::param::clock_ticks_per_second();
@@ -56,7 +56,6 @@ mod tests {
         assert_eq!(boot_time("cpu 1 2\n"), None);
     }
 
-    #[cfg(target_os = "linux")]
     #[test]
     fn this_process_began_a_moment_ago_and_has_some_memory() {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
