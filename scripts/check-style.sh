@@ -21,15 +21,24 @@ if [ -n "$hits" ]; then
   complain "the lines above name a path of one machine"
 fi
 
-# What is for macOS alone, or for every system but Linux, has files of its own; others only choose among them.
-hits=$(git ls-files -co --exclude-standard 'bin/*.rs' 'crates/*.rs' | grep -vE '/macos(\.rs$|/)' |
-  xargs awk '/target_os = "macos"|not\(target_os/ {
-      held = FILENAME ":" FNR ": " $0; getline
-      if ($0 !~ /^ *(pub(\([a-z]+\))? )?(mod|use) /) print held
-    }')
+# What is for one system alone has files of its own, and others only choose among them: so a system is named on the line
+# above a `mod` or `use` and, where a whole file is for one, at its top. There is no exception.
+hits=$(git ls-files -co --exclude-standard '*.rs' | xargs awk '
+    function settle(line) {
+      if (held != "" && line !~ /^ *(pub(\([a-z ]+\))? )?(use [a-zA-Z]|mod [a-z0-9_]+;$)/) print held
+      held = ""
+    }
+    FNR == 1 { settle("") }
+    held != "" && /^ *#\[/ && !/target_/ { next }
+    held != "" { settle($0) }
+    /target_(os|vendor|family)|cfg!?\((unix|windows|not\(unix)|consts::(OS|FAMILY)/ {
+      if ($0 ~ /^ *#\[cfg\(.*\)\]$/) held = FILENAME ":" FNR ": " $0
+      else if ($0 !~ /^#!\[cfg\(target_os = "[a-z]+"\)\]$/) print FILENAME ":" FNR ": " $0
+    }
+    END { settle("") }')
 if [ -n "$hits" ]; then
   printf '%s\n' "$hits" >&2
-  complain "the lines above are for one system, in files that have others: give them a macos.rs"
+  complain "the lines above are for one system, in files that have others: give them a linux.rs or a macos.rs"
 fi
 
 for script in x .ci/run scripts/*.sh packaging/*/*.sh; do

@@ -52,7 +52,6 @@ mod tun;
 #[cfg(target_os = "linux")]
 pub use capability::may_administer;
 #[cfg(target_os = "linux")]
-#[cfg(target_os = "linux")]
 pub use error::{BridgeError, ListError, LookError, MtuError, NftError, RemoveError, TapError};
 #[cfg(target_os = "linux")]
 pub use host::{Host, HostTap};

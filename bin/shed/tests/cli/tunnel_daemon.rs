@@ -96,9 +96,9 @@ fn they_outlive_their_terminal_and_hang_ups() {
     assert!(!is_alive(pid));
 }
 
-/// Starts tunnels by a shell that has its output open once more, and a file.
+/// Starts tunnels by a shell that has its output open once more, and a file, which it also reads.
 pub(crate) fn start_with_more_open(user: &Detached, local: u16, held: &Path) {
-    let script = r#"exec 9>&1 8<"$2"; "$0" tunnels start web -d -t "$1""#;
+    let script = r#"exec 9>&1 8<"$2" <"$2"; "$0" tunnels start web -d -t "$1""#;
     File::create(held).unwrap();
     // The output ends when nobody has its pipe any more.
     let ran = Command::new("sh")
