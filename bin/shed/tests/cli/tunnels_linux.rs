@@ -1,9 +1,6 @@
 //! `shed tunnels start`: what its process has, by /proc, and the many loopback addresses of Linux.
 
-use std::{
-    fs,
-    net::TcpListener,
-};
+use std::{fs, net::TcpListener};
 
 use crate::{
     tunnel_daemon::{stage, start_with_more_open},

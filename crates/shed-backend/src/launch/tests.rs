@@ -62,10 +62,7 @@ async fn the_sockets_can_be_connected_to_while_the_process_runs_and_not_after() 
     UnixStream::connect(setup.path("two")).unwrap();
     launched.process.signal(Signal::KILL).unwrap();
     dead(&launched.process).await;
-    assert_eq!(
-        UnixStream::connect(setup.path("one")).unwrap_err().kind(),
-        io::ErrorKind::ConnectionRefused
-    );
+    assert_eq!(UnixStream::connect(setup.path("one")).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
 }
 
 #[tokio::test]

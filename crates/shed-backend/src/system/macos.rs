@@ -6,7 +6,8 @@ use crate::qemu::GuestArch;
 pub(crate) const SOCKET_PATH_MAX: usize = 103;
 
 /// Where programs are looked for behind `PATH`: Homebrew's places on Intel and on Apple silicon, and that of MacPorts.
-pub(crate) const USUAL_PLACES: &[&str] = &["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin"];
+pub(crate) const USUAL_PLACES: &[&str] =
+    &["/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "/opt/local/bin"];
 
 /// Whether this user may use KVM.
 ///
