@@ -1,6 +1,5 @@
 //! Many creates as server-sent events at once, and what of them stays open, by /proc.
 
-use futures::StreamExt as _;
 use shed_api::CreateShedRequest;
 use shed_backend::fake::BootFault;
 
