@@ -25,9 +25,13 @@ fn stage() -> Option<Stage> {
     let token = stage.home().join(".tool");
     fs::create_dir_all(&token).expect("a directory");
     fs::write(token.join("token"), "from the host").expect("a file");
+    fs::write(stage.home().join(".single"), "one file").expect("a file");
     let instances = stage.dir().join("Application Support");
     fs::create_dir_all(&instances).expect("a directory");
-    let credentials = json!({ "tool": { "source": token, "target": "/home/shed/.tool", "readonly": false } });
+    let credentials = json!({
+        "tool": { "source": token, "target": "/home/shed/.tool", "readonly": false },
+        "single": { "source": stage.home().join(".single"), "target": "/home/shed/.config/single", "readonly": true },
+    });
     stage.configure(Config {
         backend: Some(BackendKind::Vz),
         credentials: Some(credentials),
@@ -79,12 +83,14 @@ fn a_shed_on_vz_is_a_shed() {
         assert_eq!(cli.sh(SHED, "cat /workspace/sub/later"), "later");
     });
     promises.keep("a credential is there, and what the guest makes of it comes back", || {
-        assert_eq!(cli.sh(SHED, "cat ~/.tool/token"), "from the host");
-        cli.sh(SHED, "echo renewed >~/.tool/token");
+        assert_eq!(cli.sh(SHED, "cat ~/.tool/token ~/.config/single"), "from the hostone file");
+        cli.sh(SHED, "echo changed >~/.config/single; echo renewed >~/.tool/token");
         let token = stage.home().join(".tool/token");
         wait_for("the token on the host", SHORT, || {
             (fs::read_to_string(&token).is_ok_and(|text| text == "renewed\n")).then_some(())
         });
+        let single = fs::read_to_string(stage.home().join(".single")).expect("the file");
+        assert_eq!(single, "one file", "a credential to be read alone stays the host's");
     });
     promises.keep("a port of the guest is reached through the server", || {
         cli.start_service(
